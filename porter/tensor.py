@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from porter.blocks import c_order_blocks, merge_axes
+from porter.blocks import LINE, c_order_blocks, lent, merge_axes, room
 from porter.errors import UsageError, printable
 
 Array = npt.NDArray[Any]
@@ -27,7 +27,7 @@ _FEW_PARTS = 4
 _SIFTED = 1 << 20
 """Bytes read at a time of which a part is kept: they stay in a core's own cache."""
 
-MOST_HELD = 25 << 20
+MOST_HELD = 16 << 20
 """Bytes of a tensor that is turned that are in memory at a time."""
 
 
@@ -115,6 +115,7 @@ class ByteFile(Protocol):
     def path(self) -> str: ...
     def fileno(self) -> int: ...
     def pread(self, offset: int, nbytes: int) -> bytes: ...
+    def pread_into(self, offset: int, buffer: memoryview) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +194,19 @@ class LazyTensor:
         assert array.dtype == self.dtype.numpy, (array.dtype, self.dtype.numpy)
         return array
 
-    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
-        """Yield the C-order little-endian bytes, at most about `limit` at a time."""
-        extent = self.extent
-        if extent is not None:
-            for start in range(0, extent.nbytes, limit):
-                size = min(limit, extent.nbytes - start)
-                yield memoryview(extent.file.pread(extent.offset + start, size))
-            return
+    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
+        """Yield the C-order little-endian bytes, at most about `limit` at a time.
+
+        A block holds until the next is asked for; it lies in memory as is best for writing it to
+        a file where the tensor begins at byte `at`.
+        """
         strided = self.strided
-        if strided is not None and self.nbytes > MOST_HELD:
-            yield from _gathered(self, strided, limit)
+        if self.extent is not None:
+            yield from _extent_blocks(self.extent, limit, at)
+        elif strided is not None:
+            yield from _gathered(self, strided, limit, at)
         else:
-            yield from c_order_blocks(self.read(), limit)
+            yield from c_order_blocks(self.read(), limit, at)
 
     @property
     def strided(self) -> Strided | None:
@@ -235,28 +236,50 @@ class LazyTensor:
         return f"LazyTensor({self.dtype.name}, {list(self.shape)})"
 
 
-def _gathered(tensor: LazyTensor, strided: Strided, limit: int) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor too large to be held, rows of its last axis at a time.
+def _extent_blocks(extent: Extent, limit: int, at: int) -> Iterator[memoryview]:
+    """Yield the bytes as they stand in the file, all blocks in one buffer."""
+    limit += -limit % LINE  # Each block lies in its cache lines as the first does.
+    buffer = room(min(limit, extent.nbytes), at)
+    for start in range(0, extent.nbytes, limit):
+        block = buffer[: extent.nbytes - start]
+        extent.file.pread_into(extent.offset + start, block)
+        yield block
 
-    The parts of some rows that lie together in the file are read and turned in memory.
+
+def _gathered(tensor: LazyTensor, strided: Strided, limit: int, at: int) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor that is not as it lies in its file, rows of its last axis.
+
+    As many rows as may be held are read at a time and turned in memory.
     """
     shape, strides = merge_axes(tensor.shape, strided.strides)
     item = tensor.dtype.itemsize
-    if len(shape) != 2 or strides[0] != item:
-        yield from c_order_blocks(tensor.read(), limit)
+    dense = len(shape) == 2 and strides == (item, shape[0] * item) and tensor.size
+    large = len(shape) == 2 and strides[0] == item and tensor.nbytes > MOST_HELD
+    if not dense and not large:
+        yield from c_order_blocks(tensor.read(), limit, at)
         return
     rows, columns = shape
-    height = max(1, MOST_HELD // (columns * item))
+    height = max(1, min(rows, MOST_HELD // (columns * item)))
     height = -(-rows // -(-rows // height))  # No narrow part at the end.
-    buffer = np.empty(columns * height, tensor.dtype.numpy)
-    for start in range(0, rows, height):
-        count = min(height, rows - start)
-        part = buffer[: columns * count].reshape(columns, count)
-        if strides[1] == rows * item <= _FEW_PARTS * count * item:
-            _sift_columns(strided, start, rows, part)
-        else:
-            _read_columns(strided, start * item, strides[1], part)
-        yield from c_order_blocks(part.T, limit)
+    with lent(columns * height * item) as buffer:
+        for start in range(0, rows, height):
+            count = min(height, rows - start)
+            part = np.frombuffer(buffer, np.uint8, columns * count * item)
+            part = part.view(tensor.dtype.numpy).reshape(columns, count)
+            _fill(strided, start, rows, strides[1], part)
+            yield from c_order_blocks(part.T, limit, at)
+            at += part.nbytes
+
+
+def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> None:
+    """Read the elements from `start` on of each column of `rows`, a column a row of `part`."""
+    item = part.itemsize
+    if pitch == rows * item and part.shape[1] == rows:
+        strided.file.pread_into(strided.offset, part.reshape(-1).view(np.uint8).data)
+    elif pitch == rows * item <= _FEW_PARTS * part.shape[1] * item:
+        _sift_columns(strided, start, rows, part)
+    else:
+        _read_columns(strided, start * item, pitch, part)
 
 
 def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None:

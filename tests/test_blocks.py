@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from porter import ops, tensor
-from porter.blocks import c_order_blocks, merge_axes
+from porter.blocks import LINE, c_order_blocks, free_lent, lent, merge_axes
 from porter.codecs.files import InputFile
 from porter.errors import InputError
 from porter.tensor import DTYPES, Extent, LazyTensor
@@ -76,3 +76,57 @@ def test_matrix_too_large_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     os.truncate(path, 5000)
     with pytest.raises(InputError):
         list(turned.blocks(500))
+
+
+def address(block: memoryview) -> int:
+    """Return where in memory a block begins."""
+    return int(np.frombuffer(block, np.uint8).__array_interface__["data"][0])
+
+
+@pytest.mark.parametrize("at", [0, 1, 13, 64, 100_003])
+@pytest.mark.parametrize("turned", [False, True])
+def test_blocks_lie_in_cache_lines_as_they_will_in_the_file(
+    tmp_path: Path, at: int, turned: bool
+) -> None:
+    """Every block's address and its place in the output differ by whole cache lines."""
+    array = np.arange(300 * 200, dtype=np.float32).reshape(300, 200)
+    path = tmp_path / "x"
+    path.write_bytes(b"pad" + array.tobytes())
+    extent = Extent(InputFile(path), 3, array.nbytes)
+    found: LazyTensor = LazyTensor.stored(DTYPES["float32"], (300, 200), extent)
+    if turned:
+        found, array = ops.Permute((1, 0)).apply(found), array.T
+    data = b""
+    for block in found.blocks(5000, at):
+        assert (address(block) - at - len(data)) % LINE == 0
+        data += bytes(block)
+    assert data == array.tobytes()
+
+
+def test_lent_buffers_are_used_again_and_never_by_two(tmp_path: Path) -> None:
+    """Two tensors turned side by side keep apart; what is given back serves the next."""
+    arrays = [np.full((50, 40), value, np.float32) for value in (1, 2)]
+    turned = []
+    for i, array in enumerate(arrays):
+        path = tmp_path / str(i)
+        path.write_bytes(array.tobytes())
+        extent = Extent(InputFile(path), 0, array.nbytes)
+        stored = LazyTensor.stored(DTYPES["float32"], array.shape, extent)
+        turned.append(ops.Permute((1, 0)).apply(stored))
+    for one, two in zip(turned[0].blocks(640), turned[1].blocks(640), strict=True):
+        assert set(np.frombuffer(one, np.float32)) == {1}
+        assert set(np.frombuffer(two, np.float32)) == {2}
+    free_lent()
+    with lent(100) as first:
+        begin = address(first)
+    with lent(50) as second:
+        assert address(second) == begin
+        assert len(second) == 50
+
+
+def test_nothing_is_turned(tmp_path: Path) -> None:
+    """A transposed tensor without elements has no blocks."""
+    path = tmp_path / "x"
+    path.write_bytes(b"")
+    empty = LazyTensor.stored(DTYPES["float32"], (0, 7), Extent(InputFile(path), 0, 0))
+    assert list(ops.Permute((1, 0)).apply(empty).blocks()) == []

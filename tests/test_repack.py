@@ -97,7 +97,7 @@ def test_awkward_file_is_kept(case: Case, tmp_path: Path) -> None:
 
 def described(tensor: Any) -> dict[str, Any]:
     """Return dtype, shape and sha256 as the collection writes them."""
-    digest = hashlib.sha256(b"".join(tensor.blocks())).hexdigest()
+    digest = hashlib.sha256(b"".join(bytes(block) for block in tensor.blocks())).hexdigest()
     code = tensor.dtype.safetensors or "C128"
     return {"dtype": code, "shape": list(tensor.shape), "sha256": digest}
 

@@ -23,15 +23,23 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.nbytes = self.calls = 0
-        lock, real = threading.Lock(), InputFile.pread
+        lock, real, real_into = threading.Lock(), InputFile.pread, InputFile.pread_into
 
-        def pread(file: InputFile, offset: int, nbytes: int) -> bytes:
+        def count(nbytes: int) -> None:
             with lock:
                 self.nbytes += nbytes
                 self.calls += 1
+
+        def pread(file: InputFile, offset: int, nbytes: int) -> bytes:
+            count(nbytes)
             return real(file, offset, nbytes)
 
+        def pread_into(file: InputFile, offset: int, buffer: memoryview) -> None:
+            count(len(buffer))
+            real_into(file, offset, buffer)
+
         monkeypatch.setattr(InputFile, "pread", pread)
+        monkeypatch.setattr(InputFile, "pread_into", pread_into)
 
 
 def stored(path: Path, arrays: dict[str, Any], format: str = "safetensors") -> StateDict:
@@ -80,6 +88,31 @@ def test_unchanged_bytes_are_not_looked_at_without_digests(
     assert counter.nbytes == 0
     found = codecs.read(out).arrays()
     assert all(found[name].tobytes() == arrays[name].tobytes() for name in arrays)
+
+
+def test_bytes_that_move_within_their_cache_line_are_read_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system copies them more slowly: it is asked to copy those alone that stay in line."""
+    array = np.arange(3 << 20, dtype=np.uint8)
+    state = stored(tmp_path / "in.safetensors", {"a": array})
+    asked = []
+
+    def copy(*args: int) -> int:
+        asked.append(args)
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    for name, stays in (("b", True), ("b" + 16 * "x", False)):
+        out = str(tmp_path / f"{stays}.safetensors")
+        moved = StateDict({name: state["a"]}, state.origin)
+        codecs.write(moved, out, "safetensors", sync=False, read_back=False, digests=False)
+        found = codecs.read(out)[name]
+        assert found.read().tobytes() == array.tobytes()
+        assert found.extent is not None
+        assert state["a"].extent is not None
+        assert ((found.extent.offset - state["a"].extent.offset) % 64 == 0) is stays
+        assert len(asked) == 1
 
 
 def test_a_system_that_cannot_copy_reads_and_writes(

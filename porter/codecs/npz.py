@@ -95,10 +95,10 @@ class _DeflatedTensor(LazyTensor):
         self._header = header
         self._member = member
 
-    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
         """Yield the elements' bytes, holding one block where they stand in C order."""
         if self._header.big or self._header.fortran:
-            yield from super().blocks(limit)
+            yield from super().blocks(limit, at)
             return
         before, value = self._header.size, 0
         for block in self._member.blocks(limit):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
+from porter.blocks import LINE, free_lent, room
 from porter.codecs.digests import Digest
 from porter.codecs.page_cache import Wake, is_too_large
 from porter.codecs.zip_members import Member, crc32
@@ -35,7 +36,7 @@ _CANNOT_COPY = {
 }  # fmt: skip
 """The file systems at hand cannot do it: the bytes are read and written instead."""
 
-MOST_HELD = 50 << 20
+MOST_HELD = 32 << 20
 """Bytes of tensors that must be held as a whole, in all threads."""
 
 Progress = Callable[[int, int], None]
@@ -94,6 +95,8 @@ class _Job:
     start: int
     nbytes: int = 0
     parts: list[tuple[int, bytes | bytearray | Body | Late]] = field(default_factory=list)
+    has_hole: bool = False
+    """A piece that is made at the end, and not part of this job, stands within it."""
 
 
 @dataclass(slots=True)
@@ -125,6 +128,7 @@ def place(pieces: Iterable[Piece]) -> Plan:
             bound = not piece.last
         if isinstance(piece, Late) and piece.last:
             plan.last.append(piece)
+            job.has_hole = True
         else:
             job.parts.append((plan.nbytes, piece))
         job.nbytes += size
@@ -243,13 +247,14 @@ class _Writer(Meter):
 
     def _at_once(self, job: _Job) -> None:
         """Gather small pieces and write them by one call."""
-        # What a late piece at the end of the file will overwrite is a hole until then.
-        buffer = bytearray(job.nbytes)
+        buffer = room(job.nbytes, job.start)
+        if job.has_hole:
+            buffer[:] = bytes(job.nbytes)
         late: list[Late] = []
         for offset, piece in job.parts:
             at = offset - job.start
             if isinstance(piece, Body):
-                for block in self._blocks(piece):
+                for block in self._blocks(piece, at):
                     buffer[at : at + len(block)] = block
                     at += len(block)
             elif isinstance(piece, Late):
@@ -267,7 +272,7 @@ class _Writer(Meter):
         for offset, piece in job.parts:
             if isinstance(piece, Body):
                 offset += self._copied(piece)
-                for block in self._blocks(piece) if offset == piece.offset else ():
+                for block in self._blocks(piece, offset) if offset == piece.offset else ():
                     _pwrite(self._fd, block, offset)
                     offset += len(block)
                     self.add(len(block))
@@ -280,14 +285,14 @@ class _Writer(Meter):
             _pwrite(self._fd, _made(piece), piece.offset)
             self.add(piece.nbytes)
 
-    def _blocks(self, body: Body) -> Iterator[memoryview]:
+    def _blocks(self, body: Body, at: int) -> Iterator[memoryview]:
         """Yield a tensor's bytes, and note their digest and checksum."""
         if self.stopped:
             raise Cancelled
         digest = Digest()
         value, total = body.crc32, 0
         with self.budget.taken(body.tensor.held):
-            for block in body.tensor.blocks(WRITE_BLOCK):
+            for block in body.tensor.blocks(WRITE_BLOCK, at):
                 if self._digests:
                     digest.update(block)
                 if body.checksum:
@@ -303,6 +308,8 @@ class _Writer(Meter):
         extent = body.tensor.extent
         if extent is None or self._digests or body.checksum or not hasattr(os, "copy_file_range"):
             return 0
+        if (extent.offset - body.offset) % LINE:
+            return 0  # The system copies across cache lines more slowly than one reads and writes.
         if isinstance(extent.file, Member) and not extent.file.is_sound:
             return 0  # It must be read for its checksum: to write what was read costs less.
         source, done = extent.file.fileno(), 0
@@ -372,3 +379,5 @@ def run_all(
             for future in running:
                 future.cancel()
             raise
+        finally:
+            free_lent()

@@ -78,18 +78,34 @@ class Member:
 
     def pread(self, offset: int, nbytes: int) -> bytes:
         """Return bytes at a position of the *outer* file, inside this stored member."""
+        before = self._crc_before(offset)
+        data = self.file.pread(offset, nbytes)
+        self._count(data, offset, before)
+        return data
+
+    def pread_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from a position of the *outer* file, inside this stored member."""
+        before = self._crc_before(offset)
+        self.file.pread_into(offset, buffer)
+        self._count(buffer, offset, before)
+
+    def _crc_before(self, offset: int) -> int:
+        """Return the CRC of what stands before `offset`, where reading it goes on from there."""
         reached, value = self._run
         if offset == self.offset:
-            value = 0
-        elif not self._sound and offset != reached:
+            return 0
+        if not self._sound and offset != reached:
             self.verify()
-        data = self.file.pread(offset, nbytes)
+        return value
+
+    def _count(self, data: bytes | memoryview, offset: int, before: int) -> None:
+        """Take bytes that were read into the CRC; compare it when they are the last."""
         if not self._sound:
-            value = crc32(data, value)
-            self._run = (offset + nbytes, value)
-            if offset + nbytes == self.offset + self.size:
+            value = crc32(data, before)
+            end = offset + len(data)
+            self._run = (end, value)
+            if end == self.offset + self.size:
                 self._compare(value)
-        return data
 
     def part(self) -> ByteFile:
         """Return the member to be read in part: the checksum is compared beforehand."""
@@ -183,3 +199,7 @@ class _Part:
     def pread(self, offset: int, nbytes: int) -> bytes:
         self._member.verify()
         return self._member.file.pread(offset, nbytes)
+
+    def pread_into(self, offset: int, buffer: memoryview) -> None:
+        self._member.verify()
+        self._member.file.pread_into(offset, buffer)
