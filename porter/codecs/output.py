@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 from porter.codecs import pieces as writing
@@ -101,23 +101,27 @@ def publish(
     progress: Progress | None = None,
     sync: bool = True,
     digests: bool = True,
+    turn: AbstractContextManager[object] | None = None,
 ) -> Written:
     """Write pieces to a file that appears at `path` complete, or not at all.
 
     `inputs` are the files that the pieces are read from: none may be the output, none may
     change meanwhile. `also` is run beside the writing, before the last pieces are made; `check`
     is called with the finished file before it appears, while it is brought to the disk. Without
-    `sync` the system does that when it likes; without `digests` no tensor's is taken. Raises
-    `UsageError` for a target that may not be replaced, `InputError` for a changed input and
-    `SystemFault`, with the bytes needed, when the machine refuses.
+    `sync` the system does that when it likes; without `digests` no tensor's is taken. `turn` is
+    held while bytes are written, not while they are brought to the disk.
+
+    Raises `UsageError` for a target that may not be replaced, `InputError` for a changed input
+    and `SystemFault`, with the bytes needed, when the machine refuses.
     """
     sources = list(inputs)
     target = resolve(path, sources, force)
     before = [stamp(source) for source in sources]
     plan = writing.place(pieces)
     with _temporary(target) as (name, fd), explained(target.asked, plan.nbytes):
-        _reserve(fd, target, plan.nbytes)
-        writing.write(fd, plan, progress, also, digests)
+        with turn or nullcontext():
+            _reserve(fd, target, plan.nbytes)
+            writing.write(fd, plan, progress, also, digests)
         _check_complete(fd, target, plan)
         _take_over(fd, target)
         imprint = Imprint.of(plan)

@@ -42,16 +42,17 @@ class Record:
     def __init__(self, metadata: Mapping[str, str], sources: Iterable[str] = ()) -> None:
         self.metadata = dict(metadata)
         self._sources = list(dict.fromkeys(sources))
+        self._unread = list(self._sources)
         self._digests: dict[str, str] = {}
 
-    def jobs(self) -> list[Job]:
-        """Return what must be run before `late` is final: the sources not yet read, in portions."""
-        return [
-            job
-            for path in self._sources
-            if path not in self._digests
-            for job in SourceDigest(path, partial(self._digests.__setitem__, path)).jobs()
-        ]
+    def jobs(self) -> Iterator[Job]:
+        """Yield what must be run before `late` is final: the sources, in portions.
+
+        The first file of an output that writes has them; who asks later gets none.
+        """
+        unread, self._unread = self._unread, []
+        for path in unread:
+            yield from SourceDigest(path, partial(self._digests.__setitem__, path)).jobs()
 
     def late(self, bodies: Sequence[Body]) -> dict[str, str]:
         """Return the digests as metadata, of the same length before and after they are known."""

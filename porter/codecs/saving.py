@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -16,7 +17,7 @@ from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint
 from porter.codecs.layout import as_stored
 from porter.codecs.output import Input, Written
-from porter.codecs.pieces import Piece
+from porter.codecs.pieces import Job, Piece
 from porter.codecs.pieces import Progress as Moved
 from porter.codecs.provenance import OWN_METADATA, SUFFIX, Record
 from porter.codecs.read_back import differences
@@ -61,10 +62,13 @@ class Saver:
         inputs: Iterable[Input],
         metadata: Mapping[str, str] | None,
         record: Record | None = None,
+        also: Iterable[Job] = (),
+        turn: AbstractContextManager[object] | None = None,
     ) -> Written:
         """Write one file and, where `metadata` is given, its provenance.
 
-        Several files of one output share a `record`, and so the digests of the sources.
+        Several files of one output share a `record`, and so the digests of the sources; `also` is
+        run meanwhile, and they write in `turn`.
         """
         sources = list(inputs)
         if record is None and metadata is not None:
@@ -77,11 +81,12 @@ class Saver:
             self._pieces(state, metadata or {}, record),
             inputs=sources,
             force=force,
-            also=record.jobs() if record and self.digests else (),
+            also=record.jobs() if record and self.digests else also,
             check=partial(self._check, state),
             progress=self._moved("writing"),
             sync=self.sync,
             digests=self.digests,
+            turn=turn,
         )
         written = replace(written, digests=complete(state, written.digests))
         if record is None or not beside:

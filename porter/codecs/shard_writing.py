@@ -15,9 +15,11 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from porter import __version__
@@ -25,12 +27,15 @@ from porter.codecs import output, provenance, sharded, ties
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint, frame_of
 from porter.codecs.output import Input, Written
+from porter.codecs.pieces import Cancelled
 from porter.codecs.provenance import Record
-from porter.codecs.saving import Saver
+from porter.codecs.saving import Progress, Saver
 from porter.errors import InputError, PorterError, SystemFault, UsageError, printable
 from porter.tensor import StateDict
 
 FORMATS = ("safetensors", "torch")
+_AT_ONCE = 2
+"""Shards on their way: one that is written, one that is brought to the disk."""
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", 1):
     _UNITS |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}ib": 1024**_power}
@@ -131,8 +136,7 @@ class _Run:
         with _locked(self.folder, self.base) as folder:
             journal = self._journal(folder)
             try:
-                for path, names in zip(self.names, self.shards, strict=True):
-                    self._shard(journal, path, names, record)
+                self._write(journal, record)
                 return self._publish(journal, record)
             except (InputError, UsageError):
                 # Another run would fail at the same place: nothing here is worth keeping.
@@ -176,19 +180,45 @@ class _Run:
         text = json.dumps(rows).encode()
         return hashlib.sha256(text).hexdigest()
 
-    def _shard(self, journal: _Journal, path: str, names: list[str], record: Record) -> None:
+    def _write(self, journal: _Journal, record: Record) -> None:
+        """Finish every shard: while one is brought to the disk and read back, the next is written.
+
+        Writing itself is one shard's turn, whose tensors are done side by side: what is held does
+        not grow with the shards, and the sources are read once, in order.
+        """
+        flight = _Flight(self.saver.progress)
+        with ThreadPoolExecutor(_AT_ONCE, "porter-shard") as pool:
+            shards = [
+                pool.submit(self._shard, number, journal, record, flight)
+                for number in range(len(self.shards))
+            ]
+            try:
+                for shard in as_completed(shards):
+                    shard.result()
+            except BaseException:
+                flight.stop()
+                for shard in shards:
+                    shard.cancel()
+                raise
+
+    def _shard(self, number: int, journal: _Journal, record: Record, flight: _Flight) -> None:
+        path, names = self.names[number], self.shards[number]
         name = os.path.basename(path)
+        turn = flight.turn(number)
         if journal.has(name, os.path.dirname(self.index)):
-            return
+            with turn:
+                return
         part = StateDict({tensor: self.state[tensor] for tensor in names}, self.state.origin)
         inside = None if self._beside else self.metadata
-        written = self.saver.save(
+        written = replace(self.saver, progress=flight.moved).save(
             part,
             os.path.join(journal.folder, name),
             force=True,
             inputs=self.inputs,
             metadata=inside,
-            record=record if inside is not None else None,
+            record=None if inside is None else record,
+            also=record.jobs() if self._beside else (),
+            turn=turn,
         )
         journal.note(name, written)
 
@@ -204,7 +234,7 @@ class _Run:
                 if os.path.exists(part):
                     os.rename(part, os.path.join(home, os.path.basename(path)))
         output.sync_folder(home, self.index)
-        digests = journal.digests
+        digests = {name: journal.digests[name] for name in self.state if journal.digests}
         files = list(self.names)
         if self.metadata is not None and self._beside:
             for job in record.jobs():
@@ -234,6 +264,46 @@ class _Run:
         return json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
+class _Flight:
+    """What the shards that are on their way share: whose turn it is, and whether to stop."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._next = 0
+        self._stopped = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, number: int) -> Iterator[None]:
+        """Wait for the shards before `number`, so that sources are read from the beginning."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next == number or self._stopped)
+        self.check()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._next = number + 1
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Have every shard raise `Cancelled` soon."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise `Cancelled` when another shard has failed."""
+        if self._stopped:
+            raise Cancelled
+
+    def moved(self, what: str, done: int, total: int) -> None:
+        """Pass progress on; stop here when another shard has failed."""
+        self.check()
+        if self._progress is not None:
+            self._progress(what, done, total)
+
+
 def _listed(index: str) -> set[str]:
     """Return the shards of the checkpoint that is replaced, as far as their names say so."""
     stem = os.path.splitext(os.path.basename(index.removesuffix(sharded.SUFFIX)))[0]
@@ -251,6 +321,7 @@ class _Journal:
         self.parameters = ""
         self.done: dict[str, dict[str, Any]] = {}
         self.digests: dict[str, str] = {}
+        self._lock = threading.Lock()
         rows = _Journal.load(folder)
         if rows:
             self.parameters = str(rows["parameters"])
@@ -287,15 +358,16 @@ class _Journal:
     def note(self, name: str, written: Written) -> None:
         """Add a finished shard."""
         assert written.imprint is not None
-        self.done[name] = written.imprint.as_dict()
-        self.digests |= written.digests
-        rows = {"parameters": self.parameters, "done": self.done, "digests": self.digests}
-        text = json.dumps(rows).encode()
-        output.publish(os.path.join(self.folder, "journal.json"), [text], force=True)
+        with self._lock:
+            self.done[name] = written.imprint.as_dict()
+            self.digests |= written.digests
+            rows = {"parameters": self.parameters, "done": self.done, "digests": self.digests}
+            text = json.dumps(rows).encode()
+            output.publish(os.path.join(self.folder, "journal.json"), [text], force=True)
 
     def imprints(self) -> dict[str, Imprint]:
-        """Return what the shards are."""
-        return {name: Imprint.from_dict(row) for name, row in self.done.items()}
+        """Return what the shards are, in the order of their names."""
+        return {name: Imprint.from_dict(row) for name, row in sorted(self.done.items())}
 
     @property
     def nbytes(self) -> int:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+import xxhash
 
 from porter import codecs
-from porter.codecs import shard_writing
+from porter.codecs import pieces, provenance, shard_writing
+from porter.codecs import safetensors as safetensors_codec
+from porter.codecs.files import InputFile
+from porter.codecs.provenance import SOURCES
 from porter.codecs.shard_writing import parse_size, split
 from porter.errors import InputError, SystemFault, UsageError
 from porter.tensor import DTYPES, LazyTensor, StateDict
@@ -218,3 +226,72 @@ def test_shard_of_another_kind_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"weight_map": {"a": "x.safetensors"}}))
     with pytest.raises(InputError, match="no shard of a checkpoint"):
         codecs.read(str(path))
+
+
+def test_next_shard_is_written_while_one_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard's sync ends only when the second one's bytes are being written."""
+    begun: list[str] = []
+    second = threading.Event()
+    waited: list[bool] = []
+    real_write, real_sync = pieces.write, os.fsync
+
+    def note(fd: int, *args: object) -> None:
+        begun.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if "-00002-of" in begun[-1]:
+            second.set()
+        real_write(fd, *args)  # type: ignore[arg-type]
+
+    def sync(fd: int) -> None:
+        if "-00001-of" in os.readlink(f"/proc/self/fd/{fd}"):
+            waited.append(second.wait(20))
+        real_sync(fd)
+
+    monkeypatch.setattr(pieces, "write", note)
+    monkeypatch.setattr(os, "fsync", sync)
+    write(tmp_path)
+    assert waited == [True]
+    shards = [found[1] for path in begun if (found := re.search(r"-(\d{5})-of-", path))]
+    assert shards == [f"{i:05d}" for i in range(1, 5)]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_source_is_hashed_once_for_all_shards(name: str, tmp_path: Path) -> None:
+    """Every record has the digest of the whole source, that `xxh128sum` gives as well."""
+    source = tmp_path / "in.safetensors"
+    codecs.write(StateDict.of(ARRAYS), str(source), "safetensors")
+    state = codecs.read(str(source))
+    done = codecs.write(
+        state, str(tmp_path / name), FORMAT[Path(name).suffix], max_shard_size=250, metadata={}
+    )
+    expected = {"in.safetensors": f"xxh3-128:{xxhash.xxh3_128_hexdigest(source.read_bytes())}"}
+    shards = [Path(path) for path in done.files if path.endswith(".safetensors")]
+    for shard in shards:
+        with InputFile(shard) as file:
+            assert json.loads(safetensors_codec.read_header(file)[2][SOURCES]) == expected
+    assert len(shards) == (4 if name.endswith(".safetensors") else 0)
+    checked = provenance.check(done.path)
+    assert checked.ok
+    assert checked.sources == expected
+    assert list(done.digests) == list(ARRAYS)
+
+
+def test_first_fault_stops_the_shards_that_wait(tmp_path: Path) -> None:
+    """A shard that cannot be written is the error; those after it are not begun."""
+    read: list[str] = []
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def run() -> np.ndarray:
+            read.append(name)
+            if name == "l2":
+                raise InputError("is damaged", "in.pth")
+            return ARRAYS[name]
+
+        return run
+
+    state = StateDict({n: LazyTensor(DTYPES["float32"], (5, 5), reader(n)) for n in ARRAYS})
+    with pytest.raises(InputError, match="is damaged"):
+        codecs.write(state, str(tmp_path / "model.safetensors"), "safetensors", max_shard_size=120)
+    assert list(tmp_path.iterdir()) == []
+    assert "l6" not in read
