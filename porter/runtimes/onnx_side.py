@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from porter import __version__
 from porter.runtimes import exchange
 from porter.runtimes.models import need
 from porter.runtimes.onnx_run import outputs, session
+from porter.runtimes.side import device_for
 
 
 class OnnxSession:
@@ -26,10 +28,12 @@ class OnnxSession:
         """Return the versions, and the device after choosing it."""
         import onnxruntime as ort
 
-        if device == "auto":
-            device = "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() else "cpu"
+        # ONNX Runtime does not say how many devices there are: the session refuses one too many.
+        count = 64 if "CUDAExecutionProvider" in ort.get_available_providers() else 0
+        device = device_for(device, "onnxruntime", count)
         self._device = device
-        return {"versions": {"onnxruntime": ort.__version__}, "device": device}
+        versions = {"porter": __version__, "onnxruntime": ort.__version__}
+        return {"versions": versions, "device": device}
 
     def load(self, weights: str, **_: Any) -> dict[str, Any]:
         """Load the model `weights`; what else a framework would be told is in the file."""

@@ -9,7 +9,7 @@ from typing import Any
 from porter.architectures import Architecture
 from porter.errors import UsageError
 from porter.runtimes.models import build, need
-from porter.runtimes.side import STEP_EPS, Argument, Record, Watch
+from porter.runtimes.side import STEP_EPS, Argument, Record, Watch, device_for
 from porter.tensor import Array, Shape
 
 _NAMES = {"eps": "_epsilon"}
@@ -41,11 +41,8 @@ class PaddleSide:
 
     def place(self, device: str) -> str:
         paddle = self._paddle
-        has_cuda = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-        if device == "auto":
-            device = "cuda" if has_cuda else "cpu"
-        if device.startswith("cuda") and not has_cuda:
-            raise UsageError("--device cuda: this paddle sees no CUDA device")
+        count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+        device = device_for(device, "paddle", count)
         self._device = device.replace("cuda", "gpu")
         paddle.set_device(self._device)
         return f"{device} ({paddle.device.cuda.get_device_name()})" if "cuda" in device else device

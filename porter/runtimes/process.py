@@ -40,7 +40,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env=_environment(threads),
+                env=environment(framework, threads),
                 text=True,
                 encoding="utf-8",
             )
@@ -160,10 +160,10 @@ class Pool:
         self.close(at_once=kind is not None)
 
 
-def _environment(threads: int | None) -> dict[str, str]:
-    """Return the child's environment: no TF32, deterministic kernels, a share of the cores."""
+def environment(framework: str, threads: int | None = None) -> dict[str, str]:
+    """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
     chosen = threads or max(1, (os.cpu_count() or 2) // 2)
-    return {
+    found = {
         "OMP_NUM_THREADS": str(chosen),
         **os.environ,
         "NVIDIA_TF32_OVERRIDE": "0",
@@ -173,6 +173,11 @@ def _environment(threads: int | None) -> dict[str, str]:
         "PYTHONIOENCODING": "utf-8",
         "GLOG_minloglevel": "2",
     }
+    if framework == "torch":
+        # torch has switches of its own, which the variable, 0 or 1, would overrule: with it
+        # `--precision tf32` would run in float32 and pass for nothing.
+        del found["NVIDIA_TF32_OVERRIDE"]
+    return found
 
 
 def _raised(error: dict[str, Any]) -> PorterError:

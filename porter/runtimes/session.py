@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from porter import codecs
+from porter import __version__, codecs
 from porter.architectures import find
 from porter.errors import InputError, UsageError, listed, printable
 from porter.mapping.fold import fold
@@ -29,7 +29,9 @@ class Session:
 
     def hello(self, device: str) -> dict[str, Any]:
         """Return the versions, and the device after choosing it."""
-        versions = {"python": platform.python_version(), "numpy": np.__version__}
+        versions = {
+            "porter": __version__, "python": platform.python_version(), "numpy": np.__version__,
+        }  # fmt: skip
         versions.update(self._side.environment())
         return {"versions": versions, "device": self._side.place(device)}
 
@@ -146,10 +148,11 @@ class Session:
         """Run a module; one whose alteration does not fit its arguments gives nothing."""
         try:
             return self._side.call(module, arguments)
-        except (RuntimeError, ValueError, TypeError):
-            if not altered:
-                raise
-            return {}
+        except (RuntimeError, ValueError, TypeError) as error:
+            if altered:
+                return {}
+            said = f"cannot be called with what the other side's was: {printable(error, 200)}"
+            raise InputError(f"{printable(module) or 'the model'} {said}") from error
 
     def settings(self, modules: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
         """Return the settings of modules that are numbers: {module: {name: value}}."""

@@ -7,6 +7,7 @@ reading one beside the other shows what differs between the frameworks.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from porter.architectures import Architecture
+from porter.errors import UsageError, printable
 from porter.tensor import Array, Shape
 
 PRECISIONS = ("float64", "float32", "tf32", "float16", "bfloat16")
@@ -76,6 +78,20 @@ def sampled(array: Array, limit: int | None) -> Array:
     if limit is None or array.size <= limit:
         return array
     return array.reshape(-1)[np.linspace(0, array.size - 1, limit).astype(np.int64)]
+
+
+def device_for(asked: str, framework: str, count: int) -> str:
+    """Return `cpu` or `cuda[:n]` for what was asked, of a framework that sees `count` devices."""
+    if asked == "auto":
+        return "cuda" if count else "cpu"
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", asked)
+    if found is None:
+        raise UsageError(f"--device {printable(asked)!r} is none of auto, cpu, cuda, cuda:N")
+    if asked != "cpu" and not count:
+        raise UsageError(f"--device {asked}: this {framework} sees no CUDA device")
+    if int(found.group(1) or 0) >= max(count, 1):
+        raise UsageError(f"--device {asked}: this {framework} sees {count} CUDA devices, 0 first")
+    return asked
 
 
 class Side(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from porter.architectures import Architecture
 from porter.errors import UsageError
 from porter.runtimes.models import build, need
-from porter.runtimes.side import STEP_EPS, Argument, Record, Watch
+from porter.runtimes.side import STEP_EPS, Argument, Record, Watch, device_for
 from porter.tensor import Array, Shape
 
 
@@ -22,6 +22,9 @@ class TorchSide:
 
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+        # Sums of halves are kept in float32: their floors are derived for that.
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self._torch = torch
         self._model: Any = None
         self._state: dict[str, Any] = {}
@@ -39,10 +42,8 @@ class TorchSide:
 
     def place(self, device: str) -> str:
         torch = self._torch
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError("--device cuda: this torch sees no CUDA device")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        device = device_for(device, "torch", count)
         self._device = device
         return f"{device} ({torch.cuda.get_device_name(device)})" if "cuda" in device else device
 

@@ -20,6 +20,7 @@ from porter.verify.finding import WHOLE, Finding, folded
 from porter.verify.layers import Alone, compare_layers, describe, inside, roles
 from porter.verify.live import Live, together
 from porter.verify.mutate import Mutation, mutations
+from porter.verify.notes import noted
 from porter.verify.tensors import compare_tensors
 from porter.verify.tokens import token_order
 from porter.verify.trace import Trace
@@ -50,7 +51,7 @@ def deepen(
     verdict: Verdict, pair: Pair, per_layer: bool, grad: bool, train_step: bool, diagnose: bool
 ) -> Verdict:
     """Add to a verdict whatever was asked for, and the diagnosis if it fails."""
-    verdict = _with_notes(verdict, pair)
+    verdict = noted(verdict, pair)
     verdict = _with_tensors(verdict, pair)
     if grad or train_step:
         verdict = _with_gradients(verdict, pair, grad, train_step)
@@ -62,21 +63,6 @@ def deepen(
     if failed and diagnose:
         verdict = _with_diagnosis(verdict, pair)
     return verdict
-
-
-def _with_notes(verdict: Verdict, pair: Pair) -> Verdict:
-    notes, skipped = list(verdict.notes), list(verdict.skipped)
-    rounded = pair.left_live.rounded if pair.left_live is not None else None
-    if rounded is not None:
-        notes.append(
-            f"the left side's weights were rounded to {rounded}, as the right side's are:"
-            " what is judged is the port, not the rounding"
-        )
-    if EXACT not in pair.right.outputs:
-        skipped.append("float64 against float64: the right side has no run in float64")
-    if EXACT in pair.right.outputs and pair.precision != "tf32":
-        notes.append("TF32 is off and kernels are deterministic on both sides")
-    return replace(verdict, notes=tuple(notes), skipped=tuple(skipped))
 
 
 def _state(live: Live) -> tuple[Plan, Mapping[str, LazyTensor]]:

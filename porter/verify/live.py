@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from porter import __version__
+from porter.errors import UsageError
 from porter.mapping.link import Linked
 from porter.runtimes import exchange
 from porter.runtimes.process import Pool, Worker
@@ -161,6 +163,9 @@ def started(
 def _starter(live: Live, device: str) -> Callable[[], None]:
     def start() -> None:
         hello = live.worker.request("hello", device=device)
+        other = hello["versions"].get("porter", "an earlier version")
+        if other != __version__:
+            raise UsageError(f"has porter {other}, not {__version__}", live.worker.python)
         live.worker.request("load", **live.side.request)
         live.report = replace(live.report, device=hello["device"], versions=hello["versions"])
 

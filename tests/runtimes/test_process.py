@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from porter.errors import InputError, MissingPackage, SystemFault, UsageError
-from porter.runtimes.process import Worker
+from porter.runtimes.process import Worker, environment
+from porter.runtimes.side import device_for
 
 
 def alive(pid: int) -> bool:
@@ -133,3 +134,27 @@ def test_torch_and_paddle_never_share_a_process() -> None:
         command = [sys.executable, "-c", code.format(framework)]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         assert found.stdout.split() == [f"['{framework}']"]
+
+
+def test_tf32_is_torch_s_own_switch_and_off_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's variable overrules every switch: torch must not have it, Paddle has it at 0."""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert "NVIDIA_TF32_OVERRIDE" not in environment("torch")
+    for framework in ("paddle", "onnxruntime"):
+        assert environment(framework)["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert environment("paddle")["FLAGS_cudnn_deterministic"] == "1"
+    assert environment("torch")["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_device_is_one_that_there_is() -> None:
+    """`auto` takes what is there; a device that is not there, or no word for one, is refused."""
+    assert [device_for("auto", "torch", n) for n in (0, 2)] == ["cpu", "cuda"]
+    assert device_for("cuda:1", "torch", 2) == "cuda:1"
+    for asked, count, said in (
+        ("cuda", 0, "sees no CUDA device"),
+        ("cuda:2", 2, "sees 2 CUDA devices, 0 first"),
+        ("gpu", 2, "none of auto, cpu, cuda, cuda:N"),
+        ("cuda:", 2, "none of auto"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            device_for(asked, "torch", count)
