@@ -22,6 +22,13 @@ GAIN = 32.0
 FACTOR = 8.0
 """How many times the source's own error the target's may be."""
 
+COARSE = ("tf32", "float16", "bfloat16")
+"""Precisions whose sums are kept in float32: what they round are operands and results alone."""
+
+COARSE_GAIN = 16.0
+COARSE_FACTOR = 2.0
+"""The same for coarse precisions: in their own units they err less than float32 does in its own."""
+
 
 FLOAT32_CONSTANTS = 2.0**-38
 """What constants that a framework keeps in float32 leave in a float64 run.
@@ -43,7 +50,7 @@ def _mantissa(dtype: str) -> int:
 
 def floor(precision: str) -> float:
     """Return the error below which no port of a network is told from another."""
-    return GAIN * UNIT_ROUNDOFF[precision]
+    return (COARSE_GAIN if precision in COARSE else GAIN) * UNIT_ROUNDOFF[precision]
 
 
 def limit(precision: str, own_error: float) -> float:
@@ -54,7 +61,7 @@ def limit(precision: str, own_error: float) -> float:
     """
     ratio = UNIT_ROUNDOFF[precision] / UNIT_ROUNDOFF["float32"]
     own = own_error * ratio if own_error == own_error else 0.0  # its NaN fails by itself
-    return FACTOR * max(own, floor(precision))
+    return (COARSE_FACTOR if precision in COARSE else FACTOR) * max(own, floor(precision))
 
 
 def limit_exact(own_error: float) -> float:
