@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 
 
 def prove(variants: Iterable[Architecture]) -> list[Sensitivity]:
-    """Prove every dialect of the variants; torch and paddle are started once."""
+    """Prove every dialect of the variants, of several the smallest of each layout.
+
+    torch and paddle are started once; every dialect but Paddle's own is run in torch.
+    """
     from porter.runtimes.process import Pool
     from porter.verify import sensitivity
 
+    chosen = sensitivity.layouts(variants)
     with Pool() as pool:
-        return [
-            sensitivity.prove(
-                variant, dialect, framework="paddle" if dialect == "paddle" else "torch", pool=pool
-            )
-            for variant in variants
-            for dialect in variant.table.dialects
-        ]
+        found = []
+        for variant in chosen:
+            known: sensitivity.Known = {}
+            for dialect in variant.table.dialects:
+                run = run_of(dialect)
+                found.append(
+                    sensitivity.prove(variant, dialect, framework=run, pool=pool, known=known)
+                )
+        return found
+
+
+def run_of(dialect: str) -> str:
+    """Return the framework that runs a dialect's proof: torch but for Paddle's own naming."""
+    return "paddle" if dialect == "paddle" else "torch"
 
 
 def as_dicts(found: Iterable[Sensitivity]) -> list[dict[str, Any]]:

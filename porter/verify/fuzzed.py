@@ -119,9 +119,7 @@ def _fuzzed(pair: Pair, names: set[str]) -> tuple[Pair | None, set[str]]:
     assert pair.left_live is not None
     assert pair.right_live is not None
     side = pair.left_live.side
-    size = side.image_size
-    if side.architecture.resizable:
-        size = min(smallest(side.architecture), size)
+    size = min(smallest(side.architecture), side.image_size)
     weights = StateDict.of(
         seeded(
             side.architecture, seed=SEED, num_classes=side.num_classes, image_size=size,

@@ -4,17 +4,22 @@ Seeded weights in which every tensor matters are mapped to a dialect and back by
 port would be; then each canonical tensor of each link is lost, swapped with a sibling,
 transposed, reordered or scaled, and the reference model run again. The distance from the
 unmutated float64 outputs is held against the limit of a verdict.
+
+Dialects that one framework runs on the same bytes share these runs: a mutation of a canonical
+tensor moves the same outputs, whatever the dialect calls it.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from porter import codecs
 from porter.architectures import Architecture
@@ -22,17 +27,13 @@ from porter.mapping.link import Link
 from porter.mapping.plan import Plan, plan
 from porter.mapping.table import CANONICAL
 from porter.runtimes import exchange
-from porter.runtimes.process import Pool, Worker
+from porter.runtimes.process import Pool
 from porter.seeded import seeded
 from porter.tensor import Array, LazyTensor, StateDict
-from porter.verify import tolerance
-from porter.verify.compare import compare
+from porter.verify.effects import CLASSES, Effect, run
 from porter.verify.inputs import noise
 from porter.verify.mutate import Mutation, mutations
 
-CLASSES = 10
-_BATCH = 32
-"""Mutations that are sent to the worker at a time."""
 _NO_EFFECT = "num_batches_tracked"
 """A counter of training steps: no output depends on it."""
 
@@ -93,6 +94,10 @@ class Sensitivity:
         return min(self.trials, key=lambda trial: trial.margin, default=None)
 
 
+Known = dict[str, dict[tuple[str, str], Effect]]
+"""{what was run, and on which bytes: {(tensor, fault): effect}}"""
+
+
 def prove(
     architecture: Architecture,
     dialect: str,
@@ -102,11 +107,13 @@ def prove(
     seed: int = 0,
     each_row: int | None = 2,
     pool: Pool | None = None,
+    known: Known | None = None,
 ) -> Sensitivity:
     """Mutate every row of a dialect on one variant and say what was caught.
 
-    Of the tensors that one row links, `each_row` are mutated, spread from first to last; None
-    mutates all. `image_size` is in pixels: the smallest that the variant takes is quickest.
+    Of the tensors that one row links for one use, `each_row` are mutated, spread from first to
+    last; None mutates all. `image_size` is in pixels: the smallest that the variant takes is
+    quickest. `known` keeps what was run, for the other dialects of the variant.
     """
     size = image_size or smallest(architecture)
     weights = StateDict.of(
@@ -115,32 +122,29 @@ def prove(
     there = _plan(architecture, weights, CANONICAL, dialect, size)
     written = there.apply(weights)
     back = _plan(architecture, written, dialect, framework, size)
-    chosen = list(_chosen(there, each_row))
+    state = back.apply(written)
     arrays = {name: np.array(tensor.read()) for name, tensor in weights.items()}
-    made = [(link, m) for link, name in chosen for m in _mutations(architecture, name, arrays)]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
-        workers = pool or stack.enter_context(Pool())
-        codecs.write(back.apply(written), str(folder / "weights.safetensors"), "safetensors",
-                     read_back=False)  # fmt: skip
-        exchange.save(folder / "inputs.safetensors", noise([seed], [2], size), {})
-        with workers.worker(framework) as worker:
-            worker.request("hello", device="cpu")
-            worker.request(
-                "load", architecture=architecture.name, num_classes=CLASSES, image_size=size,
-                features=back.features, weights=str(folder / "weights.safetensors"),
-            )  # fmt: skip
-            runs = _run(worker, folder, [m for _, m in made], back)
-            reference, own = next(runs), next(runs)
-            limit = tolerance.limit_exact(_error(own, reference))
-            trials = [
-                Trial(link.row, m.name, m.kind, m.what, _error(found, reference), limit)
-                for (link, m), found in zip(made, runs, strict=True)
-            ]
-            for index, trial in enumerate(trials):
-                if not trial.caught:
-                    error = _layer_error(worker, folder, made[index][1], back)
-                    trials[index] = replace(trial, error=error, layers_only=True)
+    made = [
+        (link, m)
+        for link, name in _chosen(there, each_row)
+        for m in _mutations(architecture, name, arrays)
+    ]
+    ran = f"{framework} {architecture.name} {size} {seed} {_digest(state)}"
+    effects = ({} if known is None else known).setdefault(ran, {})
+    todo = [m for _, m in made if (m.name, m.what) not in effects]
+    if todo:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
+            workers = pool or stack.enter_context(Pool())
+            worker = stack.enter_context(workers.worker(framework))
+            codecs.write(state, str(folder / "weights.safetensors"), "safetensors",
+                         read_back=False)  # fmt: skip
+            exchange.save(folder / "inputs.safetensors", noise([seed], [1], size), {})
+            effects |= run(worker, folder, todo, back)
+    trials = []
+    for link, m in made:
+        error, limit, layers_only = effects[m.name, m.what]
+        trials.append(Trial(link.row, m.name, m.kind, m.what, error, limit, layers_only))
     unprovable = {
         name: "counts batches in training; no output depends on it"
         for name in weights
@@ -149,12 +153,35 @@ def prove(
     return Sensitivity(architecture.name, dialect, size, tuple(trials), unprovable)
 
 
+def _digest(state: Mapping[str, LazyTensor]) -> str:
+    hashed = xxhash.xxh3_128()
+    for name in sorted(state):
+        hashed.update(name.encode())
+        hashed.update(np.array(state[name].read(), order="C").tobytes())
+    return hashed.hexdigest()
+
+
+def layouts(variants: Iterable[Architecture]) -> list[Architecture]:
+    """Return the smallest variant of each layout: variants of one have the same rows at work."""
+    found: dict[tuple[str, frozenset[str], frozenset[str]], Architecture] = {}
+    for variant in sorted(variants, key=lambda v: v.parameters):
+        names = frozenset(_use(entry.name) for entry in variant.skeleton().entries)
+        switches = frozenset(k for k, value in variant.config.items() if value is True)
+        found.setdefault((variant.family, names, switches), variant)
+    return sorted(found.values(), key=lambda v: (v.family, v.parameters))
+
+
+def _use(name: str) -> str:
+    """Return what a tensor is for: its name without the numbers of layers."""
+    return re.sub(r"\d+(?=\.\d+\.)|(?<=\.)\d+(?=\.)", "#", name)
+
+
 def smallest(architecture: Architecture) -> int:
     """Return the smallest image size (pixels) at which every part of a variant has work to do.
 
     Two patches a side keep attention from having a single key; a pyramid needs two at its end.
     """
-    if "window_size" in architecture.config or "window" in architecture.config:
+    if not architecture.resizable or "window_size" in architecture.config:
         return architecture.image_size
     if architecture.positions is not None:
         return min(2 * architecture.positions.patch, architecture.image_size)
@@ -169,15 +196,14 @@ def _plan(
 
 
 def _chosen(made: Plan, each_row: int | None) -> Iterator[tuple[Link, str]]:
-    """Yield the tensors to mutate: of each row and leaf, some from first to last."""
+    """Yield the tensors to mutate: of each row and use, some from first to last."""
     groups: dict[tuple[str, str], list[tuple[Link, str]]] = {}
     for link in made.target.links:
         if link.constant:
             continue
         for name in link.canonical:
             if not name.endswith(_NO_EFFECT):
-                leaf = name.rpartition(".")[2]
-                groups.setdefault((link.row, leaf), []).append((link, name))
+                groups.setdefault((link.row, _use(name)), []).append((link, name))
     for group in groups.values():
         count = len(group) if each_row is None else min(each_row, len(group))
         for index in np.linspace(0, len(group) - 1, count).round().astype(int):
@@ -201,60 +227,3 @@ def _mutations(
 
 def _shared(one: str, other: str) -> int:
     return sum(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
-
-
-def _run(
-    worker: Worker, folder: Path, made: Sequence[Mutation], back: Plan
-) -> Iterator[dict[str, Array]]:
-    """Yield outputs in float64 and in float32 unmutated, then of each mutation in float64."""
-    for precision in ("float64", "float32"):
-        yield _outputs(worker, folder, [{}], precision)[0]
-    for start in range(0, len(made), _BATCH):
-        batch = [_to_framework(back, m.tensors) for m in made[start : start + _BATCH]]
-        yield from _outputs(worker, folder, batch, "float64")
-
-
-def _layer_error(worker: Worker, folder: Path, made: Mutation, back: Plan) -> float:
-    """Return how far a mutation moves the outputs of the modules that hold its tensors."""
-    modules = sorted({name.rpartition(".")[0] for name in made.tensors})
-    batch: list[Mapping[str, Array]] = [{}, _to_framework(back, made.tensors)]
-    before, after = _outputs(worker, folder, batch, "float64", modules)
-    return _error(after, before)
-
-
-def _outputs(
-    worker: Worker,
-    folder: Path,
-    batch: Sequence[Mapping[str, Array]],
-    precision: str,
-    watch: Sequence[str] = (),
-) -> list[dict[str, Array]]:
-    values = {f"{i}/{name}": a for i, tensors in enumerate(batch) for name, a in tensors.items()}
-    exchange.save(folder / "values.safetensors", values, {})
-    worker.request(
-        "mutate", inputs=str(folder / "inputs.safetensors"),
-        output=str(folder / "outputs.safetensors"), precision=precision,
-        trials=[{name: f"{i}/{name}" for name in tensors} for i, tensors in enumerate(batch)],
-        values=str(folder / "values.safetensors"), watch=list(watch),
-    )  # fmt: skip
-    found: list[dict[str, Array]] = [{} for _ in batch]
-    for key, array in exchange.load(folder / "outputs.safetensors")[0].items():
-        index, _, name = key.partition("/")
-        found[int(index)][name] = array
-    return found
-
-
-def _to_framework(back: Plan, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return canonical tensors as the framework's reference model holds them."""
-    found: dict[str, Array] = {}
-    for link in back.target.links:
-        if all(name in arrays for name in link.canonical):
-            parts = link.to_dialect([LazyTensor.of(arrays[name]) for name in link.canonical])
-            found |= {n: np.array(t.read()) for n, t in zip(link.dialect, parts, strict=True)}
-    return found
-
-
-def _error(found: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
-    """Return the largest error of the outputs, infinite where they cannot be compared."""
-    figures = [compare(found.get(name), array) for name, array in reference.items()]
-    return max((f.error if not f.problem else float("inf") for f in figures), default=0.0)

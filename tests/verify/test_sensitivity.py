@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from porter.architectures import find
+from porter.architectures import families, find
 from porter.verify import mutate
-from porter.verify.sensitivity import prove, smallest
+from porter.verify.sensitivity import Known, layouts, prove, smallest
 
 VIT = find("vit-tiny-p16-224")
 
@@ -42,3 +42,27 @@ def test_the_smallest_size_keeps_attention_busy() -> None:
     assert smallest(VIT) == 32
     assert smallest(find("shunted-t")) == 64
     assert smallest(find("swin-tiny-w7-224")) == 224
+    assert smallest(find("vit-tiny-relu-224")) == 224  # made for one size
+
+
+def test_dialects_share_what_was_run_on_the_same_bytes() -> None:
+    """A second dialect of one framework runs nothing anew, one of other bytes does."""
+    known: Known = {}
+    first = prove(VIT, "torch", each_row=1, known=known)
+    ran = {key: dict(effects) for key, effects in known.items()}
+    second = prove(VIT, "paddlevit", each_row=1, known=known)
+    assert known == ran
+    assert {t.error for t in second.trials} == {t.error for t in first.trials}
+    assert {t.row for t in second.trials} != {t.row for t in first.trials}
+    prove(VIT, "torch", each_row=1, seed=1, known=known)
+    assert len(known) == 2
+
+
+def test_one_variant_stands_for_a_layout() -> None:
+    """Distilled and plain, linear attention and not, are layouts; depth and width are none."""
+    for family, names in {
+        "deit": ["deit-tiny-224", "deit-tiny-distilled-224"],
+        "pvtv2": ["pvtv2-b0", "pvtv2-b2-li"],
+        "vit": ["vit-tiny-p16-224"],
+    }.items():
+        assert [v.name for v in layouts(families()[family])] == names
