@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bare bench docs skeletons templates fuzz gpu clean
+.PHONY: setup demo test lint bare bench docs skeletons templates fuzz gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +63,13 @@ fuzz: setup
 
 gpu: setup
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python docs/reports/gpu.py
+
+reports: setup
+	$(BIN)/python docs/reports/examples.py
+	$(BIN)/python docs/reports/prove.py > docs/reports/prove.md
+	$(BIN)/python -m tests.verify.matrix > docs/reports/faults.md
+	$(BIN)/python docs/reports/floors.py > docs/reports/floors.md
 
 clean:
 	rm -rf $(VENV) .venv-bare demo build *.egg-info

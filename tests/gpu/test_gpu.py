@@ -1,0 +1,144 @@
+"""On a CUDA device: `pytest -m gpu`, or `make gpu`.
+
+A GPU machine often has one framework only. What Paddle computes was recorded on a CPU
+(`shunted-t.paddle.safetensors`, by `docs/reports/gpu.py --record`) and is compared with torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from porter.architectures import find
+from porter.errors import MissingPackage, UsageError
+from porter.runtimes.process import Pool, Worker
+from porter.seeded import seeded
+from porter.tensor import LazyTensor, StateDict
+from porter.verify import trace as traces
+from porter.verify.forward import record, verify
+from porter.verify.verdict import Verdict
+
+RECORDED = Path(__file__).parent / "shunted-t.paddle.safetensors"
+SHUNTED = find("shunted-t")
+FAULT = "block4.0.attn.proj.weight"
+
+on_gpu = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def cuda() -> str:
+    """`cuda`, or a skip that says why there is none."""
+    if not Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has no NVIDIA driver (/dev/nvidiactl)")
+    try:
+        with Worker("torch") as worker:
+            worker.request("hello", device="cuda")
+    except (UsageError, MissingPackage) as error:
+        pytest.skip(str(error))
+    return "cuda"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool() as workers:
+        yield workers
+
+
+def weights(**changed: LazyTensor) -> StateDict:
+    """The weights that the recorded side has."""
+    state = seeded(SHUNTED, num_classes=10, image_size=64)
+    return StateDict({**state, **changed})
+
+
+def run(left: Path, right: StateDict, device: str, precision: str, pool: Pool) -> Verdict:
+    return verify(
+        SHUNTED, left, right, right_dialect="torch", image_size=64, device=device,
+        precision=precision, pool=pool,
+    )  # fmt: skip
+
+
+def untransposed() -> LazyTensor:
+    return LazyTensor.of(weights()[FAULT].read().T.copy())
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+def test_torch_on_a_gpu_agrees_with_what_paddle_gave_on_a_cpu(
+    cuda: str, pool: Pool, precision: str
+) -> None:
+    """Good weights pass in float64 and the precision, an untransposed weight fails."""
+    verdict = run(RECORDED, weights(), cuda, precision, pool)
+    assert verdict.passed, verdict.reason
+    assert {check.precision for check in verdict.checks} == {"float64", precision}
+    assert verdict.left.recorded
+    assert verdict.right.device.startswith("cuda (")
+    assert {"torch", "cuda", "cudnn"} <= set(verdict.right.versions)
+    wrong = run(RECORDED, weights(**{FAULT: untransposed()}), cuda, precision, pool)
+    assert wrong.failed
+    assert not any(check.passed for check in wrong.checks if check.precision == "float64")
+
+
+@on_gpu
+def test_tf32_is_on_when_asked_for_alone(cuda: str, pool: Pool) -> None:
+    """The errors tell: float32 lies far below TF32's unit of roundoff, TF32 near it."""
+    errors = {}
+    for precision in ("float32", "tf32", "float32 again"):
+        verdict = run(RECORDED, weights(), cuda, precision.split()[0], pool)
+        errors[precision] = verdict.checks[-1].right.error
+        assert any("TF32 is on" in note for note in verdict.notes) is (precision == "tf32")
+    assert errors["tf32"] > 1e-4 > 10 * errors["float32"]
+    assert errors["float32 again"] == errors["float32"]
+
+
+@on_gpu
+def test_a_layer_by_layer_trace_of_the_cpu_is_held_by_the_gpu(
+    cuda: str, pool: Pool, tmp_path: Path
+) -> None:
+    """Recorded with its layers, a CPU run agrees with the GPU in each, and a fault is placed."""
+    trace = tmp_path / "cpu.safetensors"
+    record(SHUNTED, weights(), trace, image_size=64, device="cpu", per_layer=True)
+    options = {"image_size": 64, "device": cuda, "pool": pool}
+    good = verify(SHUNTED, weights(), trace, per_layer=True, **options)
+    assert good.passed, good.reason
+    assert len(good.layers) > 100
+    wrong = verify(SHUNTED, weights(**{FAULT: untransposed()}), trace, **options)
+    assert wrong.failed
+    causes = {layer.place for layer in wrong.layers if layer.role == "causes"}
+    assert causes == {FAULT.removesuffix(".weight")}
+
+
+@on_gpu
+def test_gradients_and_a_step_agree_on_a_gpu(cuda: str, pool: Pool) -> None:
+    """Two sides of one framework on the GPU, deterministic: gradients and a step are the same."""
+    verdict = verify(
+        SHUNTED, weights(), weights(), image_size=64, batch_sizes=(2,), device=cuda, grad=True,
+        train_step=True, pool=pool,
+    )  # fmt: skip
+    assert verdict.passed, verdict.reason
+    assert len(verdict.gradients) > 200
+
+
+def test_what_paddle_gave_agrees_with_torch_on_the_cpu(pool: Pool) -> None:
+    """The recorded file is what the tests above need, wherever they run: float32 on the CPU."""
+    made = traces.load(RECORDED)
+    assert (made.report.framework, made.report.device) == ("paddle", "cpu")
+    assert RECORDED.stat().st_size < 200_000
+    assert run(RECORDED, weights(), "cpu", "float32", pool).passed
+    assert run(RECORDED, weights(**{FAULT: untransposed()}), "cpu", "float32", pool).failed
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_halves_run_on_the_cpu_too(pool: Pool, precision: str) -> None:
+    """The same judgement of halves as on a GPU, by the CPU's kernels."""
+    verdict = run(RECORDED, weights(), "cpu", precision, pool)
+    assert verdict.passed, verdict.reason
+    assert verdict.checks[-1].precision == precision
+    assert verdict.checks[-1].right.error > 1e-3
+
+
+def test_tf32_is_refused_without_a_gpu(pool: Pool) -> None:
+    """TF32 is a mode of CUDA devices: on a CPU it is no precision to pass in."""
+    with pytest.raises(UsageError, match="mode of CUDA devices"):
+        run(RECORDED, weights(), "cpu", "tf32", pool)
