@@ -22,6 +22,13 @@ def number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.1e}"
 
 
+def decimal(value: float, digits: int) -> str:
+    """Return a figure with so many digits after the point; NaN as a dash, infinity as its sign."""
+    if value != value:
+        return "–"
+    return f"{value:.{digits}f}".replace("inf", "∞")
+
+
 def share(value: float | None) -> str:
     """Return a share as a percentage, None as a dash."""
     return "–" if value is None else f"{value:.1%}".replace(".0%", "%")

@@ -9,6 +9,7 @@ from importlib import resources
 from porter import __version__
 from porter.report.figures import (
     blind_lines,
+    decimal,
     headline,
     number,
     share,
@@ -19,6 +20,7 @@ from porter.report.figures import (
 from porter.report.machine import row_sizes
 from porter.report.plot import layer_plot
 from porter.verify.verdict import FAILED, PASSED, Verdict
+from porter.verify.who import SideReport
 
 _MARKS = {PASSED: ("passed", "✓"), FAILED: ("failed", "✗")}
 _YES, _NO = '<b class="passed">✓</b>', '<b class="failed">✗</b>'
@@ -73,13 +75,13 @@ def _outputs(verdict: Verdict) -> str:
             _YES if check.passed else _NO,
             f"<code>{escape(check.output)}</code> {escape(check.precision)}",
             number(check.right.error) if not check.right.problem else escape(check.right.problem),
-            number(check.left.error if check.left is not None else None),
             number(check.limit),
+            number(check.left.error if check.left is not None else None),
             number(check.right.max_abs),
             number(check.right.mean_abs),
             number(check.right.max_rel),
-            f"{check.right.cosine:.7f}",
-            f"{check.right.snr_db:.0f} dB",
+            decimal(check.right.cosine, 7),
+            f"{decimal(check.right.snr_db, 0)} dB",
             share(check.right.top1),
             share(check.right.top5),
         )
@@ -87,7 +89,7 @@ def _outputs(verdict: Verdict) -> str:
     ]
     if not rows:
         return ""
-    names = ("", "output", "error", "source’s own", "limit", "max abs", "mean abs", "max rel",
+    names = ("", "output", "error", "limit", "source’s own", "max abs", "mean abs", "max rel",
              "cosine", "signal/noise", "top-1", "top-5")  # fmt: skip
     note = (
         f"Worst of {len(verdict.cases)} inputs of {verdict.image_size} px. The error is"
@@ -103,38 +105,43 @@ def _layers(verdict: Verdict) -> str:
         (
             _YES if check.passed else _NO,
             f"<code>{escape(check.place or 'the model')}</code>",
-            escape(check.role),
             number(check.judged.error if check.judged is not None else None),
-            number(check.own.error if check.own is not None else None),
             number(check.limit),
+            escape(check.role),
+            number(check.own.error if check.own is not None else None),
             escape(check.kind),
         )
         for check in worst_layers(verdict)
     ]
-    names = ("", "layer", "role", "error", "source’s own", "limit", "kind")
+    names = ("", "layer", "error", "limit", "role", "source’s own", "kind")
     table = f"<details open><summary>worst layers</summary>{_table(names, rows)}</details>"
-    return _section(
-        f"Layers ({len(verdict.layers)})", layer_plot(verdict.layers) + table, verdict.story
-    )
+    plot = layer_plot(verdict.layers, verdict.precision)
+    return _section(f"Layers ({len(verdict.layers)})", plot + table, verdict.story)
 
 
 def _tensors(verdict: Verdict) -> str:
+    """Return the rows that differ, and the others folded away."""
     if not verdict.tensors:
         return ""
+    sizes = row_sizes(verdict).values()
     wrong = sum(not check.passed for check in verdict.tensors)
-    rows = [
-        (_NO if bad else _YES, "<br>".join(f"<code>{escape(n)}</code>" for n in names[:6]),
-         str(count), str(bad) if bad else "")
-        for names, count, bad in sorted(row_sizes(verdict).values(), key=lambda row: -row[2])
-    ]  # fmt: skip
+    names = ("", "tensors of a row", "count", "differ")
+    differ = [(_NO, _folded(n), str(count), str(bad)) for n, count, bad in sizes if bad]
+    agree = [(_YES, _folded(n), str(count)) for n, count, bad in sizes if not bad]
     note = f"{wrong} differ" if wrong else "the same on both sides, bit for bit"
-    table = _table(("", "tensors of a row", "count", "differ"), rows)
-    shown = " open" if wrong else ""
+    said = f"{len(agree)} rows of the table that agree" if wrong else "by row of the table"
     return _section(
         f"Tensors ({len(verdict.tensors)})",
-        f"<details{shown}><summary>by row of the table</summary>{table}</details>",
+        (_table(names, differ) if differ else "")
+        + f"<details><summary>{said}</summary>{_table(names[:3], agree)}</details>",
         note,
     )
+
+
+def _folded(names: Sequence[str]) -> str:
+    """Return names with their layers folded, the first few."""
+    more = f"<br>and {len(names) - 6} more" if len(names) > 6 else ""
+    return "<br>".join(f"<code>{escape(name)}</code>" for name in names[:6]) + more
 
 
 def _gradients(verdict: Verdict) -> str:
@@ -167,19 +174,28 @@ def _blind(verdict: Verdict) -> str:
 
 
 def _environment(verdict: Verdict) -> str:
-    rows = []
-    for who, side in (("left", verdict.left), ("right", verdict.right)):
-        versions = ", ".join(f"{name} {version}" for name, version in side.versions.items())
-        file = f"<code>{escape(side.file or 'given weights')}</code>"
-        rows.append((who, escape(side_line(side)), file, ", ".join(side.weights), escape(versions)))
-    table = _table(("side", "what ran", "file", "weights", "versions"), rows)
+    sides = "".join(
+        _side(who, side) for who, side in (("left", verdict.left), ("right", verdict.right))
+    )
     said = [
         *(f"<li>Not made: {escape(reason)}</li>" for reason in verdict.skipped),
         *(f"<li>{escape(note)}</li>" for note in verdict.notes),
         f"<li>Inputs: {escape(', '.join(verdict.cases[:12]))}; preset {escape(verdict.preset)};"
         f" {verdict.num_classes} classes</li>",
     ]
-    return _section("Environment", table + f"<ul>{''.join(said)}</ul>")
+    return _section("Environment", f'<div class="sides">{sides}</div><ul>{"".join(said)}</ul>')
+
+
+def _side(who: str, side: SideReport) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in side.versions.items())
+    lines = {
+        "ran": escape(side_line(side)),
+        "file": f"<code>{escape(side.file or 'given weights')}</code>",
+        "weights": escape(", ".join(side.weights)),
+        "versions": escape(versions),
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in lines.items() if text)
+    return f"<div><h3>{who}</h3><dl>{rows}</dl></div>"
 
 
 def _section(title: str, content: str, note: str = "") -> str:

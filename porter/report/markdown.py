@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from porter.report.figures import (
     blind_lines,
+    decimal,
     headline,
     number,
     share,
@@ -16,6 +17,7 @@ from porter.report.figures import (
 )
 from porter.report.machine import row_sizes
 from porter.verify.checks import Check
+from porter.verify.finding import Finding
 from porter.verify.verdict import FAILED, PASSED, Verdict
 
 _MARKS = {PASSED: "✅", FAILED: "❌"}
@@ -28,7 +30,8 @@ def render(verdict: Verdict) -> str:
     if verdict.reason:
         parts.append(_text(verdict.reason))
     if verdict.findings:
-        parts.append("**Likely faults**\n\n" + "\n".join(f"- {_text(f)}" for f in verdict.findings))
+        faults = "\n".join(f"- {_finding(finding)}" for finding in verdict.findings)
+        parts.append(f"**Likely faults**\n\n{faults}")
     parts.append(_sides(verdict))
     if verdict.checks:
         parts.append(_outputs(verdict))
@@ -48,10 +51,20 @@ def render(verdict: Verdict) -> str:
 
 def _sides(verdict: Verdict) -> str:
     rows = [
-        (who, _text(side_line(side)), _code(os.path.basename(side.file) or "given weights"))
+        (
+            who,
+            _text(side_line(side)),
+            _code(os.path.basename(side.file) or "given weights"),
+            _text(", ".join(f"{name} {version}" for name, version in side.versions.items())),
+        )
         for who, side in (("left", verdict.left), ("right", verdict.right))
     ]
-    return _table(("side", "what ran", "file"), rows)
+    return _table(("side", "what ran", "file", "versions"), rows)
+
+
+def _finding(finding: Finding) -> str:
+    """Return a finding as its own words are, its place as code."""
+    return f"{_code(finding.place)} {_text(str(finding).removeprefix(finding.place))}"
 
 
 def _outputs(verdict: Verdict) -> str:
@@ -63,14 +76,15 @@ def _outputs(verdict: Verdict) -> str:
             number(check.left.error if check.left is not None else None),
             number(check.limit),
             number(check.right.max_abs),
-            f"{check.right.snr_db:.0f} dB",
+            f"{decimal(check.right.snr_db, 0)} dB",
             share(check.right.top1),
         )
         for check in worst_checks(verdict)
     ]
     names = ("", "output", "error", "source's own", "limit", "max abs", "signal/noise", "top-1")
     return _table(names, rows) + (
-        f"\n\nWorst of {len(verdict.cases)} inputs of {verdict.image_size} px; errors are"
+        f"\n\nWorst of {len(verdict.cases)} inputs of {verdict.image_size} px"
+        f" (preset {verdict.preset}); errors are"
         " max |x − ref| / rms(ref) against the float64 run of the left side."
     )
 

@@ -9,24 +9,28 @@ from html import escape
 from porter.verify.checks import LayerCheck
 from porter.verify.compare import Figures
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 300, 46, 24, 10
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 340, 76, 28, 30
 _FLOOR = 1e-17
 
 
-def layer_plot(layers: Sequence[LayerCheck]) -> str:
-    """Return a chart: layers from input to output, one mark for each error, and the limits."""
+def layer_plot(layers: Sequence[LayerCheck], precision: str = "float32") -> str:
+    """Return a chart: layers from input to output, one mark for each error, and the limits.
+
+    The first layer that fails is named. `precision` is what the right side ran in beside float64.
+    """
     series = [
         ("own", "left in float32", [_error(check.own) for check in layers]),
-        ("rounded", "right at the precision", [_error(check.rounded) for check in layers]),
+        ("rounded", f"right in {precision}", [_error(check.rounded) for check in layers]),
         ("exact", "right in float64", [_error(check.exact) for check in layers]),
     ]
+    judged = "float64" if any(check.exact is not None for check in layers) else precision
     values = [v for _, _, errors in series for v in errors if v is not None]
     limits = [check.limit for check in layers]
     if not values:
         return ""
     low = math.floor(math.log10(max(min([*values, *limits]), _FLOOR)))
     high = math.ceil(math.log10(max([*values, *limits, 10 * 10.0**low])))
-    parts = [_grid(low, high), _limits(limits, low, high)]
+    parts = [_grid(low, high), _limits(limits, low, high), _first(layers)]
     for kind, said, errors in series:
         parts += [
             _mark(kind, said, index, error, layers, low, high)
@@ -41,7 +45,8 @@ def layer_plot(layers: Sequence[LayerCheck]) -> str:
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"'
         f' aria-label="error of each layer, log scale">{"".join(parts)}</svg>'
-        f'<figcaption>{legend}<span class="key limit">limit</span></figcaption></figure>'
+        f'<figcaption>{legend}<span class="key limit">limit of the right side in'
+        f" {escape(judged)}</span></figcaption></figure>"
     )
 
 
@@ -70,10 +75,23 @@ def _grid(low: int, high: int) -> str:
             f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">1e{power}</text>'
         )
     ends = (
-        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">input</text>'
-        f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 6}" text-anchor="end">output</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 5}">input</text>'
+        f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 5}" text-anchor="end">output</text>'
     )
     return "".join(parts) + ends
+
+
+def _first(layers: Sequence[LayerCheck]) -> str:
+    """Return a line at the first layer that fails, with its name on the roomier side."""
+    index = next((i for i, check in enumerate(layers) if not check.passed), None)
+    if index is None:
+        return ""
+    x, name = _x(index, len(layers)), escape(layers[index].place or "the model")
+    anchor, beside = ("end", x - 6) if x > _WIDTH / 2 else ("start", x + 6)
+    return (
+        f'<line class="first" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 22}" y2="{_HEIGHT - _BOTTOM}"/>'
+        f'<text class="first" x="{beside:.1f}" y="{_TOP - 10}" text-anchor="{anchor}">{name}</text>'
+    )
 
 
 def _limits(limits: Sequence[float], low: int, high: int) -> str:

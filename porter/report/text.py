@@ -23,6 +23,8 @@ def render(verdict: Verdict) -> RenderableType:
         parts.append(_tensors(verdict))
     if verdict.layers:
         parts.append(_layers(verdict))
+    if verdict.gradients:
+        parts.append(_gradients(verdict))
     parts += _blind(verdict)
     if verdict.findings:
         parts.append(Text("likely faults", "bold"))
@@ -103,6 +105,15 @@ def _tensors(verdict: Verdict) -> Text:
     if not wrong:
         return Text.assemble(("✓", "green"), f"  {len(verdict.tensors)} tensors, bit for bit")
     return Text.assemble(("✗", "red"), f"  {wrong} of {len(verdict.tensors)} tensors differ")
+
+
+def _gradients(verdict: Verdict) -> Text:
+    wrong = [check for check in verdict.gradients if not check.passed]
+    if not wrong:
+        return Text.assemble(("✓", "green"), f"  {len(verdict.gradients)} gradients agree")
+    first = f": {wrong[0].case} of {wrong[0].output}, {wrong[0].problem}"
+    said = f"  {len(wrong)} of {len(verdict.gradients)} gradients differ{first}"
+    return Text.assemble(("✗", "red"), said)
 
 
 def _blind(verdict: Verdict) -> list[Text]:

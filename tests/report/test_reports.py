@@ -168,7 +168,8 @@ def test_markdown_shows_outcome_fault_and_figures() -> None:
     """The failed report names the fault; a bar in a name does not break a table."""
     text = render(verdict(FAILED), ".md")
     assert text.startswith("## ❌ vit-tiny-p16-224")
-    assert "blocks.0.attn.q.weight is \\<lost>" in text
+    assert "- `blocks.0.attn.q.weight` is \\<lost>" in text
+    assert "torch 2.9" in text
     header = next(line for line in text.splitlines() if "source's own" in line)
     rows = [line for line in text.splitlines() if line.startswith("| ❌ | `logits")]
     assert rows
@@ -181,6 +182,8 @@ def test_the_terminal_says_the_same(status: str) -> None:
     text = plain(verdict(status))
     assert text.startswith(status.upper())
     assert ("logits float64" in text) is (status != NOT_MADE)
+    assert ("gradients agree" in text) is (status == PASSED)
+    assert ("1 of 1 gradients differ: gradient of head.bias" in text) is (status == FAILED)
 
 
 def test_reports_are_chosen_by_suffix(tmp_path: Path) -> None:
@@ -196,6 +199,33 @@ def test_a_report_depends_on_the_verdict_alone() -> None:
     """The same verdict gives the same bytes."""
     for suffix in SUFFIXES:
         assert render(verdict(FAILED), suffix) == render(verdict(FAILED), suffix)
+
+
+def test_the_page_shows_where_it_goes_wrong_and_folds_what_is_right() -> None:
+    """The plot names the first layer that fails; rows that agree are folded, others are not."""
+    failed, passed = (render(verdict(status), ".html") for status in (FAILED, PASSED))
+    assert '<text class="first"' in failed
+    assert ">blocks.0.attn</text>" in failed
+    assert '<text class="first"' not in passed
+    before, _, folded = failed.partition("0 rows of the table that agree")
+    assert "<td><code>blocks.{0…1}.attn.q.weight</code></td>" in before
+    assert "<code>blocks" not in folded.partition("</section>")[0]
+    _, _, folded = passed.partition("<details><summary>by row of the table")
+    assert "<code>blocks.{0…1}.attn.q.weight</code>" in folded.partition("</details>")[0]
+    assert "limit of the right side in float64" in failed
+
+
+def test_a_figure_that_is_no_number_is_a_dash() -> None:
+    """A missing output has no figures, an exact one no noise: neither prints nan or inf."""
+    exact = replace(verdict(PASSED), checks=(
+        Check("a", "logits", "float64", None, compare(REF, REF), 9e-10),
+        Check("a", "extra", "float64", None, compare(None, REF), 9e-10, "missing"),
+    ))  # fmt: skip
+    for suffix in (".md", ".html"):
+        text = render(exact, suffix)
+        assert "nan" not in text
+        assert "inf" not in text
+        assert "∞ dB" in text
 
 
 @pytest.mark.parametrize("suffix", [".md", ".html"])
