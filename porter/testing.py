@@ -86,6 +86,8 @@ def record(
     from porter.verify.who import SideReport
 
     chosen = find(architecture)
+    if inputs and image_size is None:
+        image_size = next(iter(inputs.values())).shape[-1]
     size = image_size or chosen.image_size
     protocol = PRESETS["default"]
     given = dict(inputs or noise(protocol.seeds, protocol.batch_sizes, size))

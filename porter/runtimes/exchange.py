@@ -15,11 +15,14 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from porter.errors import InputError
+from porter.errors import InputError, printable
 from porter.tensor import Array
 
 KEY = "porter"
 """Where the JSON value lies in the file's metadata; what is stored once is under `porter.same`."""
+
+_DAMAGED = (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError)
+"""What reading a file of somebody else's may raise: a type that NumPy lacks, a wild header."""
 
 
 def save(
@@ -56,8 +59,8 @@ def load(
             chosen = {name: place for name, place in places.items() if choose(name)}
             read = {place: file.get_tensor(place) for place in set(chosen.values())}
             return {name: read[place] for name, place in chosen.items()}, _value(file, KEY)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"cannot be read as a trace: {error}", path) from error
+    except _DAMAGED as error:
+        raise InputError(f"cannot be read as a trace: {printable(error, 300)}", path) from error
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -65,8 +68,8 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with safe_open(path, "numpy") as file:
             return _value(file, KEY)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"cannot be read as a trace: {error}", path) from error
+    except _DAMAGED as error:
+        raise InputError(f"cannot be read as a trace: {printable(error, 300)}", path) from error
 
 
 def _value(file: Any, key: str) -> dict[str, Any]:

@@ -184,7 +184,11 @@ def _given(
     image_size: int | None,
 ) -> Side:
     if not isinstance(given, Mapping) and traces.is_trace(given):
-        return traces.load(given)
+        found = traces.load(given)
+        if found.architecture not in (architecture.name, architecture.sibling):
+            own = printable(found.architecture)
+            raise UsageError(f"is a trace of {own}, not of {architecture.name}", given)
+        return found
     return prepare(
         architecture, given, folder, dialect=dialect, key=key, num_classes=num_classes,
         image_size=image_size,
@@ -207,7 +211,7 @@ def _write_inputs(
     elif given.images is not None:
         arrays = sources.pictures(given.images, architecture.preprocessing, size)
     elif given.arrays is not None:
-        arrays = sources.arrays(given.arrays)
+        arrays = sources.arrays(given.arrays, size)
     else:
         arrays = sources.noise(given.protocol.seeds, given.protocol.batch_sizes, size)
     exchange.save(folder / "inputs.safetensors", arrays, {})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from porter.architectures import Preprocessing
-from porter.errors import InputError, MissingPackage, UsageError
+from porter.errors import InputError, MissingPackage, printable
 from porter.tensor import Array
+
+MOST_LENGTHY = 50
+"""How many times as long as wide a picture may be: its longer side is resized with the shorter."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 
@@ -33,22 +39,33 @@ def pictures(
     """Return pictures as the variant wants them, float32 (1, 3, size, size), by file name.
 
     The shorter side is resized to size / crop, the middle is cut out, values are scaled to
-    [0, 1] and normalised. Needs pillow (`MissingPackage`).
+    [0, 1] and normalised. As torchvision's folders of images do, this keeps pixels as they are
+    stored, whatever the EXIF orientation says, and makes RGB of greys, palettes, CMYK and alpha.
+    Only the `most` first files are taken. Needs pillow (`MissingPackage`).
     """
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise MissingPackage("--images needs pillow; run `pip install pillow`") from error
+    if not Path(folder).is_dir():
+        raise InputError("is no folder of pictures", folder)
     files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES)[:most]
     if not files:
         raise InputError("holds no picture (" + " ".join(SUFFIXES) + ")", folder)
+    # What pillow's readers raise for damaged files is of no one kind.
+    damaged = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
+               ValueError, EOFError, IndexError, struct.error, zlib.error)  # fmt: skip
     found = {}
     for file in files:
         try:
             with Image.open(file) as image:
-                found[file.name] = _prepared(image.convert("RGB"), preprocessing, size)
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"is no picture that can be read: {error}", file) from error
+                colours = image.convert("RGB")
+        except damaged as error:
+            raise InputError(f"is no picture that can be read: {printable(error)}", file) from error
+        if max(colours.size) > MOST_LENGTHY * min(colours.size):
+            width, height = colours.size
+            raise InputError(f"is {width} × {height} pixels: too long to be cut out of", file)
+        found[file.name] = _prepared(colours, preprocessing, size)
     return found
 
 
@@ -66,19 +83,33 @@ def _prepared(image: Any, preprocessing: Preprocessing, size: int) -> Array:
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
 
-def arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Return the arrays of an `.npz` or `.npy` file, each a batch (N, 3, H, W), as float32."""
+def arrays(path: str | os.PathLike[str], size: int) -> dict[str, Array]:
+    """Return the arrays of an `.npz` or `.npy` file, batches (N, 3, size, size), as float32."""
     try:
         loaded = np.load(path, allow_pickle=False)
         both = {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError) as error:
-        raise InputError(f"is no .npy or .npz file of plain arrays: {error}", path) from error
-    for name, array in both.items():
-        if array.ndim != 4 or array.shape[2] != array.shape[3] or array.dtype.kind not in "fiu":
-            raise UsageError(
-                f"array {name!r} is {array.dtype} {list(array.shape)};"
-                " a batch of square pictures (N, 3, H, W) is expected", path,
-            )  # fmt: skip
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error) as error:  # fmt: skip
+        said = printable(error)
+        raise InputError(f"is no .npy or .npz file of plain arrays: {said}", path) from error
     if not both:
         raise InputError("holds no array", path)
+    for name, array in both.items():
+        problem = misfit(array, size)
+        if problem:
+            raise InputError(f"array {printable(name)!r} {problem}", path)
     return {name.replace("/", "_"): array.astype(np.float32) for name, array in both.items()}
+
+
+def misfit(array: Array, size: int) -> str:
+    """Say why an array is no batch of pictures (N, 3, size, size), nothing if it is one."""
+    good = array.ndim == 4 and len(array) > 0 and array.shape[1:] == (3, size, size)
+    if not good or array.dtype.kind not in "fiu":
+        return (
+            f"is {array.dtype} {list(array.shape)};"
+            f" a batch of pictures (N, 3, {size}, {size}) of numbers is expected"
+        )
+    if not np.isfinite(array).all():
+        return "holds NaN or infinite values"
+    with np.errstate(over="ignore"):
+        return "" if np.isfinite(array.astype(np.float32)).all() else "overflows float32"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from porter.errors import InputError
+from porter.errors import InputError, printable
 from porter.runtimes import exchange
+from porter.runtimes.side import PRECISIONS
 from porter.tensor import Array, Shape
+from porter.verify.inputs import misfit
 from porter.verify.who import SideReport
 
 VERSION = 1
@@ -90,10 +92,23 @@ def is_trace(path: str | os.PathLike[str]) -> bool:
 
 
 def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace; `InputError` says why a file is none."""
+    """Read a trace; `InputError` says why a file is none, or what is wrong with it."""
     arrays, about = exchange.load(path)
-    if about.get("trace") != VERSION:
-        raise InputError(f"is no trace of version {VERSION}", path)
+    version = about.get("trace")
+    if version != VERSION:
+        said = "no trace" if version is None else f"a trace of version {printable(version)}"
+        raise InputError(f"is {said}; version {VERSION} is read here: record it again", path)
+    try:
+        made = _parsed(arrays, about, os.fspath(path))
+        problem = _problem(made, arrays, about)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {printable(error)}"
+    if problem:
+        raise InputError(f"is a damaged trace: {problem}", path)
+    return made
+
+
+def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) -> Trace:
     groups: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
         head, _, rest = name.partition("/")
@@ -102,11 +117,11 @@ def load(path: str | os.PathLike[str]) -> Trace:
     for name, array in groups.get("output", {}).items():
         precision, _, rest = name.partition("/")
         outputs.setdefault(precision, {})[rest] = array
-    report = about["report"]
-    report["weights"] = tuple(report["weights"])
-    report["recorded"] = True
+    known = {field.name for field in fields(SideReport)}
+    report = {name: value for name, value in about["report"].items() if name in known}
+    report |= {"weights": tuple(report["weights"]), "recorded": True, "file": path}
     return Trace(
-        report=replace(SideReport(**report), file=os.fspath(path)),
+        report=SideReport(**report),
         architecture=about["architecture"],
         num_classes=about["num_classes"],
         image_size=about["image_size"],
@@ -116,11 +131,39 @@ def load(path: str | os.PathLike[str]) -> Trace:
             precision: Layers(
                 {place: groups["layer"][f"{precision}/{place}"] for place in said["places"]},
                 {place: tuple(shape) for place, shape in said["shapes"].items()},
-                said["kinds"],
+                {place: str(kind) for place, kind in said["kinds"].items()},
             )
             for precision, said in about["layers"].items()
         },
         gradients=groups.get("gradient", {}),
         stepped=groups.get("stepped", {}),
-        calls=os.fspath(path) if about["calls"] else "",
+        calls=path if about["calls"] else "",
+    )
+
+
+def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> str:
+    """Say what in a trace is not as `save` writes it; nothing if all is."""
+    report, texts = trace.report, ("label", "framework", "dialect", "format", "device")
+    words = [getattr(report, name) for name in texts] + list(report.weights)
+    words += [trace.architecture, *report.versions, *report.versions.values()]
+    if not all(isinstance(word, str) for word in words):
+        return "what it says of its side is no text"
+    if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
+        return "classes and image size are no positive numbers"
+    for case, array in trace.inputs.items():
+        if problem := misfit(array, trace.image_size):
+            return f"input {printable(case)} {problem}"
+    if not trace.inputs or not trace.outputs:
+        return "it has no inputs or no outputs"
+    for precision, outputs in trace.outputs.items():
+        if precision not in PRECISIONS or {k.rpartition("/")[0] for k in outputs} != {
+            *trace.inputs
+        }:
+            return f"its outputs in {printable(precision)} are not those of its inputs"
+    for layers in trace.layers.values():
+        if not layers.values.keys() <= layers.shapes.keys():
+            return "a layer has no shape"
+    used = [a["array"] for called in about["calls"].values() for a in called if "array" in a]
+    return (
+        "" if all(name in arrays for name in used) else "what a module was called with is not there"
     )
