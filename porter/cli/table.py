@@ -28,7 +28,8 @@ def command() -> None:
               help="Hold a table of your own to a checkpoint.")  # fmt: skip
 @click.option("--dialect", metavar="DIALECT", help="Naming of that checkpoint; default: it fits.")
 @click.option("--prove", "proving", is_flag=True,
-              help="Mutate each row: every fault must show in the outputs.")  # fmt: skip
+              help="Mutate each row: every fault must show in the outputs. Of several"
+              " variants the smallest of each layout is run.")  # fmt: skip
 @json_option
 @click.pass_context
 def check(

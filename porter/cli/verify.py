@@ -24,12 +24,15 @@ def _numbers(
     return found
 
 
+_RUNTIMES = ("torch", "paddle", "onnxruntime")
+
+
 def _python(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for value in values:
         name, equals, path = value.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=PATH")
+        if not equals or name not in _RUNTIMES:
+            raise click.BadParameter(f"{value!r} is not NAME=PATH, NAME one of {_RUNTIMES}")
         found[name] = path
     return found
 
@@ -52,7 +55,7 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.option("--preset", default="default", help="Protocol: default, strict or paddleclas.")
 @click.option("--seeds", type=click.IntRange(1), help="How many seeded inputs; default 1.")
 @click.option("--batch-sizes", callback=_numbers, metavar="N,N", help="Default 1,2.")
-@click.option("--images", type=click.Path(), metavar="DIR", help="Pictures instead of noise.")
+@click.option("--images", type=click.Path(), metavar="DIR", help="Pictures (the first 64).")
 @click.option("--inputs", type=click.Path(), metavar="FILE", help="Arrays (.npz, .npy) instead.")
 @click.option("--precision", type=click.Choice(list(_PRECISIONS)), default="fp32",
               help="What RIGHT computes in, beside float64.")  # fmt: skip
