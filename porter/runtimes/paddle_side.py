@@ -67,6 +67,7 @@ class PaddleSide:
     def adopt(self, model: Any) -> None:
         self._model = model
         self._model.eval()
+        self._model.to(device=self._device)
         self._state = self._model.state_dict()
         self._modules = {"": self._model, **dict(self._model.named_sublayers())}
 
