@@ -25,7 +25,8 @@ from porter.codecs.read_back import differences
 from porter.codecs.ties import compact
 from porter.errors import PorterError, SystemFault, UsageError, listed, printable
 from porter.onnx import model, notes, transform
-from porter.onnx.graph import FLOAT, FLOAT16, parse
+from porter.onnx.graph import FLOAT, FLOAT16
+from porter.onnx.parse import parse
 from porter.onnx.template import OPSET, Template, template
 from porter.tensor import LazyTensor, StateDict
 

@@ -17,7 +17,8 @@ from porter import __version__
 from porter.codecs.pieces import Body, Late, Piece
 from porter.errors import UsageError, printable
 from porter.onnx import wire
-from porter.onnx.graph import Graph, tensor_header
+from porter.onnx.attributes import tensor_header
+from porter.onnx.graph import Graph
 from porter.tensor import LazyTensor, StateDict
 
 LARGEST = (1 << 31) - 1

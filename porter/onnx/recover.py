@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,9 +30,11 @@ from porter.onnx import model, notes, transform
 from porter.onnx.align import Alignment, align, placed
 from porter.onnx.constants import weights as weights_of
 from porter.onnx.export import Options, export
-from porter.onnx.flow import Flow, reduce
-from porter.onnx.graph import Graph, parse
+from porter.onnx.flow import Flow
+from porter.onnx.graph import Graph
 from porter.onnx.names import named
+from porter.onnx.parse import parse
+from porter.onnx.reduce import reduce
 from porter.onnx.template import Template, template
 from porter.runtimes import exchange
 from porter.runtimes.process import Worker
@@ -124,7 +126,7 @@ class _Search:
         self._fold = fold_batchnorm
         with InputFile(path) as file:
             graph = parse(file).graph
-        self._own = _signature(graph, state, path)
+        self._own = _signature(graph, state, path, architecture.image_size)
         self._num_classes, self._image_size = self._own.num_classes, self._own.image_size
 
     def recovered(self) -> Recovered:
@@ -132,7 +134,7 @@ class _Search:
         made = self._template()
         with Worker("onnx-tools") as worker, tempfile.TemporaryDirectory(prefix="porter-") as temp:
             folder = Path(temp)
-            graph = _tidied(worker, self._path, folder, [])
+            graph = self._tidied(worker, self._path, folder)
             foreign = reduce(graph)
             mine = reduce(self._tidied_template(made, worker, folder), self._constants())
             alignment = align(mine, foreign)
@@ -160,7 +162,18 @@ class _Search:
         )
         path = folder / "template.onnx"
         path.write_bytes(b"".join(p for p in model.pieces(sheet, {}, {}) if isinstance(p, bytes)))
-        return _tidied(worker, os.fspath(path), folder, list(made.weights))
+        return self._tidied(worker, os.fspath(path), folder, list(made.weights))
+
+    def _tidied(
+        self, worker: Worker, path: str, folder: Path, weights: Sequence[str] = ()
+    ) -> Graph:
+        output = folder / "tidied.onnx"
+        worker.request(
+            "tidy", path=os.path.abspath(path), output=os.fspath(output),
+            image_size=self._image_size, weights=list(weights),
+        )  # fmt: skip
+        with InputFile(output) as file:
+            return parse(file).graph
 
     def _by_structure(
         self, made: Alignment, used: Template
@@ -241,13 +254,6 @@ class _Search:
         return f"proven: rebuilt, it computes the same (error {error:.1e})"
 
 
-def _tidied(worker: Worker, path: str, folder: Path, weights: list[str]) -> Graph:
-    output = folder / "tidied.onnx"
-    worker.request("tidy", path=os.path.abspath(path), output=os.fspath(output), weights=weights)
-    with InputFile(output) as file:
-        return parse(file).graph
-
-
 def _error(found: Array, reference: Array) -> float:
     """Return `max |x - ref| / rms(ref)`, infinite where that makes no sense."""
     if found.shape != reference.shape or not found.size:
@@ -278,21 +284,25 @@ class Signature:
         return tuple(f for f, rows in known.items() if any(e.name in self.names for e in rows))
 
 
-def signature(path: str | os.PathLike[str]) -> Signature:
-    """Return what an ONNX file takes and gives; `UsageError` unless it is pictures and scores."""
+def signature(path: str | os.PathLike[str], image_size: int) -> Signature:
+    """Return what an ONNX file takes and gives; `UsageError` unless it is pictures and scores.
+
+    `image_size`, in pixels, is that of a graph which leaves it open.
+    """
     name = os.fspath(path)
     with InputFile(name) as file:
         graph = parse(file).graph
-    return _signature(graph, weights_of(name), name)
+    return _signature(graph, weights_of(name), name, image_size)
 
 
-def _signature(graph: Graph, weights: StateDict, path: str) -> Signature:
+def _signature(graph: Graph, weights: StateDict, path: str, image_size: int) -> Signature:
     images = [value for value in graph.inputs if value.name not in weights]
     if len(images) != 1 or len(images[0].dims) != 4:
         names = listed(value.name for value in images)
         raise UsageError(f"takes {names or 'nothing'}, not one picture", path)
-    batch, _, height, width = images[0].dims
-    if not isinstance(height, int) or height != width:
+    batch, _, *sides = images[0].dims
+    height, width = (side if isinstance(side, int) and side > 0 else image_size for side in sides)
+    if height != width:
         raise UsageError(f"takes pictures of {height} × {width}, not of one square size", path)
     dims = graph.outputs[0].dims if graph.outputs else ()
     if len(dims) != 2 or not isinstance(dims[1], int):

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from porter.architectures import Architecture
 from porter.errors import InputError, MissingPackage, SystemFault
-from porter.onnx.graph import Memory, Model, Value, parse
+from porter.onnx.graph import Model, Value
+from porter.onnx.parse import Memory, parse
 from porter.runtimes.process import Worker
 
 OPSET = 20

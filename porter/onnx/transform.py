@@ -11,18 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from porter.errors import UsageError, listed, printable
-from porter.onnx.graph import (
-    FLOAT,
-    FLOAT16,
+from porter.onnx.attributes import (
     Attribute,
-    Graph,
-    Node,
-    Value,
     attribute_value,
-    constant,
     integer_attribute,
     tensor_attribute,
 )
+from porter.onnx.graph import FLOAT, FLOAT16, Graph, Node, Value, constant
 from porter.tensor import Array
 
 WIDE = frozenset({"Softmax", "ReduceMean", "ReduceSum"})

@@ -15,15 +15,21 @@ from porter.errors import InputError, listed
 from porter.runtimes.models import need
 from porter.runtimes.onnx_trace import close_constants
 
+_SHORT = 64
+"""Elements of the longest constant that can be a shape."""
+
 
 def tidy(
-    path: str | os.PathLike[str], output: str | os.PathLike[str], weights: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    image_size: int,
+    weights: Sequence[str] = (),
 ) -> None:
     """Write the graph at `path` to `output` without its weights, which become inputs.
 
-    The batch becomes 1 and everything that follows from shapes alone is folded; shapes of all
-    values are noted. What counts as a weight are floating tensors of more than one element, and
-    the inputs that `weights` names.
+    The batch becomes 1, the image `image_size` pixels wide and high, and everything that follows
+    from shapes alone is folded; shapes of all values are noted. What counts as a weight are
+    floating tensors of more than one element, and the inputs that `weights` names.
     `InputError` when the graph has not one image as its input.
     """
     for package in ("onnx", "onnxscript"):
@@ -42,7 +48,7 @@ def tidy(
         raise InputError(f"takes {listed(str(v.name) for v in images)}, not one image", path)
     for value in [v for v in graph.inputs if v.name in graph.initializers]:
         graph.inputs.remove(value)
-    images[0].shape = ir.Shape([1, *images[0].shape[1:]])
+    images[0].shape = ir.Shape([1, 3, image_size, image_size])
     for value in graph.outputs:
         value.shape = None
     _open(graph)
@@ -53,6 +59,8 @@ def tidy(
             if not value.is_graph_output():
                 value.shape = None  # it may hold the old batch
     optimizer.optimize(model, num_iterations=3)
+    if _fill_constants(graph):
+        optimizer.optimize(model, num_iterations=3)
     close_constants(graph)
     model.metadata_props.clear()
     ir.save(model, output)
@@ -79,6 +87,27 @@ def _open(graph: Any) -> None:
             made.replace_all_uses_with(value)
             graph.remove(node, safe=True)
             graph.inputs.append(value)
+
+
+def _fill_constants(graph: Any) -> int:
+    """Make constants of the small ConstantOfShape nodes, which the optimizer leaves alone."""
+    import onnx_ir as ir
+
+    found = 0
+    for node in list(graph):
+        sizes = node.inputs and ir.convenience.get_const_tensor(node.inputs[0])
+        if node.op_type != "ConstantOfShape" or sizes is None or np.prod(sizes.numpy()) > _SHORT:
+            continue
+        value = node.attributes.get("value")
+        filled = value.value.numpy().ravel()[:1] if value is not None else np.zeros(1, np.float32)
+        (made,) = node.outputs
+        tensor = ir.tensor(np.full(sizes.numpy(), filled, filled.dtype), name=f"{made.name}_filled")
+        constant = ir.node("Constant", [], attributes={"value": tensor})
+        graph.insert_before(node, constant)
+        made.replace_all_uses_with(constant.outputs[0])
+        graph.remove(node, safe=True)
+        found += 1
+    return found
 
 
 def _keep_unknown(node: Any) -> None:

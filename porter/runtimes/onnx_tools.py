@@ -23,9 +23,9 @@ def traced(
     return {}
 
 
-def tidied(path: str, output: str, weights: Sequence[str] = ()) -> dict[str, Any]:
+def tidied(path: str, output: str, image_size: int, weights: Sequence[str] = ()) -> dict[str, Any]:
     """Write a graph without its weights (`porter.runtimes.onnx_tidy.tidy`)."""
-    tidy(path, output, weights)
+    tidy(path, output, image_size, weights)
     return {}
 
 

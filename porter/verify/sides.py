@@ -74,7 +74,7 @@ def prepare(
         with fetch.named(here):
             found = codecs.detect(here.path)
         if found == "onnx":
-            return _graph(architecture, here)
+            return _graph(architecture, here, image_size or architecture.image_size)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
     shapes = shapes_of(state)
     container = state.origin.format if state.origin is not None else ""
@@ -106,11 +106,11 @@ def prepare(
     return Prepared(report, fitted.architecture, fitted.plan, state, request)
 
 
-def _graph(architecture: Architecture, here: fetch.Fetched) -> Prepared:
+def _graph(architecture: Architecture, here: fetch.Fetched, image_size: int) -> Prepared:
     """Return an ONNX model as a side: classes, size, batch and precision are the graph's own."""
     from porter.onnx.recover import signature
 
-    own = signature(here.path)
+    own = signature(here.path, image_size)
     report = SideReport(
         label="onnxruntime", framework="onnxruntime", dialect="onnx", file=here.shown,
         format="onnx", weights=(own.dtype,),

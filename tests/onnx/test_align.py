@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from porter.errors import InputError
 from porter.onnx.align import align
-from porter.onnx.flow import Flow, reduce
-from porter.onnx.graph import Memory, parse
+from porter.onnx.flow import Flow
+from porter.onnx.parse import Memory, parse
+from porter.onnx.reduce import reduce
 
 SHAPES = {"image": [1, 4], "one": [4, 4], "two": [4, 4], "a": [4], "b": [4]}
 
@@ -84,6 +86,37 @@ def test_layer_norm_in_pieces_is_whole() -> None:
         node("Add", "m b", "y"),
     ]  # fmt: skip
     assert places(flow(whole), flow(pieces)) == {"a": "a", "b": "b"}
+
+
+def test_padding_by_nothing_is_no_layer() -> None:
+    """An exporter that writes a Pad of zeros where the size fits already adds no layer."""
+    pads = helper.make_node("Constant", [], ["p"], value=numpy_helper.from_array(np.int64([0] * 4)))
+    mine = [node("MatMul", "image one", "y")]
+    other = [pads, node("Pad", "image p", "x"), node("MatMul", "x two", "y")]
+    assert places(flow(mine), flow(other)) == {"one": "two"}
+
+
+def test_what_leads_nowhere_is_no_layer() -> None:
+    """Nodes from which no output follows do not hide what the others do."""
+    mine = [node("MatMul", "image one", "x"), node("Relu", "x", "y")]
+    other = [node("MatMul", "image two", "x"), node("Erf", "x", "dead"), node("Relu", "x", "y")]
+    found = flow(other)
+    assert [layer.label[0] for layer in found.layers] == ["image", "linear", "Relu"]
+    assert found.below() == flow(mine).below()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        node("Split", "image", "y", axis=1, split=[1, 3]), node("Gather", "image", "y"),
+        node("Transpose", "one", "t", perm=[0, 5]), node("BatchNormalization", "image", "y"),
+    ],
+    ids=lambda wrong: wrong.op_type,
+)  # fmt: skip
+def test_a_node_that_makes_no_sense_is_named(wrong: onnx.NodeProto) -> None:
+    """A stranger's graph is refused in a line, whatever its nodes lack."""
+    with pytest.raises(InputError, match=rf"the {wrong.op_type} .* makes no sense"):
+        flow([wrong])
 
 
 def test_a_bias_that_is_not_there_stands_for_zero() -> None:

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from porter.errors import InputError
 from porter.onnx import wire
-from porter.onnx.graph import Memory, constant, parse
+from porter.onnx.graph import constant
+from porter.onnx.parse import Memory, parse
 
 
 def model() -> onnx.ModelProto:

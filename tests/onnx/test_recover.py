@@ -110,10 +110,27 @@ def test_folded_batch_norms_are_refused_or_taken_as_asked(tmp_path: Path) -> Non
     assert any("made to do nothing" in line for line in found.how)
 
 
-def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a ViT as torch's TorchScript exporter writes it."""
+    folder = tmp_path_factory.mktemp("vit")
+    return exported(model("vit-tiny-p16-224"), folder / "m.onnx", "torchscript")
+
+
+def test_a_file_that_leaves_the_image_size_open_comes_back(vit: Path, tmp_path: Path) -> None:
+    """optimum writes all sizes of the image as symbols: the variant's own is taken."""
+    changed = onnx.load(vit)
+    for dim, name in zip(changed.graph.input[0].type.tensor_type.shape.dim, "nchw", strict=True):
+        dim.dim_param = name
+    onnx.save(changed, tmp_path / "m.onnx")
+    found = recover(find("vit-tiny-p16-224"), tmp_path / "m.onnx")
+    assert differences(found.state, model("vit-tiny-p16-224")) == []
+
+
+def test_a_file_that_computes_something_else_is_refused(vit: Path, tmp_path: Path) -> None:
     """A graph of the same layers and another function is found out when it is run."""
-    path = exported(model("vit-tiny-p16-224"), tmp_path / "m.onnx", "torchscript")
-    changed = onnx.load(path)
+    path = tmp_path / "m.onnx"
+    changed = onnx.load(vit)
     node = next(n for n in changed.graph.node if n.op_type == "LayerNormalization")
     next(a for a in node.attribute if a.name == "epsilon").f = 0.5
     onnx.save(changed, path)
