@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from porter import fetch
 from porter._callable import make_callable
+from porter.errors import InputError, printable
 from porter.mapping.fold import fold
 from porter.mapping.recognise import Match, recognise, shapes_of
 from porter.tensor import Origin, StateDict
@@ -27,6 +28,8 @@ class Inspection:
     """Number of tensors of each dtype."""
     tied: tuple[tuple[str, ...], ...]
     """Groups of names that share their memory."""
+    graph: str = ""
+    """What an ONNX model takes and gives, by which operators; empty for other files."""
 
     def layers(self) -> list[tuple[str, str, str, int]]:
         """Return (folded name, dtype, shape, tensors) for each group of tensors alike."""
@@ -55,13 +58,35 @@ def inspect(
     for name, tensor in state.items():
         if tensor.tie is not None:
             ties.setdefault(tensor.tie, []).append(name)
+    recorded = state.origin.metadata.get("porter.architecture")
+    matches = sorted(
+        recognise(shapes_of(state)), key=lambda m: not (m.exact and m.architecture.name == recorded)
+    )  # several variants may have the same tensors: what the file says of itself decides
     return Inspection(
         state,
         state.origin,
-        tuple(recognise(shapes_of(state))),
+        tuple(matches),
         dict(Counter(tensor.dtype.name for tensor in state.values())),
         tuple(tuple(names) for names in ties.values() if len(names) > 1),
+        _graph(state) if state.origin.format == "onnx" else "",
     )
+
+
+def _graph(state: StateDict) -> str:
+    """Return a line about the graph of an ONNX model, empty where it makes no sense."""
+    from porter.codecs.files import InputFile
+    from porter.onnx.parse import parse
+
+    assert state.origin is not None
+    try:
+        with InputFile(state.origin.path) as file:
+            model = parse(file)
+    except InputError:
+        return ""
+    inputs = [value for value in model.graph.inputs if value.name not in state]
+    takes, gives = (", ".join(map(str, side)) for side in (inputs, model.graph.outputs))
+    opsets = ", ".join(f"{d or 'opset'} {version}" for d, version in model.opsets.items())
+    return printable(f"{takes} → {gives}; {opsets}; {len(model.graph.nodes)} nodes", 400)
 
 
 make_callable(__name__, inspect)

@@ -109,6 +109,23 @@ def test_no_framework_is_imported(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def seeded_file(name: str, path: Path) -> Path:
+    """Write a seeded checkpoint."""
+    porter.init(name, path)
+    return path
+
+
+def test_an_onnx_model_says_what_it_takes_and_of_which_variant_it_is(tmp_path: Path) -> None:
+    """DeiT has the tensors of ViT: the recorded variant comes first; the graph has a line."""
+    path = tmp_path / "m.onnx"
+    source = seeded_file("deit-tiny-224", tmp_path / "m.pth")
+    porter.convert("deit-tiny-224", source, path, from_="torch", to="onnx", verify=False)
+    found = porter.inspect(path)
+    assert found.matches[0].architecture.name == "deit-tiny-224"
+    assert "image float32 [batch, 3, 224, 224] → logits float32 [batch, 1000]" in found.graph
+    assert "opset 20" in found.graph
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     """A text, a folder, nothing at all: one line each."""
     (tmp_path / "a.txt").write_text("hello")

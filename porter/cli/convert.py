@@ -144,6 +144,9 @@ def _say(outcome: Conversion, dry_run: bool) -> None:
         rows.append(("cast", _cast_line(outcome)))
     if outcome.weights is not None:
         rows.append(("weights", _weights_line(outcome)))
+    if outcome.graph is None and outcome.verdict is not None and outcome.to == "onnx":
+        missing = "onnx, which is not installed; run `pip install onnx`"
+        rows.append(("graph", f"not checked: this needs {missing}"))
     if outcome.graph is not None:
         sound = "PASS  onnx's checker, with full shape inference"
         rows.append(("graph", f"FAIL  {outcome.graph}" if outcome.graph else sound))

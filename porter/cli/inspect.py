@@ -64,6 +64,8 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     rows.append(("dtypes", ", ".join(f"{name} ({count})" for name, count in found.dtypes.items())))
     if found.tied:
         rows.append(("tied", "; ".join(" = ".join(group) for group in found.tied[:4])))
+    if found.graph:
+        rows.append(("graph", found.graph))
     rows += [("note", note) for note in origin.notes]
     rows += _matches(found)
     rows += [(name, value) for name, value in origin.metadata.items() if len(value) < 200]
@@ -104,6 +106,7 @@ def as_dict(found: Inspection, tensors: bool) -> dict[str, Any]:
         "bytes": found.state.nbytes,
         "dtypes": found.dtypes,
         "tied": [list(group) for group in found.tied],
+        "graph": found.graph or None,
         "matches": [
             {
                 "architecture": m.architecture.name, "dialect": m.dialect, "exact": m.exact,

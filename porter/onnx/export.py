@@ -87,7 +87,7 @@ def export(
     weights, rest = _sorted_out(state, made, num_classes)
     sheet = _sheet(architecture, made, code, num_classes, chosen)
     said = {
-        **(metadata or {}),
+        **{key: text for key, text in (metadata or {}).items() if key != "format"},  # safetensors'
         notes.PREPROCESSING: notes.preprocessing(architecture, image_size),
         notes.UNUSED: notes.unused(state, rest),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from porter.onnx import wire
-from porter.onnx.attributes import Attribute, attribute_value, tensor_attribute
+from porter.onnx.attributes import BY_ONNX, Attribute, attribute_value, tensor_attribute
 from porter.tensor import Array
 
 FLOAT, FLOAT16 = 1, 10
@@ -56,6 +56,11 @@ class Value:
     elem_type: int
     dims: tuple[int | str | None, ...]
     doc: str = ""
+
+    def __str__(self) -> str:
+        dtype = BY_ONNX.get(self.elem_type)
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.dims)
+        return f"{self.name} {dtype.name if dtype else '?'} [{dims}]"
 
     def encode(self) -> bytes:
         """Return the ValueInfoProto."""

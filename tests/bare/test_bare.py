@@ -49,6 +49,36 @@ def test_conversions_work_both_ways(tmp_path: Path) -> None:
     assert "equal, bit for bit" in said
 
 
+def test_onnx_is_written_from_a_packed_template_and_read_back(tmp_path: Path) -> None:
+    """The graph is in the package: no framework traces it; what proves it is asked for."""
+    porter("init", "shunted-t", "-o", "x.pdparams", "--to", "paddle", cwd=tmp_path)
+    said = porter(
+        "convert", "shunted-t", "x.pdparams", "-o", "x.onnx", "--from", "paddle", "--to", "onnx",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "bit-identical when mapped back" in said
+    assert "not installed" in said
+    assert "not checked: this needs onnx" in said
+    porter(
+        "convert", "shunted-t", "x.onnx", "-o", "back.pdparams", "--from", "onnx", "--to",
+        "paddle", cwd=tmp_path,
+    )  # fmt: skip
+    assert (tmp_path / "back.pdparams").read_bytes() == (tmp_path / "x.pdparams").read_bytes()
+    found = json.loads(porter("inspect", "x.onnx", "--json", cwd=tmp_path))
+    assert found["matches"][0]["architecture"] == "shunted-t"
+
+
+def test_a_template_that_is_not_packed_asks_for_torch(tmp_path: Path) -> None:
+    """Another opset must be traced: exit code 3, and where a template may come from."""
+    porter("init", "shunted-t", "-o", "x.pth", cwd=tmp_path)
+    said = porter(
+        "convert", "shunted-t", "x.pth", "-o", "x.onnx", "--from", "torch", "--to", "onnx",
+        "--opset", "18", cwd=tmp_path, code=3,
+    )  # fmt: skip
+    assert "needs torch" in said
+    assert "export-templates" in said
+
+
 def test_files_are_inspected(tmp_path: Path) -> None:
     """A checkpoint is recognised without a framework."""
     porter("init", "shunted-t", "-o", "x.pdparams", "--to", "paddle", cwd=tmp_path)

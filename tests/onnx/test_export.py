@@ -124,7 +124,6 @@ def test_an_fp16_export_is_within_its_own_floor(name: str, tmp_path: Path) -> No
         array, found = mine[tensor_name].read(), np.array(theirs[tensor_name].read())
         rounded = array.astype(np.float16) if array.dtype == np.float32 else array
         assert found.tobytes() == np.array(rounded).tobytes(), tensor_name
-    assert {t.dtype.name for t in theirs.values() if t.dtype.is_float} == {"float16"}
 
 
 @pytest.mark.parametrize("name", UNPUBLISHED)
