@@ -1,10 +1,11 @@
-"""Write the documents that are made from the code: `docs/cli.md` and the tables in README.md.
+"""Write what is made from the code: `docs/cli.md`, the tables in README.md, `mappings/names.json`.
 
 `--check` writes nothing and fails when a document is out of date.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import click
 from porter.architectures import families
 from porter.cli import cli
 from porter.cli.list import sayings
+from porter.mapping.table import Dialect, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -55,6 +57,29 @@ def architecture_table() -> str:
     return "\n".join(lines)
 
 
+def module_names() -> str:
+    """Return what every dialect calls its modules, a dialect a line, its separator first."""
+    tables = {name: variants[0].table for name, variants in families().items()}
+    parts = []
+    for family, table in tables.items():
+        rows = [
+            f" {json.dumps(name)}: {json.dumps([dialect.convention.separator, *found])}"
+            for name, dialect in table.dialects.items()
+            for found in [sorted(_modules(table, dialect))]
+        ]
+        parts.append(f'"{family}": {{\n' + ",\n".join(rows) + "\n}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _modules(table: Table, dialect: Dialect) -> set[str]:
+    """Return what a dialect calls modules and bare tensors, every number as `#`."""
+    renamed = {name for row in dialect.rows for side in row.canonical for name in side.plain}
+    found = {name for layer in table.layers for name in layer.path.plain} - renamed
+    found |= {name for row in dialect.rows for side in row.dialect for name in side.plain}
+    found |= {name for extra in dialect.extra for name in extra.path.plain}
+    return found | (_modules(table, dialect.otherwise) if dialect.otherwise else set())
+
+
 def documents() -> dict[Path, str]:
     """Return {path: text} of every generated document."""
     readme = ROOT / "README.md"
@@ -63,7 +88,11 @@ def documents() -> dict[Path, str]:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     made = f"{before}{begin}\n{architecture_table()}\n{end}{after}"
-    return {ROOT / "docs" / "cli.md": command_reference(), readme: made}
+    return {
+        ROOT / "docs" / "cli.md": command_reference(),
+        ROOT / "mappings" / "names.json": module_names(),
+        readme: made,
+    }
 
 
 def main() -> None:

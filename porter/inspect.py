@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from porter import fetch
 from porter._callable import make_callable
 from porter.errors import InputError, printable
+from porter.mapping import signature
 from porter.mapping.fold import fold
-from porter.mapping.recognise import Match, recognise, shapes_of
 from porter.tensor import Origin, StateDict
+
+if TYPE_CHECKING:
+    from porter.mapping.recognise import Match
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +62,28 @@ def inspect(
     for name, tensor in state.items():
         if tensor.tie is not None:
             ties.setdefault(tensor.tie, []).append(name)
-    recorded = state.origin.metadata.get("porter.architecture")
-    matches = sorted(
-        recognise(shapes_of(state)), key=lambda m: not (m.exact and m.architecture.name == recorded)
-    )  # several variants may have the same tensors: what the file says of itself decides
     return Inspection(
         state,
         state.origin,
-        tuple(matches),
+        _matches(state, state.origin),
         dict(Counter(tensor.dtype.name for tensor in state.values())),
         tuple(tuple(names) for names in ties.values() if len(names) > 1),
         _graph(state) if state.origin.format == "onnx" else "",
     )
+
+
+def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
+    """Return the architectures that a state dict fits; tables are read only if one is likely.
+
+    Several variants may have the same tensors: what the file says of itself decides.
+    """
+    if not signature.resembles_any(state):
+        return ()
+    from porter.mapping.recognise import recognise, shapes_of
+
+    recorded = origin.metadata.get("porter.architecture")
+    found = recognise(shapes_of(state))
+    return tuple(sorted(found, key=lambda m: not (m.exact and m.architecture.name == recorded)))
 
 
 def _graph(state: StateDict) -> str:

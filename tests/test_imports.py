@@ -48,6 +48,22 @@ def test_help_is_light(tmp_path: Path) -> None:
     assert not modules_after(code, tmp_path) & {*FRAMEWORKS, "numpy", "rich"}
 
 
+def test_inspecting_a_stranger_reads_no_table(tmp_path: Path) -> None:
+    """What resembles no architecture is described without tables, hashes and pools of rich."""
+    code = (
+        "import sys, numpy; from porter import codecs; from porter.tensor import StateDict\n"
+        "codecs.write(StateDict.of({'alien': numpy.ones(3)}), 'x.pth', 'torch')\n"
+        "for name in [n for n in sys.modules if n.startswith(('porter', 'hashlib'))]:\n"
+        "    del sys.modules[name]\n"
+        "sys.argv = ['porter', 'inspect', 'x.pth']\n"
+        "from porter.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "assert 'porter.codecs.torch_zip' in sys.modules\n"
+        "assert not {'porter.mapping.table', 'porter.ops', 'hashlib'} & set(sys.modules)"
+    )
+    assert not modules_after(code, tmp_path) & {*FRAMEWORKS, "tomllib", "rich"}
+
+
 def test_public_functions_are_callable_beside_their_modules(tmp_path: Path) -> None:
     """`porter.convert(...)` and `import porter.convert` do not get in each other's way."""
     code = (

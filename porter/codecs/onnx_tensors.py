@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from math import prod
@@ -156,6 +155,8 @@ def _opened(walker: Walker, place: dict[str, str]) -> InputFile:
     if os.path.samestat(os.fstat(file.fileno()), os.fstat(walker.file.fileno())):
         raise walker.broken("the external data is the model file itself")
     if "checksum" in place:
+        import hashlib  # Seldom needed, and slow to load.
+
         digest = hashlib.sha1(usedforsecurity=False)
         for start in range(0, file.size, 1 << 20):
             digest.update(file.pread(start, min(1 << 20, file.size - start)))

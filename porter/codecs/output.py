@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -191,7 +190,7 @@ def _pattern(path: str) -> str:
 def _create(target: Target) -> tuple[str, int]:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
-        unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+        unique = f"{os.getpid()}-{os.urandom(4).hex()}"
         name = os.path.join(target.folder, _pattern(target.path) + unique)
         # The content of a private file is private from its first byte.
         mode = 0o666 if target.old is None else 0o600

@@ -13,10 +13,10 @@ from functools import cache, cached_property
 from itertools import product
 
 from porter.errors import TableError
+from porter.mapping.signature import plain
 
 _HOLE = re.compile(r"\{([^{}]*)\}")
 _INSIDE = re.compile(r"(?P<name>[a-z_]+)(?:(?P<shift>[+-]\d+)|:(?P<words>[^{}+]+))?")
-_DECIMAL = re.compile("[0-9]+")
 _NUMBER = "(?:0|[1-9][0-9]*)"
 
 
@@ -36,11 +36,6 @@ class Hole:
     def __str__(self) -> str:
         words = ":" + ",".join(self.words) if self.words else ""
         return f"{{{self.name}{words}{f'{self.shift:+d}' if self.shift else ''}}}"
-
-
-def plain(name: str) -> str:
-    """Return a name with every number as `#`."""
-    return _DECIMAL.sub("#", name)
 
 
 class Pattern:

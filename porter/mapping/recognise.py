@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 
 from porter.architectures import Architecture, families, find
 from porter.errors import PorterError
-from porter.mapping.pattern import plain
 from porter.mapping.plan import Shapes, link_variant, plan
-from porter.mapping.table import CANONICAL, Dialect, builtin
+from porter.mapping.signature import NEAR, Likeness, likenesses, plain
+from porter.mapping.table import CANONICAL
 from porter.skeleton import Dim
 from porter.tensor import DTYPES, StateDict
 
-_NEAR = 0.4
-"""Share of names in common from which a checkpoint is said to be nearly something."""
 _SLACK = 0.9
 _MOST_CLASSES = 30_000
 _MOST_POSITIONS = 20_000
@@ -48,48 +46,20 @@ def recognise(source: Shapes, among: Iterable[Architecture] | None = None) -> li
     and the number of elements which variants are worth a plan.
     """
     groups = families() if among is None else _grouped(among)
-    mine = {plain(name) for name in source}
     exact: list[Match] = []
-    near: list[Match] = []
-    for variants in groups.values():
-        for dialect in variants[0].table.dialects:
-            covered, common = _overlap(mine, variants[0].family, dialect)
-            if covered == len(mine):
-                exact += _exact(source, variants, dialect, common)
-            near.append(Match(variants[0], dialect, False, common))
+    near: Likeness | None = None
+    for one in likenesses(source):
+        if one.family not in groups:
+            continue
+        if one.complete:
+            exact += _exact(source, groups[one.family], one.dialect, one.common)
+        if near is None or one.common > near.common:
+            near = one
     if exact:
         return sorted(exact, key=lambda m: (-_natural(m), -m.overlap))
-    best = max(near, key=lambda m: m.overlap, default=None)
-    return [best] if best is not None and best.overlap > _NEAR else []
-
-
-def _overlap(mine: Set[str], family: str, dialect: str) -> tuple[int, float]:
-    """Return how many of a checkpoint's names a dialect knows, and the share in common."""
-    known = _modules(family, dialect)
-    separator = builtin(family).dialects[dialect].convention.separator
-    modules = {}
-    for name in mine:
-        module = name.rpartition(separator)[0]
-        modules[name] = name if name in known or module not in known else module
-    shared = {module for module in modules.values() if module in known}
-    covered = sum(module in known for module in modules.values())
-    return covered, len(shared) / len({*modules.values(), *known}) if mine else 0.0
-
-
-@cache
-def _modules(family: str, dialect: str) -> frozenset[str]:
-    """Return what a dialect calls a family's modules and bare tensors, every number as `#`."""
-    table = builtin(family)
-    found: set[str] = set()
-    spoken: Dialect | None = table.dialects[dialect]
-    while spoken is not None:
-        renamed = {name for row in spoken.rows for side in row.canonical for name in side.plain}
-        own = {name for layer in table.layers for name in layer.path.plain}
-        found |= own - renamed
-        found |= {name for row in spoken.rows for side in row.dialect for name in side.plain}
-        found |= {name for extra in spoken.extra for name in extra.path.plain}
-        spoken = spoken.otherwise
-    return frozenset(found)
+    if near is None or near.common <= NEAR:
+        return []
+    return [Match(groups[near.family][0], near.dialect, False, near.common)]
 
 
 def best_dialect(architecture: Architecture, source: Shapes, prefer: str) -> str:

@@ -11,6 +11,7 @@ from porter.endpoint import parse
 from porter.mapping.check import dialect_tensors
 from porter.mapping.plan import Shapes
 from porter.mapping.recognise import best_dialect, recognise
+from porter.mapping.signature import likenesses, resembles_any
 from tests.golden.cases import ALL, Case
 
 
@@ -92,3 +93,19 @@ def test_recognition_is_quick() -> None:
     begun = time.process_time()
     recognise(there)
     assert time.process_time() - begun < 0.3
+
+
+def test_every_dialect_of_every_table_is_looked_for() -> None:
+    """The names that recognition goes by are those of the tables, in the tables' order."""
+    found = [(one.family, one.dialect) for one in likenesses([])]
+    assert found == [(f, d) for f, own in families().items() for d in own[0].table.dialects]
+    assert not resembles_any(["conv_stem.weight", "conv_head.weight"])
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
+def test_golden_names_are_all_known(case: Case) -> None:
+    """The dialect that a golden file is in knows each of its names."""
+    variant = find(case.variant)
+    dialect = parse(case.side, variant.table).dialect
+    complete = [(one.family, one.dialect) for one in likenesses(shapes(case)) if one.complete]
+    assert (variant.family, dialect) in complete
