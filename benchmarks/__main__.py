@@ -40,12 +40,14 @@ def main() -> None:
         }
         out = Path(chosen.out)
         out.mkdir(parents=True, exist_ok=True)
+        if chosen.add:
+            result["groups"] = _kept(result, out / "results.json")
         for group in _groups(setting, chosen.groups):
             load = [os.getloadavg()[0]]
             rows = _run(group, folder, chosen.rounds)
             load.append(os.getloadavg()[0])
             made = {"name": group.name, "title": group.title, "load": load, "rows": rows}
-            result["groups"].append(made)
+            _put(result["groups"], made)
             print(tables.table(made), flush=True)
             (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
             if not chosen.keep:
@@ -63,8 +65,32 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", help="folder for data; a temporary one unless given")
     parser.add_argument("--keep", action="store_true", help="keep the data")
     parser.add_argument("--out", default=str(HERE / "results"), help="folder for the results")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what an earlier run measured of other groups"
+    )
     parser.add_argument("--render", metavar="JSON", help="only write docs/performance.md again")
     return parser.parse_args()
+
+
+def _kept(result: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Return the groups of an earlier run on the same machine, with data of the same size."""
+    if not path.exists():
+        return []
+    earlier: dict[str, Any] = json.loads(path.read_text())
+    for key in ("schema", "machine", "file_system", "bytes"):
+        if earlier[key] != result[key]:
+            sys.exit(f"{path} was measured with another {key}: {earlier[key]}")
+    groups: list[dict[str, Any]] = earlier["groups"]
+    return groups
+
+
+def _put(groups: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """Add a group, in the place of the earlier one of its name and title if there is one."""
+    for i, group in enumerate(groups):
+        if (group["name"], group["title"]) == (made["name"], made["title"]):
+            groups[i] = made
+            return
+    groups.append(made)
 
 
 @contextmanager

@@ -20,7 +20,9 @@ class TorchSide:
         need("torch")
         import torch
 
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode(
+            "warn"
+        )  # As use_deterministic_algorithms, a second less.
         torch.backends.cudnn.benchmark = False
         # Sums of halves are kept in float32: their floors are derived for that.
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
