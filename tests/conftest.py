@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
-# The bare environment has tests of its own, run by `make bare`.
-collect_ignore = ["bare"] if importlib.util.find_spec("torch") else []
+# Environments of their own have tests of their own, run by `make bare` and `make old`.
+collect_ignore = ["bare", "old"] if importlib.util.find_spec("torch") else []
 
 if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings
