@@ -2,6 +2,9 @@
 # make test    set up and run the tests
 # make lint    ruff, mypy, import-linter, generated documents
 # make bare    convert where neither torch nor paddle is installed
+# make old     load and read what Paddle 2.6 with NumPy 1 loads and saves
+# make coverage  lines and branches of porter/codecs that no test reaches
+# make mutate  put faults into the readers, one at a time: a test must notice
 # make bench   measure against cp and the scripts that people write
 # make docs    write the generated documents
 
@@ -11,11 +14,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bare bench docs skeletons templates fuzz gpu reports clean
+.PHONY: setup demo test lint bare old coverage mutate bench docs skeletons templates fuzz gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -9
 
 setup: $(VENV)/.ready
 
@@ -43,6 +46,20 @@ bare:
 	$(PYTHON) -m venv .venv-bare
 	.venv-bare/bin/pip install --quiet --disable-pip-version-check -c constraints.txt . pytest pytest-timeout
 	.venv-bare/bin/python -m pytest -p no:cacheprovider tests/bare
+
+old:
+	$(PYTHON) -m venv .venv-old
+	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
+	.venv-old/bin/python -m pytest -p no:cacheprovider tests/old
+
+coverage: setup
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -q tests/codecs tests/test_repack.py tests/test_inspect.py
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+mutate: setup
+	$(BIN)/python -m tests.mutate $(MODULE)
 
 bench: setup
 	$(BIN)/python -m benchmarks
@@ -72,4 +89,4 @@ reports: setup
 	$(BIN)/python docs/reports/floors.py > docs/reports/floors.md
 
 clean:
-	rm -rf $(VENV) .venv-bare demo build *.egg-info
+	rm -rf $(VENV) .venv-bare .venv-old demo build *.egg-info
