@@ -229,6 +229,8 @@ def pieces(state: StateDict, metadata: Mapping[str, str]) -> Iterator[Piece]:
     if len(state) != 1:
         raise UsageError(f"a .npy file holds one array, not {len(state)}: write .npz")
     ((name, only),) = state.items()
+    if name:
+        raise UsageError(f"a .npy file has no place for the name {printable(name)}: write .npz")
     check_dtype(name, only)
     yield header_of(only)
     yield Body(name, only)
