@@ -58,6 +58,7 @@ EXPANSION = 64
 _FREE = 64 << 20
 _DEEPEST = 100
 _LONGEST = 4096
+_MOST_COUNTED = 1_000_000
 MOST_TENSORS = 1_000_000
 
 
@@ -121,7 +122,7 @@ def unwrap(
     if chosen.total > MOST_TENSORS:
         raise InputError(f"more than {MOST_TENSORS} tensors")
     leaves: dict[str, Leaf] = {}
-    _flatten(chosen, "", leaf, leaves)
+    _flatten(chosen, "", leaf, leaves, _joined((*path, "")))
     if not leaves:
         raise InputError("holds no tensors under names")
     _check_names(leaves)
@@ -225,17 +226,22 @@ def _walk(top: _Node) -> Iterator[tuple[_Path, _Node]]:
             todo += [((*path, key), node.inner[key]) for key in reversed(node.inner)]
 
 
-def _flatten(node: _Node, prefix: str, leaf: FindLeaf, leaves: dict[str, Leaf]) -> None:
+def _flatten(
+    node: _Node, prefix: str, leaf: FindLeaf, leaves: dict[str, Leaf], above: str = ""
+) -> None:
+    """Add the tensors of a node under their names; `above` is where it was found."""
     for key, item in node.value.items():
         inner = node.inner.get(key)
         found = leaf(item) if inner is None else None
         if (found is None and inner is None) or (inner is not None and _left_out(key, prefix)):
             continue
         if type(key) is not str:
-            where = printable(prefix + str(key))
-            raise InputError(f"a tensor stands under {where}, which is no text but {_kind(key)}")
+            where = printable(above + prefix + str(key))
+            raise InputError(
+                f"tensors stand under {where}, whose last part is no text but {_kind(key)}"
+            )
         if inner is not None:
-            _flatten(inner, prefix + key + ".", leaf, leaves)
+            _flatten(inner, prefix + key + ".", leaf, leaves, above)
         elif found is not None:
             _add(prefix + key, found, leaves)
 
@@ -292,26 +298,48 @@ def _alternatives(top: _Node, chosen: _Path) -> Iterator[_Path]:
 
 def _skipped(top: _Node, chosen: _Path, leaf: FindLeaf) -> Iterator[str]:
     """Yield what is not ported, with its kind: along the way, and beside the tensors."""
+    census = _Census(leaf)
     node = top
     for depth, step in enumerate(chosen):
         for key, item in node.value.items():
             if key != step:
-                yield _line((*chosen[:depth], key), node.inner.get(key), item, leaf)
+                yield _line((*chosen[:depth], key), node.inner.get(key), item, census)
         node = node.inner[step]
     for key, item in node.value.items():
         inner = node.inner.get(key)
         if leaf(item) is None if inner is None else _left_out(key, ""):
-            yield _line((*chosen, key), inner, item, leaf)
+            yield _line((*chosen, key), inner, item, census)
 
 
-def _line(path: _Path, node: _Node | None, item: object, leaf: FindLeaf) -> str:
-    return f"{printable(_joined(path))}: {_kind(item, node, leaf)}"
+class _Census:
+    """Counts the tensors in what is left behind; it stops counting when that would take long."""
+
+    def __init__(self, leaf: FindLeaf) -> None:
+        self.leaf = leaf
+        self._left = _MOST_COUNTED
+
+    def of(self, item: object) -> int:
+        """Return how many tensors a value holds, however deep, each place looked at once."""
+        count, seen, todo = 0, set[int](), [item]
+        while todo and self._left > 0:
+            value = todo.pop()
+            self._left -= 1
+            if self.leaf(value) is not None:
+                count += 1
+            elif isinstance(value, list | tuple | dict) and id(value) not in seen:
+                seen.add(id(value))
+                todo += value.values() if isinstance(value, dict) else value
+        return count
 
 
-def _kind(item: object, node: _Node | None = None, leaf: FindLeaf | None = None) -> str:
+def _line(path: _Path, node: _Node | None, item: object, census: _Census) -> str:
+    return f"{printable(_joined(path))}: {_kind(item, node, census)}"
+
+
+def _kind(item: object, node: _Node | None = None, census: _Census | None = None) -> str:
     if node is not None:
         return f"a dictionary with {node.total} tensors"
-    if leaf is not None and leaf(item) is not None:
+    if census is not None and census.leaf(item) is not None:
         return "a tensor outside of the state dict"
     if item is None or type(item) in (bool, int, float):
         return f"the value {printable(item, 40)}"
@@ -323,5 +351,6 @@ def _kind(item: object, node: _Node | None = None, leaf: FindLeaf | None = None)
         return "a text"
     for kind, called in ((list, "a list"), (tuple, "a tuple"), (dict, "a dictionary")):
         if isinstance(item, kind):
-            return f"{called} of {len(item)}"
+            held = 0 if census is None else census.of(item)
+            return f"{called} of {len(item)}" + (f" with {held} tensors" if held else "")
     return f"a value of {printable(repr(item))}" if type(item) is Opaque else "a value"

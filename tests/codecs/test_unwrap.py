@@ -144,17 +144,17 @@ def test_names_that_become_one_are_refused(tree: Any) -> None:
 @pytest.mark.parametrize("key", [7, None, True, 2.5, b"w", (1, "a"), Global("torch", "x")])
 def test_name_that_is_no_text_is_refused(key: Any) -> None:
     """A tensor under a number or anything else but text has no name."""
-    with pytest.raises(InputError, match="is no text but"):
+    with pytest.raises(InputError, match="last part is no text but"):
         find({"a": T(), key: T()})
-    with pytest.raises(InputError, match="is no text but"):
+    with pytest.raises(InputError, match="last part is no text but"):
         find({"a": T(), key: {"b": T()}})
 
 
 def test_number_and_its_text_are_told_apart() -> None:
     """The keys 1 and "1" are two, and the first is refused."""
-    with pytest.raises(InputError, match="1, which is no text"):
+    with pytest.raises(InputError, match="1, whose last part is no text"):
         find({"w": T(), 1: {"b": T()}, "1": {"c": T()}})
-    with pytest.raises(InputError, match="1, which is no text"):
+    with pytest.raises(InputError, match="1, whose last part is no text"):
         find({"w": T(), "1": {"c": T()}, 1: {"b": T()}})
     # Where the number's dictionary holds no tensor, the text's is not taken for it.
     assert names({"w": T(), 1: {"b": 5}, "1": {"c": T()}}) == ["w", "1.c"]
@@ -330,11 +330,30 @@ def test_every_tensor_is_taken_or_named() -> None:
         "v": {"d": T()},
         "optimizer": {"e": T()},
         "f": T(),
-        "lists": [T()],
+        "lists": [T(), {"a": (T(), 1)}],
     }
     found = find(tree)
     assert list(found.tensors) == ["w.a", "w.b.c", "v.d", "f"]
-    assert found.skipped == ("optimizer: a dictionary with 1 tensors", "lists: a list of 1")
+    assert found.skipped == (
+        "optimizer: a dictionary with 1 tensors",
+        "lists: a list of 2 with 2 tensors",
+    )
+
+
+def test_counting_what_is_left_behind_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that holds itself ends, and one under very many names is not counted for ever."""
+    monkeypatch.setattr(unwrapping, "_MOST_COUNTED", 100)
+    shared: list[object] = [T() for _ in range(30)]
+    shared.append(shared)
+    found = find({"w": T(), **{f"l{i}": shared for i in range(6)}}).skipped
+    assert found[:2] == ("l0: a list of 31 with 30 tensors", "l1: a list of 31 with 30 tensors")
+    assert found[-1] == "l5: a list of 31"
+
+
+def test_key_that_is_no_text_is_told_with_its_path() -> None:
+    """Whoever gives an optimizer's state reads where its numbers stand."""
+    with pytest.raises(InputError, match=r"under state\.0, whose last part is no text but the va"):
+        find({"state": {0: {"step": T()}, 1: {"step": T()}}})
 
 
 def test_errors_are_of_one_family() -> None:
