@@ -41,6 +41,8 @@ _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
               help="Bring the output to the disk before it gets its name (default).")  # fmt: skip
 @click.option("--digests/--no-digests", default=True,
               help="Take and record digests of source and tensors (default).")  # fmt: skip
+@click.option("--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
+              help="How digests are taken: fast, or known everywhere.")  # fmt: skip
 @force_option
 @json_option
 @quiet_option
@@ -93,7 +95,7 @@ def as_dict(outcome: Repacking) -> dict[str, Any]:
         },
         "tensors": {
             name: {"dtype": tensor.dtype.name, "shape": list(tensor.shape),
-                   "digest": written.digests[name]}
+                   "digest": written.digests.get(name)}
             for name, tensor in outcome.state.items()
         },
         "casts": {

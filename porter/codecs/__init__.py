@@ -21,6 +21,7 @@ from porter.codecs import (
 )
 from porter.codecs.detect import check_name
 from porter.codecs.detect import detect as detect_file
+from porter.codecs.digests import XXH3, check_method
 from porter.codecs.files import InputFile
 from porter.codecs.layout import check as check_layout
 from porter.codecs.output import Written
@@ -83,6 +84,7 @@ def write(
     read_back: bool = True,
     sync: bool = True,
     digests: bool = True,
+    digest: str = XXH3,
     layout: str = "contiguous",
     inputs: Iterable[str] = (),
     progress: Progress | None = None,
@@ -94,7 +96,8 @@ def write(
     output carries: its provenance goes with it, in the file or in `PATH.porter.json` beside it;
     without, the file holds tensors alone. `max_shard_size` (bytes, or "5GB") cuts the output;
     `read_back` reads it again before it gets its name, `sync` brings it to the disk before that;
-    without `digests` bytes are copied and not looked at. What was left out is in the provenance.
+    without `digests` bytes are copied and not looked at, `digest` ("xxh3" or "sha256") is how they
+    are taken. What was left out is in the provenance.
     `layout="view"` has torch and Paddle files state a transpose instead of doing it.
     `progress` is called with what is done, the bytes done and the bytes in all.
     """
@@ -102,14 +105,16 @@ def write(
     if codec.pieces is None:
         raise UsageError(f"{codec.title} is read and not written")
     check_layout(layout, format)
+    check_method(digest)
     if metadata is not None:
         metadata = metadata if layout == "contiguous" else {**metadata, "porter.layout": layout}
         care = {"read back": read_back, "sync": sync, "digests": digests}
         if left_out := [what for what, done in care.items() if not done]:
             metadata = {**metadata, "porter.without": ", ".join(left_out)}
     sources = list(inputs) or (list(state.origin.files) if state.origin else [])
+    method = digest if digests else ""
     return save(
-        Saver(format, codec.pieces, codec.read, read_back, progress, sync, digests, layout),
+        Saver(format, codec.pieces, codec.read, read_back, progress, sync, method, layout),
         state,
         path,
         force=force,

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from porter.codecs import pieces
-from porter.codecs.digests import Digest, digest_of
+from porter.codecs.digests import XXH3, Digest, digest_of, method_of
 from porter.codecs.files import InputFile
 from porter.codecs.pieces import Body, Late, Meter, Plan
 from porter.errors import InputError, listed
@@ -32,9 +32,9 @@ class Imprint:
     """Name of a tensor to where its bytes are."""
 
     @classmethod
-    def of(cls, plan: Plan) -> Imprint:
+    def of(cls, plan: Plan, method: str = XXH3) -> Imprint:
         """Return the imprint of what was written."""
-        digest = Digest()
+        digest = Digest(method)
         for data in _frame(plan):
             digest.update(data)
         runs = {body.name: (body.offset, body.nbytes, body.digest) for body in plan.bodies}
@@ -67,7 +67,7 @@ class Imprint:
             if file.size != self.nbytes:
                 return [f"{self.nbytes} bytes were written, there are {file.size}"]
             problems = []
-            if _digest_of(file, self._gaps()) != self.frame:
+            if not _has(file, self._gaps(), self.frame):
                 problems.append("bytes outside of the tensors were altered")
             if not frame_only:
                 altered = self._altered(file)
@@ -91,7 +91,7 @@ class Imprint:
         def compare(name: str, run: Run) -> None:
             offset, nbytes, digest = run
             with meter.small if nbytes < pieces.WRITE_BLOCK else meter.large:
-                found[name] = _digest_of(file, [(offset, nbytes)]) == digest
+                found[name] = _has(file, [(offset, nbytes)], digest)
             meter.add(nbytes)
 
         meter = Meter()
@@ -118,14 +118,15 @@ def _frame(plan: Plan) -> Iterator[bytes | bytearray]:
         late = next(last, None)
 
 
-def _digest_of(file: InputFile, ranges: Iterable[tuple[int, int]]) -> str:
-    digest = Digest()
+def _has(file: InputFile, ranges: Iterable[tuple[int, int]], expected: str) -> bool:
+    """Whether the bytes of some ranges have a digest, by whatever method it was taken."""
+    digest = Digest(method_of(expected))
     for start, nbytes in ranges:
         for offset in range(start, start + nbytes, pieces.WRITE_BLOCK):
             digest.update(file.pread(offset, min(pieces.WRITE_BLOCK, start + nbytes - offset)))
-    return digest.text()
+    return digest.text() == expected
 
 
-def frame_of(data: bytes) -> Imprint:
+def frame_of(data: bytes, method: str = XXH3) -> Imprint:
     """Return the imprint of a file without tensors."""
-    return Imprint(len(data), digest_of(data), {})
+    return Imprint(len(data), digest_of(data, method), {})

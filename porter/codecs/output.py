@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 
 from porter.codecs import pieces as writing
+from porter.codecs.digests import XXH3
 from porter.codecs.files import InputFile, identity
 from porter.codecs.imprint import Imprint
 from porter.codecs.page_cache import forget, is_too_large
@@ -99,7 +100,7 @@ def publish(
     check: Check | None = None,
     progress: Progress | None = None,
     sync: bool = True,
-    digests: bool = True,
+    digests: str = XXH3,
     turn: AbstractContextManager[object] | None = None,
 ) -> Written:
     """Write pieces to a file that appears at `path` complete, or not at all.
@@ -107,8 +108,8 @@ def publish(
     `inputs` are the files that the pieces are read from: none may be the output, none may
     change meanwhile. `also` is run beside the writing, before the last pieces are made; `check`
     is called with the finished file before it appears, while it is brought to the disk. Without
-    `sync` the system does that when it likes; without `digests` no tensor's is taken. `turn` is
-    held while bytes are written, not while they are brought to the disk.
+    `sync` the system does that when it likes; `digests` is the method of the tensors' digests, ""
+    takes none. `turn` is held while bytes are written, not while they are brought to the disk.
 
     Raises `UsageError` for a target that may not be replaced, `InputError` for a changed input
     and `SystemFault`, with the bytes needed, when the machine refuses.
@@ -123,7 +124,7 @@ def publish(
             writing.write(fd, plan, progress, also, digests)
         _check_complete(fd, target, plan)
         _take_over(fd, target)
-        imprint = Imprint.of(plan)
+        imprint = Imprint.of(plan, digests or XXH3)
         with _synced(fd) if sync else nullcontext():
             if check is not None:
                 check(name, imprint)

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TypeAlias
 
 from porter.blocks import LINE, free_lent, room
-from porter.codecs.digests import Digest
+from porter.codecs.digests import XXH3, Digest
 from porter.codecs.page_cache import Wake, is_too_large
 from porter.codecs.zip_members import Member, crc32
 from porter.tensor import Extent, LazyTensor
@@ -142,13 +142,14 @@ def write(
     plan: Plan,
     progress: Progress | None = None,
     also: Iterable[Job] = (),
-    digests: bool = True,
+    digests: str = XXH3,
 ) -> None:
     """Write every piece at its place; the first error of a thread is raised here.
 
     The sources are read from their beginnings to their ends, whatever the order of the output.
-    `also` is run by the same threads; pieces that wait for the end wait for it too. Without
-    `digests`, bytes that pass unchanged are copied by the system where it can.
+    `also` is run by the same threads; pieces that wait for the end wait for it too. `digests` is
+    the method of the tensors' digests; without, bytes that pass unchanged are copied by the
+    system where it can.
     """
     writer = _Writer(fd, digests, Wake(is_too_large(plan.nbytes)))
     jobs = [*also, *(Job(_place(job), partial(writer.job, job)) for job in plan.jobs)]
@@ -219,7 +220,7 @@ class Cancelled(Exception):
 
 
 class _Writer(Meter):
-    def __init__(self, fd: int, digests: bool, wake: Wake) -> None:
+    def __init__(self, fd: int, digests: str, wake: Wake) -> None:
         super().__init__()
         self._wake = wake
         self._fd = fd
@@ -289,7 +290,7 @@ class _Writer(Meter):
         """Yield a tensor's bytes, and note their digest and checksum."""
         if self.stopped:
             raise Cancelled
-        digest = Digest()
+        digest = Digest(self._digests or XXH3)
         value, total = body.crc32, 0
         with self.budget.taken(body.tensor.held):
             for block in body.tensor.blocks(WRITE_BLOCK, at):

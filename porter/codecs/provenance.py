@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from porter.codecs import safetensors, ties
-from porter.codecs.digests import PREFIX, UNKNOWN
+from porter.codecs import onnx_seal, safetensors, sharded, ties
+from porter.codecs.digests import XXH3, digest_of, method_of, unknown
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint
 from porter.codecs.pieces import Body, Job, Progress
@@ -39,8 +39,11 @@ _LARGEST_RECORD = 256 << 20
 class Record:
     """The provenance of one output; the digests of the sources are taken while it is written."""
 
-    def __init__(self, metadata: Mapping[str, str], sources: Iterable[str] = ()) -> None:
+    def __init__(
+        self, metadata: Mapping[str, str], sources: Iterable[str] = (), method: str = XXH3
+    ) -> None:
         self.metadata = dict(metadata)
+        self.method = method
         self._sources = list(dict.fromkeys(sources))
         self._unread = list(self._sources)
         self._digests: dict[str, str] = {}
@@ -52,11 +55,15 @@ class Record:
         """
         unread, self._unread = self._unread, []
         for path in unread:
-            yield from SourceDigest(path, partial(self._digests.__setitem__, path)).jobs()
+            yield from self._source(path).jobs()
+
+    def _source(self, path: str) -> SourceDigest:
+        return SourceDigest(path, partial(self._digests.__setitem__, path), self.method)
 
     def late(self, bodies: Sequence[Body]) -> dict[str, str]:
         """Return the digests as metadata, of the same length before and after they are known."""
-        found = {DIGESTS: ties.compact({body.name: body.digest or UNKNOWN for body in bodies})}
+        known = {body.name: body.digest or unknown(self.method) for body in bodies}
+        found = {DIGESTS: ties.compact(known)}
         if self._sources:
             found[SOURCES] = ties.compact(self.sources())
         return found
@@ -66,7 +73,7 @@ class Record:
         names = [os.path.basename(path) for path in self._sources]
         shown = names if len(set(names)) == len(names) else self._sources
         return {
-            printable(name): self._digests.get(path, UNKNOWN)
+            printable(name): self._digests.get(path, unknown(self.method))
             for name, path in zip(shown, self._sources, strict=True)
         }
 
@@ -79,8 +86,25 @@ class Record:
             "tensors": {n: [t.dtype.name, list(t.shape)] for n, t in state.items()},
             "ties": ties.aliases(state),
             "files": {name: imprint.as_dict() for name, imprint in files.items()},
+            "seal": unknown(self.method),
         }
-        return _lines(record).encode("utf-8") + b"\n"
+        return _sealed(_lines(record).encode("utf-8") + b"\n", self.method)
+
+
+def _sealed(text: bytes, method: str) -> bytes:
+    """Return a record with its own digest in the place of the hyphens at its end."""
+    head, hyphens, tail = text.rpartition(unknown(method).encode())
+    assert hyphens
+    return head + digest_of(text, method).encode() + tail
+
+
+def _seal_holds(path: str, seal: object) -> bool:
+    """Whether a record is, to the byte, what its own digest was taken of."""
+    method = method_of(seal)
+    with InputFile(path) as file:
+        text = file.pread(0, file.size)
+    head, found, tail = text.rpartition(str(seal).encode())
+    return bool(found) and _sealed(head + unknown(method).encode() + tail, method) == text
 
 
 def _lines(value: object, depth: int = 3, indent: str = "") -> str:
@@ -163,6 +187,8 @@ def _check_beside(path: str, beside: str) -> Checked:
             found = [fault.message]
         several = f"{printable(name)}: " if len(files) > 1 else ""
         problems += [several + problem for problem in found]
+    if not _seal_holds(beside, record.get("seal")):
+        problems.append(f"the record {printable(os.path.basename(beside))} was altered")
     metadata, sources = _texts(record, "metadata", beside), _texts(record, "sources", beside)
     return Checked(path, len(tensors), metadata, sources, tuple(problems))
 
@@ -170,35 +196,47 @@ def _check_beside(path: str, beside: str) -> Checked:
 def _check_inside(path: str, state: StateDict, progress: Progress | None) -> Checked:
     """Compare header and tensors with the digests in the metadata."""
     assert state.origin is not None
-    files = [name for name in state.origin.files if not name.endswith(".index.json")]
+    files = [name for name in state.origin.files if not name.endswith(sharded.SUFFIX)]
     digests: dict[str, Any] = {}
     for name in files:
         digests |= _json(_metadata_of(name, state).get(DIGESTS, "{}"), name)
     for alias, name in ties.aliases(state).items():
         digests.setdefault(alias, digests.get(name))
-    if unknown := [d for d in digests.values() if not str(d).startswith(PREFIX)]:
-        raise InputError(f"a digest that porter does not know: {printable(unknown[0])}", path)
-    problems = differences(state, digests, state, progress)
-    problems += _altered_headers(files)
+    try:
+        problems = differences(state, digests, state, progress)
+        problems += _altered_headers(path, state, files)
+    except InputError as fault:
+        raise fault if fault.path else InputError(fault.message, path) from fault
     metadata = state.origin.metadata
     sources = _json(metadata.get(SOURCES, "{}"), path)
     return Checked(path, len(state), metadata, sources, tuple(problems))
 
 
 def _metadata_of(path: str, state: StateDict) -> Mapping[str, str]:
-    if not path.endswith(".safetensors"):
-        assert state.origin is not None
+    assert state.origin is not None
+    if state.origin.format == "onnx":
         return state.origin.metadata
     with InputFile(path) as file:
         return safetensors.read_header(file)[2]
 
 
-def _altered_headers(paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        if path.endswith(".safetensors"):
-            with InputFile(path) as file:
-                if not safetensors.header_is_intact(file):
-                    yield f"the header of {printable(os.path.basename(path))} was altered"
+def _altered_headers(path: str, state: StateDict, files: Iterable[str]) -> Iterator[str]:
+    """Say what around the tensors is not as it was written."""
+    assert state.origin is not None
+    if state.origin.format == "onnx":
+        seal = state.origin.metadata.get(onnx_seal.SEAL)
+        if seal is None or not onnx_seal.is_intact(path, seal, state):
+            yield "bytes outside of the tensors were altered"
+        return
+    for name in files:
+        with InputFile(name) as file:
+            if not safetensors.header_is_intact(file):
+                yield f"the header of {printable(os.path.basename(name))} was altered"
+    if path not in files:
+        with InputFile(path) as file:
+            index = sharded.read_index(file)
+            if file.pread(0, file.size) != sharded.text_of(index.files, state.nbytes):
+                yield "the index was altered"
 
 
 def read_beside(path: str) -> dict[str, Any]:

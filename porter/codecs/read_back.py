@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import chain
 
 from porter.codecs import pieces
-from porter.codecs.digests import Digest
+from porter.codecs.digests import XXH3, Digest, method_of
 from porter.codecs.pieces import Meter, Progress
 from porter.errors import listed, printable
 from porter.tensor import LazyTensor
@@ -16,19 +15,19 @@ from porter.tensor import LazyTensor
 def digests_of(
     state: Mapping[str, LazyTensor],
     progress: Progress | None = None,
-    also: Iterable[Callable[[], None]] = (),
+    methods: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Read every tensor and return {name: digest}; `also` is run beside."""
+    """Read every tensor and return {name: digest}; `methods` are by what, where it matters."""
     found: dict[str, str] = {}
     meter = Meter()
 
     def take(names: list[str]) -> None:
         with meter.large if len(names) == 1 else meter.small:
             for name in names:
-                found[name] = _digest(state[name], meter)
+                found[name] = _digest(state[name], meter, (methods or {}).get(name, XXH3))
 
     pieces.run_all(
-        chain(also, (partial(take, names) for names in _batches(state))),
+        (partial(take, names) for names in _batches(state)),
         meter,
         sum(tensor.nbytes for tensor in state.values()),
         progress,
@@ -36,8 +35,8 @@ def digests_of(
     return found
 
 
-def _digest(tensor: LazyTensor, meter: Meter) -> str:
-    digest = Digest()
+def _digest(tensor: LazyTensor, meter: Meter, method: str) -> str:
+    digest = Digest(method)
     with meter.budget.taken(tensor.held):
         for block in tensor.blocks(pieces.WRITE_BLOCK):
             digest.update(block)
@@ -82,7 +81,8 @@ def differences(
             problems.append(f"{printable(name)} is {seen}, {told} expected")
     if digests is None:
         return problems
-    actual = digests_of(both, progress)
+    methods = {name: method_of(digests[name]) for name in both if digests.get(name)}
+    actual = digests_of(both, progress, methods)
     if altered := [name for name, digest in actual.items() if digests.get(name) != digest]:
         problems.append(f"other bytes than were written: {listed(altered)}")
     return problems

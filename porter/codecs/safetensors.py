@@ -26,7 +26,7 @@ from math import prod
 from typing import NamedTuple
 
 from porter.codecs import ties
-from porter.codecs.digests import UNKNOWN, digest_of
+from porter.codecs.digests import XXH3, digest_of, method_of, unknown
 from porter.codecs.files import InputFile
 from porter.codecs.flat import flat
 from porter.codecs.json_scan import Scanner
@@ -232,11 +232,13 @@ def pieces(
     metadata: Mapping[str, str],
     *,
     late: Callable[[Sequence[Body]], Mapping[str, str]] | None = None,
+    method: str = XXH3,
 ) -> Iterator[Piece]:
     """Yield what stands in the file; `UsageError` for what the format cannot hold.
 
     `metadata` goes in as it is, ties are added. `late` gives metadata that is known only when
-    the tensors are written, of the same length before and after.
+    the tensors are written, of the same length before and after; the header is then sealed by its
+    digest, taken by `method`.
     """
     check(state)
     bodies = [Body(name, state[name]) for name in ordered(state)]
@@ -246,7 +248,7 @@ def pieces(
     if late is None:
         yield _header(bodies, notes)
     else:
-        header = partial(_late_header, bodies, notes, late)
+        header = partial(_late_header, bodies, notes, late, method)
         yield Late(len(header()), header, last=True)
     yield from bodies
 
@@ -255,10 +257,11 @@ def _late_header(
     bodies: list[Body],
     notes: Mapping[str, str],
     late: Callable[[Sequence[Body]], Mapping[str, str]],
+    method: str,
 ) -> bytes:
     """Return the header with what is known by now, sealed by its own digest."""
-    text = _header(bodies, {**notes, **late(bodies), HEADER: UNKNOWN})
-    return text.replace(_seal(UNKNOWN), _seal(digest_of(text)), 1)
+    text = _header(bodies, {**notes, **late(bodies), HEADER: unknown(method)})
+    return text.replace(_seal(unknown(method)), _seal(digest_of(text, method)), 1)
 
 
 def _seal(digest: str) -> bytes:
@@ -272,7 +275,9 @@ def header_is_intact(file: InputFile) -> bool | None:
     sealed = metadata.get(HEADER)
     if sealed is None:
         return None
-    return digest_of(file.pread(0, start).replace(_seal(sealed), _seal(UNKNOWN), 1)) == sealed
+    method = method_of(sealed)
+    blank = file.pread(0, start).replace(_seal(sealed), _seal(unknown(method)), 1)
+    return digest_of(blank, method) == sealed
 
 
 def _header(bodies: list[Body], metadata: Mapping[str, str]) -> bytes:

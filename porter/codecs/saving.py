@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from porter.codecs import output, provenance, ties
+from porter.codecs.digests import XXH3
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint
 from porter.codecs.layout import as_stored
@@ -50,7 +51,8 @@ class Saver:
     read_back: bool = True
     progress: Progress | None = None
     sync: bool = True
-    digests: bool = True
+    digests: str = XXH3
+    """The method of the digests, "" for none."""
     layout: str = "contiguous"
 
     def save(
@@ -72,7 +74,7 @@ class Saver:
         """
         sources = list(inputs)
         if record is None and metadata is not None:
-            record = Record(metadata, map(output.named, sources) if self.digests else ())
+            record = self.record(metadata, sources)
         beside = path + SUFFIX if record and self._beside else ""
         if beside:
             provenance.refuse_foreign(beside)
@@ -96,6 +98,11 @@ class Saver:
         output.publish(beside, [record.text(state, files)], force=True, sync=self.sync)
         return replace(written, files=(beside, *written.files))
 
+    def record(self, metadata: Mapping[str, str], inputs: Iterable[Input]) -> Record:
+        """Return the provenance of an output, the digests of its sources not yet taken."""
+        sources = map(output.named, inputs) if self.digests else ()
+        return Record(metadata, sources, self.digests or XXH3)
+
     @property
     def _beside(self) -> bool:
         """Whether provenance goes into a file beside the output."""
@@ -108,7 +115,7 @@ class Saver:
             return self.pieces(state, metadata, layout=self.layout)  # type: ignore[call-arg]
         if record is None or self._beside or not self.digests:
             return self.pieces(state, metadata)
-        return self.pieces(state, metadata, late=record.late)  # type: ignore[call-arg]
+        return self.pieces(state, metadata, late=record.late, method=self.digests)  # type: ignore[call-arg]
 
     def _check(self, state: StateDict, path: str, imprint: Imprint) -> None:
         """Read the finished file as anybody would, and compare it with what was meant."""

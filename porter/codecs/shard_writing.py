@@ -131,8 +131,7 @@ class _Run:
             output.resolve(path, self.inputs, self.force or self._is_ours(path))
         if self.metadata is not None and self._beside:
             provenance.refuse_foreign(self.index + provenance.SUFFIX)
-        sources = map(output.named, self.inputs) if self.saver.digests else ()
-        record = Record(self.metadata or {}, sources)
+        record = self.saver.record(self.metadata or {}, self.inputs)
         with _locked(self.folder, self.base) as folder:
             journal = self._journal(folder)
             try:
@@ -169,6 +168,7 @@ class _Run:
             __version__,
             self.saver.format,
             self.saver.layout,
+            self.saver.digests,
             sorted((self.metadata or {}).items()),
             self.metadata is None,
             [(output.named(i), output.stamp(i)) for i in self.inputs],
@@ -241,9 +241,10 @@ class _Run:
                 job.run()
             beside = self.index + provenance.SUFFIX
             text = self._index_text()
-            imprints = {**journal.imprints(), os.path.basename(self.index): frame_of(text)}
-            if not self.saver.digests:
-                imprints = {}
+            imprints = {}
+            if method := self.saver.digests:
+                index = {os.path.basename(self.index): frame_of(text, method)}
+                imprints = {**journal.imprints(), **index}
             output.publish(beside, [record.text(self.state, imprints)], force=True)
             files.append(beside)
         output.publish(self.index, [self._index_text()], force=True)
@@ -260,8 +261,7 @@ class _Run:
             for path, names in zip(self.names, self.shards, strict=True)
             for tensor in names
         }
-        index = {"metadata": {"total_size": self.state.nbytes}, "weight_map": files}
-        return json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8") + b"\n"
+        return sharded.text_of(files, self.state.nbytes)
 
 
 class _Flight:

@@ -8,9 +8,10 @@ Index and shards must agree in both directions. Writing is in `shard_writing`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 from porter.codecs import safetensors, torch_zip
@@ -160,6 +161,12 @@ def _check_size(index: Index, tensors: dict[str, LazyTensor], path: str) -> None
     if index.total_size not in (every, sum(once.values())):
         what = f"total_size is {index.total_size:.0f}, the shards hold {every} bytes"
         raise InputError(what, path)
+
+
+def text_of(files: Mapping[str, str], total_size: int) -> bytes:
+    """Return the index as porter writes it; `files` is name of a tensor to name of its file."""
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(files)}
+    return json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def names(path: str, count: int) -> list[str]:

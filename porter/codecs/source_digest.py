@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from porter.codecs.digests import Digest
+from porter.codecs.digests import XXH3, Digest
 from porter.codecs.files import InputFile
 from porter.codecs.pieces import WRITE_BLOCK, Job
 
@@ -20,12 +20,12 @@ _PORTION = 8 * WRITE_BLOCK
 class SourceDigest:
     """The digest of one file, in as many jobs as it has portions."""
 
-    def __init__(self, path: str, done: Callable[[str], None]) -> None:
+    def __init__(self, path: str, done: Callable[[str], None], method: str = XXH3) -> None:
         self._path = path
         self._size = InputFile(path).size
         self._file: InputFile | None = None  # Opened in its turn: there may be very many.
         self._done = done
-        self._digest = Digest()
+        self._digest = Digest(method)
         self._reached = 0
         self._failed = False
         self._turn = threading.Condition()

@@ -16,6 +16,7 @@ from functools import partial
 from porter import codecs
 from porter.architectures import Architecture
 from porter.codecs import output, provenance
+from porter.codecs.digests import XXH3, check_method
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint
 from porter.codecs.output import Written
@@ -68,6 +69,7 @@ def export(
     read_back: bool = True,
     sync: bool = True,
     digests: bool = True,
+    digest: str = XXH3,
     layout: str = "contiguous",
     progress: Progress | None = None,
 ) -> Written:
@@ -78,6 +80,7 @@ def export(
     template and torch is not there to trace one.
     """
     chosen = options or Options()
+    check_method(digest)
     if layout != "contiguous":
         raise UsageError(f"an onnx model has no --layout {layout}: its tensors lie as they are")
     target, inputs = os.fspath(path), list(inputs)
@@ -93,7 +96,8 @@ def export(
     }
     if chosen.labels is not None:
         said[notes.LABELS] = compact(notes.read_labels(chosen.labels, num_classes))
-    job = Job(weights, target, said, force, inputs, read_back, sync, digests, progress)
+    method = digest if digests else ""
+    job = Job(weights, target, said, force, inputs, read_back, sync, method, progress)
     if chosen.optimize is not None:
         from porter.onnx.optimize import optimized
 
@@ -181,14 +185,15 @@ class Job:
     inputs: list[str]
     read_back: bool
     sync: bool
-    digests: bool
+    digests: str
+    """The method of the digests, "" for none."""
     progress: Progress | None
 
     def in_one(self, sheet: model.Sheet) -> Written:
         """Write one file."""
         record = self.record()
         late = record.late if self.digests else None
-        made = model.pieces(sheet, self.weights, self.metadata, late=late)
+        made = model.pieces(sheet, self.weights, self.metadata, late=late, method=self.digests)
         replaced = _data_files(self.path) if self.force else []
         written = self.publish(self.path, made, record, check=partial(self._check, None))
         _remove(replaced)
@@ -201,6 +206,7 @@ class Job:
         record = self.record()
         parts, offsets = model.external(self.weights)
         stored = self.publish(data, parts, record)
+        assert stored.imprint is not None
         outside = model.Outside(os.path.basename(data), offsets)
 
         def late(bodies: Sequence[Body]) -> dict[str, str]:
@@ -208,7 +214,8 @@ class Job:
 
         made = model.pieces(
             sheet, self.weights, self.metadata, outside=outside,
-            late=late if self.digests else None,
+            late=late if self.digests else None, method=self.digests,
+            beside=stored.imprint.frame,
         )  # fmt: skip
         try:
             check = partial(self._check, stored.digests)
@@ -222,7 +229,7 @@ class Job:
 
     def record(self) -> Record:
         """Return the provenance, the digests of the sources not yet taken."""
-        return Record(self.metadata, self.inputs if self.digests else ())
+        return Record(self.metadata, self.inputs if self.digests else (), self.digests or XXH3)
 
     def publish(
         self,

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from porter import __version__
+from porter.codecs import onnx_seal
+from porter.codecs.digests import unknown
 from porter.codecs.pieces import Body, Late, Piece
 from porter.errors import UsageError, printable
 from porter.onnx import wire
@@ -55,10 +57,14 @@ def pieces(
     *,
     outside: Outside | None = None,
     late: Notes | None = None,
+    method: str = "",
+    beside: str = "",
 ) -> Iterator[Piece]:
     """Yield what stands in the model file.
 
-    With `outside` the weights are not in it. `UsageError` when it is larger than protobuf reads.
+    With `outside` the weights are not in it. With `method`, the digest of all but the weights is
+    in the metadata, that of the other file's padding, `beside`, in it.
+    `UsageError` when it is larger than protobuf reads.
     """
     heads = {name: _initializer(name, tensor, outside) for name, tensor in state.items()}
     bodies = [] if outside else [Body(name, tensor) for name, tensor in state.items()]
@@ -67,7 +73,13 @@ def pieces(
         len(head) + (0 if outside else state[name].nbytes) for name, head in heads.items()
     )
     yield _head(sheet)
-    said = _notes(metadata, late, bodies)
+    behind = [wire.header(7, size), body, *heads.values(), beside.encode()]
+
+    def made() -> bytes:
+        notes = _notes(metadata, late, bodies, method)
+        return onnx_seal.sealed(_head(sheet), notes, behind, method) if method else notes
+
+    said = Late(len(made()), made, last=True)
     total = size + said.nbytes + len(_head(sheet)) + 10
     if total > LARGEST:
         raise UsageError(
@@ -91,17 +103,16 @@ def _head(sheet: Sheet) -> bytes:
     return said + doc + opsets
 
 
-def _notes(metadata: Mapping[str, str], late: Notes | None, bodies: list[Body]) -> Late:
-    chosen = list(bodies)
-
-    def made() -> bytes:
-        found = {**metadata, **(late(chosen) if late is not None else {})}
-        return b"".join(
-            wire.blob(14, wire.text(1, key) + wire.text(2, value))
-            for key, value in sorted(found.items())
-        )
-
-    return Late(len(made()), made, last=True)
+def _notes(
+    metadata: Mapping[str, str], late: Notes | None, bodies: list[Body], method: str
+) -> bytes:
+    found = {**metadata, **(late(bodies) if late is not None else {})}
+    if method:
+        found[onnx_seal.SEAL] = unknown(method)
+    return b"".join(
+        wire.blob(14, wire.text(1, key) + wire.text(2, value))
+        for key, value in sorted(found.items())
+    )
 
 
 def _initializer(name: str, tensor: LazyTensor, outside: Outside | None) -> bytes:

@@ -26,7 +26,7 @@ def optimized(job: Job, sheet: model.Sheet, optimizer: str) -> Written:
     with tempfile.TemporaryDirectory(prefix="porter-") as folder:
         plain, rewritten = (os.path.join(folder, name) for name in ("plain.onnx", "made.onnx"))
         said = {**job.metadata, notes.OPTIMIZED: optimizer}
-        first = replace(job, path=plain, metadata=said, digests=False, sync=False, read_back=False)
+        first = replace(job, path=plain, metadata=said, digests="", sync=False, read_back=False)
         first.in_one(sheet)
         with Worker("onnx-tools") as worker:
             worker.request("optimize", path=plain, output=rewritten, optimizer=optimizer)
