@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 from dataclasses import replace
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from porter import codecs
-from porter.codecs.detect import detect
 from porter.codecs.files import InputFile
 from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import Blob, HeldBytes, Opaque, Text
@@ -22,78 +20,23 @@ from porter.codecs.pickling import Pickling
 from porter.codecs.torch_zip import pieces
 from porter.errors import InputError, UsageError
 from porter.tensor import DTYPES, LazyTensor, StateDict
+from tests.codecs.torch_pickles import (
+    FLOATS,
+    HOOKS,
+    NUMBERS,
+    PLAIN,
+    STORE,
+    UNTYPED,
+    VIEW,
+    Call,
+    Listed,
+    Name,
+    Store,
+    archive,
+    emit,
+    rebuild,
+)
 
-
-class Name:
-    """A global, pickled by hand."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.line = f"c{module}\n{name}\n".encode()
-
-
-class Call:
-    """A call of a global."""
-
-    def __init__(self, name: Name, *arguments: Any) -> None:
-        self.name = name
-        self.arguments = arguments
-
-
-class Store:
-    """A persistent id."""
-
-    def __init__(self, *parts: Any) -> None:
-        self.parts = parts
-
-
-class Listed(Store):
-    """A persistent id that is a list."""
-
-
-def emit(value: Any) -> bytes:
-    """Return the opcodes of a value."""
-    if isinstance(value, Name):
-        return value.line
-    if isinstance(value, Call):
-        return emit(value.name) + emit(value.arguments) + b"R"
-    if isinstance(value, Listed):
-        return emit(list(value.parts)) + b"Q"
-    if isinstance(value, Store):
-        return emit(value.parts) + b"Q"
-    if isinstance(value, tuple):
-        return b"(" + b"".join(map(emit, value)) + b"t"
-    if isinstance(value, list):
-        return b"](" + b"".join(map(emit, value)) + b"e"
-    if isinstance(value, dict):
-        return b"}(" + b"".join(emit(k) + emit(v) for k, v in value.items()) + b"u"
-    return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")
-
-
-def archive(value: Any, *storages: bytes) -> bytes:
-    """Return a torch zip of a value and its storages."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as made:
-        made.writestr("archive/data.pkl", b"\x80\x02" + emit(value) + b".")
-        for index, data in enumerate(storages):
-            made.writestr(f"archive/data/{index}", data)
-        made.writestr("archive/version", "3\n")
-    return buffer.getvalue()
-
-
-NUMBERS = np.arange(4, dtype=np.float32).tobytes()
-FLOATS = Name("torch", "FloatStorage")
-UNTYPED = Name("torch.storage", "UntypedStorage")
-STORE = Store("storage", FLOATS, "0", "cpu", 4)
-HOOKS = Call(Name("collections", "OrderedDict"))
-
-
-def rebuild(version: str, *arguments: Any) -> Call:
-    """Return a call that makes a tensor."""
-    return Call(Name("torch._utils", f"_rebuild_{version}"), *arguments)
-
-
-VIEW = (0, (2, 2), (2, 1))
-PLAIN = rebuild("tensor_v2", STORE, *VIEW, False, HOOKS)
 BYTES = Store("storage", UNTYPED, "0", "cpu", 16)
 
 
@@ -108,6 +51,8 @@ def subclass(*arguments: Any) -> Call:
 
 
 V2 = Name("torch._utils", "_rebuild_tensor_v2")
+
+
 READ: dict[str, Any] = {
     "version 1": rebuild("tensor", STORE, *VIEW),
     "version 2": PLAIN,
@@ -141,6 +86,8 @@ def test_every_form_of_a_tensor_is_read(kind: str, tmp_path: Path) -> None:
 
 
 NO_SENSE = "description makes no sense"
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "version 1 of five": (rebuild("tensor", STORE, *VIEW, 1), NO_SENSE),
     "version 2 of four": (rebuild("tensor_v2", STORE, *VIEW), NO_SENSE),
@@ -396,68 +343,6 @@ def test_long_text_beside_the_weights_is_named(tmp_path: Path) -> None:
     origin = codecs.read(str(path)).origin
     assert origin is not None
     assert origin.skipped == ("note: a text",)
-
-
-SNIFFED: dict[str, tuple[bytes, str]] = {
-    "torch": (archive({}), "torch"),
-    "npy": (b"\x93NUMPY\1\0", "npy"),
-    "pickle": (b"\x80\x02}.", "paddle"),
-    "legacy": (pickle.dumps(0x1950A86A20F9469CFC6C, 2), "torch-legacy"),
-    "legacy, protocol 4": (pickle.dumps(0x1950A86A20F9469CFC6C, 4), "torch-legacy"),
-    "safetensors": (b"\2\0\0\0\0\0\0\0{}", "safetensors"),
-    "onnx": (b"\x08\x07\x12\x00", "onnx"),
-}
-
-
-@pytest.mark.parametrize("kind", SNIFFED)
-def test_content_tells_the_format(kind: str, tmp_path: Path) -> None:
-    """The first bytes say what a file is."""
-    data, expected = SNIFFED[kind]
-    path = tmp_path / "x"
-    path.write_bytes(data)
-    assert detect(InputFile(path)) == expected
-
-
-FOREIGN: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is empty"),
-    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-    "web page": (b"\n<!DOCTYPE html>", "the download failed"),
-    "gzip": (b"\x1f\x8b\x08", "gzip"),
-    "zstd": (b"\x28\xb5\x2f\xfd", "zstd"),
-    "xz": (b"\xfd7zXZ\0", "xz"),
-    "bzip2": (b"BZh9", "bzip2"),
-    "7z": (b"7z\xbc\xaf\x27\x1c", "7z"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n", "HDF5"),
-    "GGUF": (b"GGUF", "GGUF"),
-    "program": (b"\x7fELF", "a program"),
-    "PDF": (b"%PDF-1.4", "PDF"),
-    "tensor stream": (b"\0" * 16 + b"\6\0\0\0", "pdiparams"),
-    "text": (b"hello", "no format that porter reads"),
-}
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_file_is_called_by_its_kind(kind: str, tmp_path: Path) -> None:
-    """What is no checkpoint is refused by what it is instead."""
-    data, message = FOREIGN[kind]
-    path = tmp_path / "x.pth"
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=message):
-        detect(InputFile(path))
-
-
-def test_name_that_lies_is_refused_unless_told(tmp_path: Path) -> None:
-    """A file whose name says another format is read when the format is said."""
-    path = tmp_path / "a.pdparams"
-    path.write_bytes(archive({"w": PLAIN}, NUMBERS))
-    with pytest.raises(
-        InputError, match=r"is a torch zip file, though its name ends in \.pdparams"
-    ):
-        codecs.read(str(path))
-    assert list(codecs.read(str(path), format="torch")) == ["w"]
-    for name in ("a.bin", "a.ckpt", "a", "a.PTH"):
-        path = path.rename(tmp_path / name)
-        assert list(codecs.read(str(path))) == ["w"]
 
 
 def test_pickling_writes_texts_by_length() -> None:

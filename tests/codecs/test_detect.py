@@ -1,0 +1,79 @@
+"""What a file is, by its content, and what is said of one that is something else."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from porter import codecs
+from porter.codecs.detect import detect
+from porter.codecs.files import InputFile
+from porter.errors import InputError
+from tests.codecs.torch_pickles import (
+    NUMBERS,
+    PLAIN,
+    archive,
+)
+
+SNIFFED: dict[str, tuple[bytes, str]] = {
+    "torch": (archive({}), "torch"),
+    "npy": (b"\x93NUMPY\1\0", "npy"),
+    "pickle": (b"\x80\x02}.", "paddle"),
+    "legacy": (pickle.dumps(0x1950A86A20F9469CFC6C, 2), "torch-legacy"),
+    "legacy, protocol 4": (pickle.dumps(0x1950A86A20F9469CFC6C, 4), "torch-legacy"),
+    "safetensors": (b"\2\0\0\0\0\0\0\0{}", "safetensors"),
+    "onnx": (b"\x08\x07\x12\x00", "onnx"),
+}
+
+
+@pytest.mark.parametrize("kind", SNIFFED)
+def test_content_tells_the_format(kind: str, tmp_path: Path) -> None:
+    """The first bytes say what a file is."""
+    data, expected = SNIFFED[kind]
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    assert detect(InputFile(path)) == expected
+
+
+FOREIGN: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "web page": (b"\n<!DOCTYPE html>", "the download failed"),
+    "gzip": (b"\x1f\x8b\x08", "gzip"),
+    "zstd": (b"\x28\xb5\x2f\xfd", "zstd"),
+    "xz": (b"\xfd7zXZ\0", "xz"),
+    "bzip2": (b"BZh9", "bzip2"),
+    "7z": (b"7z\xbc\xaf\x27\x1c", "7z"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    "GGUF": (b"GGUF", "GGUF"),
+    "program": (b"\x7fELF", "a program"),
+    "PDF": (b"%PDF-1.4", "PDF"),
+    "tensor stream": (b"\0" * 16 + b"\6\0\0\0", "pdiparams"),
+    "text": (b"hello", "no format that porter reads"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_file_is_called_by_its_kind(kind: str, tmp_path: Path) -> None:
+    """What is no checkpoint is refused by what it is instead."""
+    data, message = FOREIGN[kind]
+    path = tmp_path / "x.pth"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        detect(InputFile(path))
+
+
+def test_name_that_lies_is_refused_unless_told(tmp_path: Path) -> None:
+    """A file whose name says another format is read when the format is said."""
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(archive({"w": PLAIN}, NUMBERS))
+    with pytest.raises(
+        InputError, match=r"is a torch zip file, though its name ends in \.pdparams"
+    ):
+        codecs.read(str(path))
+    assert list(codecs.read(str(path), format="torch")) == ["w"]
+    for name in ("a.bin", "a.ckpt", "a", "a.PTH"):
+        path = path.rename(tmp_path / name)
+        assert list(codecs.read(str(path))) == ["w"]

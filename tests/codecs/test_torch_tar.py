@@ -1,0 +1,186 @@
+"""The tar of torch 0.1: read as torch reads it, refused where it lies."""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from porter import codecs
+from porter.codecs import torch_legacy
+from porter.codecs.files import InputFile
+from porter.errors import InputError
+from tests.codecs.torch_files import (
+    dump,
+    old_tar,
+    same,
+)
+
+
+@pytest.mark.parametrize("views", [None, [(12, 11, 2, 4)]], ids=["whole", "part"])
+def test_tar_is_read_as_torch_reads_it(
+    views: list[tuple[int, int, int, int]] | None, tmp_path: Path
+) -> None:
+    """The tar of torch 0.1 gives the tensors that torch itself finds in it."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(old_tar(views))
+    expected = torch.load(path, weights_only=False)["state_dict"]
+    state = codecs.read(str(path))
+    assert list(state) == ["w", "t"]
+    assert all(same(state[name], expected[name]) for name in expected)
+    assert state.origin is not None
+    assert state.origin.wrapper == "state_dict"
+
+
+FLOATS = struct.pack("<q6f", 6, *range(6))
+
+
+STORED = dump((11, "cpu", torch.FloatStorage)) + FLOATS
+
+
+VIEWED = dump((21, 11, torch.FloatTensor)) + struct.pack("<iiqqq", 1, 0, 6, 1, 0)
+
+
+def with_parts(*parts: Any) -> Callable[[], bytes]:
+    """Return the maker of a tar whose storage has parts."""
+    return lambda: old_tar(storages=dump(1) + STORED + dump(list(parts)))
+
+
+TAR_DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "part outside": (lambda: old_tar([(12, 11, 3, 4)]), "does not fit"),
+    "part of nothing": (lambda: old_tar([(12, 99, 0, 4)]), "a part of what is not there"),
+    "part of itself": (lambda: old_tar([(11, 11, 0, 6)]), "a part of what is not there"),
+    "storages missing": (lambda: old_tar().replace(b"storages\0", b"storagex\0"), "no header"),
+    "pickle twice": (
+        lambda: old_tar(**{"./pickle": b"x"}),
+        "pickle is there twice",
+    ),
+    "pickle goes on": (lambda: old_tar(pickle=b"\x80\x02}.x"), "bytes behind pickle"),
+    "refers to nothing": (
+        lambda: old_tar(pickle=b"\x80\x02X\2\0\0\x0099Q."),
+        "no tensor of the tar",
+    ),
+    "refers to no number": (lambda: old_tar(pickle=b"\x80\x02]Q."), "no tensor of the tar"),
+    "count": (lambda: old_tar(tensors=b"\x80\x02N."), "number of entries"),
+    "count below zero": (lambda: old_tar(storages=b"\x80\x02J\xff\xff\xff\xff."), "number of"),
+    "entry": (lambda: old_tar(tensors=b"\x80\x02K\1.\x80\x02N."), "an entry makes no sense"),
+    "storage entry": (lambda: old_tar(storages=b"\x80\x02K\1.\x80\x02N."), "an entry makes no"),
+    "storage untyped": (
+        lambda: old_tar(
+            storages=b"\x80\x02K\1.\x80\x02K\x0bX\3\0\0\0cpuctorch.storage\nUntypedStorage\n\x87."
+        ),
+        "is untyped",
+    ),
+    "storage long": (
+        lambda: old_tar(
+            storages=b"\x80\x02K\1.\x80\x02K\x0bX\3\0\0\0cpuctorch\nFloatStorage\n\x87."
+            + struct.pack("<q", 1 << 40)
+        ),
+        "truncated: 4398046511104 bytes wanted",
+    ),
+    "storage below zero": (
+        lambda: old_tar(
+            storages=b"\x80\x02K\1.\x80\x02K\x0bX\3\0\0\0cpuctorch\nFloatStorage\n\x87."
+            + struct.pack("<q", -1)
+        ),
+        "below zero",
+    ),
+    "tensor without storage": (
+        lambda: old_tar(tensors=b"\x80\x02K\1.\x80\x02K\1K\5N\x87."),
+        "has no storage",
+    ),
+    "tensor of many dimensions": (
+        lambda: old_tar(tensors=b"\x80\x02K\1.\x80\x02K\1K\x0bN\x87." + struct.pack("<ii", 99, 0)),
+        "99 dimensions",
+    ),
+    "parts are no list": (
+        lambda: old_tar(storages=b"\x80\x02K\0.\x80\x02N."),
+        "list of parts is none",
+    ),
+    "storage entry of two": (lambda: old_tar(storages=dump(1, (11, "cpu"))), "an entry makes no"),
+    "storage under a text": (
+        lambda: old_tar(storages=dump(1, ("11", "cpu", torch.FloatStorage)) + FLOATS + dump([])),
+        "an entry makes no sense",
+    ),
+    "storage twice": (
+        lambda: old_tar(storages=dump(2) + STORED + STORED + dump([])),
+        "or there twice",
+    ),
+    "part of three": (with_parts((12, 11, 2)), "a part makes no sense"),
+    "part of texts": (with_parts((12, 11, 2, "4")), "a part makes no sense"),
+    "part of a part": (with_parts((12, 11, 0, 4), (13, 12, 0, 2)), "a part of what is not there"),
+    "part below zero": (with_parts((12, 11, 2, -1)), "a part of what is not there"),
+    "part twice": (with_parts((12, 11, 0, 4), (12, 11, 0, 4)), "or there twice"),
+    "tensor entry of two": (lambda: old_tar(tensors=dump(1, (21, 11))), "an entry makes no sense"),
+    "tensor under a text": (
+        lambda: old_tar(tensors=dump(1, ("21", 11, torch.FloatTensor)) + VIEWED[-32:]),
+        "an entry makes no sense",
+    ),
+    "tensor twice": (lambda: old_tar(tensors=dump(2) + VIEWED + VIEWED), "or is there twice"),
+    "tensor of a list": (
+        lambda: old_tar(tensors=dump(1, (21, [11], torch.FloatTensor))),
+        "has no storage",
+    ),
+    "many members": (
+        lambda: old_tar(**{f"more{i}": b"" for i in range(70)}),
+        "or one of too many",
+    ),
+    "part is no tuple": (
+        lambda: old_tar(storages=b"\x80\x02K\0.\x80\x02]Na."),
+        "a part makes no sense",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TAR_DAMAGE)
+def test_damaged_tar_is_refused(kind: str, tmp_path: Path) -> None:
+    """A tar whose members do not fit each other is refused."""
+    make, message = TAR_DAMAGE[kind]
+    path = tmp_path / "a.pth"
+    path.write_bytes(make())
+    with pytest.raises(InputError, match=message):
+        codecs.read(str(path))
+
+
+def test_sizes_in_extended_headers_are_read(tmp_path: Path) -> None:
+    """A size too large for its field stands in an extended header, which goes before the field."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(old_tar(size="{}"))
+    assert list(codecs.read(str(path))) == ["w", "t"]
+    for size, message in (
+        ("{}0000000", "truncated: a member of"),
+        ("x", "no number"),
+        ("1" + "0" * 5000, "no number"),
+    ):
+        path.write_bytes(old_tar(size=size))
+        with pytest.raises(InputError, match=message):
+            codecs.read(str(path))
+
+
+def test_odd_tars_are_refused(tmp_path: Path) -> None:
+    """Links, numbers that are none and sizes beyond the file are refused."""
+    path = tmp_path / "a.pth"
+    for kind, size, message in (
+        (tarfile.SYMTYPE, None, "no regular file"),
+        (None, b"0000z000000\0", "no octal number"),
+        (None, b"77777777777\0", "truncated: a member of"),
+    ):
+        item = tarfile.TarInfo("pickle")
+        item.type = kind or tarfile.REGTYPE
+        header = bytearray(item.tobuf())
+        if size is not None:
+            header[124:136] = size
+            header[148:156] = b" " * 8
+            header[148:156] = b"%06o\0 " % sum(header)
+        path.write_bytes(bytes(header) + b"\0" * 1024)
+        with pytest.raises(InputError, match=message):
+            codecs.read(str(path))
+    path.write_bytes(tarfile.TarInfo("other").tobuf() + b"\0" * 1024)
+    with pytest.raises(InputError, match="has no storages"):
+        codecs.read(str(path))
+    assert torch_legacy.is_tar(InputFile(path))
