@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,8 @@ LEFT_OUT = ("test_output.py", "test_flips.py", "gigabyte", "four_gigabytes", "in
 SURVEY = ROOT / ".mutate-survey"
 """Which test reaches which line, and how long it takes; made again when a source changes."""
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
+NOTICED = "/dev/shm/porter-mutate-{}"
+"""Where a process says which test has noticed its fault."""
 SECONDS = 10
 """After which a mutant that runs for ever counts as noticed, beside what its tests take."""
 
@@ -204,6 +206,8 @@ class Session:
         self.reached: dict[str, dict[int, list[str]]] = {}
         self.killed: dict[str, int] = defaultdict(int)
         self.survivors: list[Mutant] = []
+        self.noticed: Counter[str] = Counter()
+        """How often a test was the one that noticed: such tests are run first."""
         self.excused: dict[str, int] = defaultdict(int)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -263,7 +267,7 @@ class Session:
     def _start(self, mutant: Mutant) -> int:
         lines = self.reached[mutant.module]
         names = set().union(*(lines.get(line, ()) for line in mutant.lines))
-        order = sorted(names, key=lambda name: self.seconds[name])
+        order = sorted(names, key=lambda name: (-self.noticed[name], self.seconds[name]))
         pid = os.fork()
         if not pid:
             self._child(mutant, [self.items[name] for name in order])
@@ -291,6 +295,7 @@ class Session:
                 item._initrequest()
                 failed = any(r.failed for r in runtestprotocol(item, nextitem=None, log=False))
                 if failed:
+                    Path(NOTICED.format(os.getpid())).write_text(item.nodeid, encoding="utf-8")
                     break
         except BaseException:  # noqa: BLE001 - whatever a fault leads to, it was noticed
             failed = True
@@ -300,7 +305,10 @@ class Session:
     def _wait(self, running: dict[int, Mutant]) -> None:
         pid, status = os.wait()
         mutant = running.pop(pid)
-        for path in Path("/dev/shm").glob(f"*-{pid}.*"):
+        told = Path(NOTICED.format(pid))
+        if told.exists():
+            self.noticed[told.read_text(encoding="utf-8")] += 1
+        for path in Path("/dev/shm").glob(f"porter-*-{pid}*"):
             path.unlink()
         if status:
             self.killed[mutant.module] += 1
@@ -329,7 +337,7 @@ def _equivalent() -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of the mutants that no test can tell from the original."""
     reason = ""
     for line in EQUIVALENT.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
+        if line.startswith("# "):
             reason = line[1:].strip()
         elif line.strip():
             yield line.strip(), reason

@@ -67,10 +67,13 @@ def read(
     if format is None:
         check_name(file, found)
     elif format != found:
-        raise UsageError(f"is {found}, not {_codec(format).title}", path)
+        raise UsageError(f"is {_codec(found).title}, not {_codec(format).title}", path)
     codec = _codec(found)
     patterns = {"uint16": uint16} if found == paddle.FORMAT else {}
-    return with_record(codec.read(file, key=key, strip=strip, **patterns))
+    try:
+        return with_record(codec.read(file, key=key, strip=strip, **patterns))
+    except UsageError as error:
+        raise error if error.path else UsageError(error.message, path) from error
 
 
 def write(

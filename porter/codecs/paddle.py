@@ -212,7 +212,7 @@ def _notes(tensors: Mapping[str, LazyTensor]) -> tuple[str, ...]:
 
 def _eval(arguments: tuple[Any, ...]) -> object:
     """Stand for `eval("data", {"data": array})`, a DenseTensor, and for nothing else."""
-    if len(arguments) == 2 and type(arguments[0]) is str and arguments[0] == "data":
+    if len(arguments) == 2 and arguments[0] == "data":
         scope = arguments[1]
         if type(scope) is dict and list(scope) == ["data"] and type(scope["data"]) is NdArray:
             return scope["data"]
@@ -260,7 +260,9 @@ def pieces(
 
 def _check(name: str, tensor: LazyTensor) -> None:
     if tensor.dtype.paddle is None:
-        raise UsageError(f"Paddle cannot hold {printable(name)}: its dtype is {tensor.dtype.name}")
+        hint = "; --dtype fp32 casts it" if tensor.dtype.is_float else ""
+        dtype = tensor.dtype.name
+        raise UsageError(f"Paddle cannot hold {printable(name)}: its dtype is {dtype}{hint}")
     if name in (NAMES, SLICES):
         raise UsageError(f"Paddle keeps the name {name} for itself")
 

@@ -10,7 +10,7 @@ import pytest
 from porter import codecs
 from porter.codecs.detect import detect
 from porter.codecs.files import InputFile
-from porter.errors import InputError
+from porter.errors import InputError, UsageError
 from tests.codecs.torch_pickles import (
     NUMBERS,
     PLAIN,
@@ -77,3 +77,25 @@ def test_name_that_lies_is_refused_unless_told(tmp_path: Path) -> None:
     for name in ("a.bin", "a.ckpt", "a", "a.PTH"):
         path = path.rename(tmp_path / name)
         assert list(codecs.read(str(path))) == ["w"]
+
+
+def test_format_that_was_said_is_held_to(tmp_path: Path) -> None:
+    """A file that is something else than was said is called by its kind, with its name."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(archive({"w": PLAIN}, NUMBERS))
+    with pytest.raises(UsageError, match=r"a\.pth: is a torch checkpoint, not a NumPy archive"):
+        codecs.read(str(path), format="npz")
+    with pytest.raises(UsageError, match="no format is called zzz; there are torch"):
+        codecs.read(str(path), format="zzz")
+
+
+def test_key_that_is_not_there_names_the_file(tmp_path: Path) -> None:
+    """A key where there is none says which file was looked into, whatever its format."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(archive({"w": PLAIN}, NUMBERS))
+    with pytest.raises(UsageError, match=r"a\.pth: no state dict is called model"):
+        codecs.read(str(path), key="model")
+    for name, format in (("b.npz", "npz"), ("b.safetensors", "safetensors")):
+        codecs.write(codecs.read(str(path)), str(tmp_path / name), format)
+        with pytest.raises(UsageError, match=rf"{name}: no state dict is called model: {format}"):
+            codecs.read(str(tmp_path / name), key="model")

@@ -113,6 +113,8 @@ def test_uint16_is_bfloat16_only_where_the_file_says_tensor() -> None:
         chosen = codecs.read(dumped(value), uint16=choice)
         assert all(found.read().tobytes() == array.tobytes() for found in chosen.values())
         assert {tensor.dtype.name for tensor in chosen.values()} == {choice}
+    mixed = codecs.read(dumped({"w": array, "f": np.ones(4)}), uint16="bfloat16")
+    assert (mixed["w"].dtype.name, mixed["f"].dtype.name) == ("bfloat16", "float64")
     with pytest.raises(UsageError, match="neither auto nor uint16 nor bfloat16"):
         codecs.read(dumped(value), uint16="half")
 
@@ -143,6 +145,14 @@ SIDE_TABLES: dict[str, tuple[Callable[[], Any], str]] = {
     "no slices": (lambda: sliced(info={"slices": []}), "makes no sense at w"),
     "more in the table": (lambda: sliced(info={"x": 1}), "makes no sense at w"),
     "whole and in slices": (lambda: sliced(w=np.ones(6)), "whole and in slices"),
+    "entry of a number": (
+        lambda: sliced(**{codec.SLICES: {3: {"OriginShape": (6,), "slices": ["w@@.0", "w@@.1"]}}}),
+        "makes no sense at 3",
+    ),
+    "entry is a list": (
+        lambda: sliced(**{codec.SLICES: {"w": ["OriginShape", "slices"]}}),
+        "makes no sense at w",
+    ),
     "slices are no table": (lambda: sliced(**{codec.SLICES: [1]}), "is no dictionary"),
     "names are no table": (lambda: sliced(**{codec.NAMES: [1]}), "is no dictionary"),
     "name of nothing": (lambda: sliced(**{codec.NAMES: {"ghost": "x"}}), "lists ghost"),
@@ -174,6 +184,15 @@ def test_array_that_is_no_tensor_is_refused_by_name(kind: str) -> None:
     for protocol in (2, 4):
         with pytest.raises(InputError, match=message):
             codecs.read(dumped({"w": array}, protocol))
+
+
+def test_pair_that_is_no_tensor_is_left_behind() -> None:
+    """A pair of a text and something else than an array is no tensor of Paddle."""
+    state = codecs.read(dumped({"w": np.ones(2), "pair": ("a", 3), "turned": (3, np.ones(2))}))
+    assert list(state) == ["w"]
+    assert state.origin is not None
+    assert state.origin.skipped[0] == "pair: a tuple of 2"
+    assert state.origin.skipped[1] == "turned: a tuple of 2 with 1 tensors"
 
 
 def test_array_that_is_no_tensor_is_left_beside_the_weights() -> None:
@@ -228,6 +247,7 @@ FORGED: dict[str, tuple[Any, str]] = {
         _evaluated("data", {"data": _array(*_NUMBERS), "x": 1}),
         "calls eval otherwise",
     ),
+    "eval of a list": (_evaluated("data", ["data"]), "calls eval otherwise"),
     "eval of a number": (_evaluated("data", {"data": 1}), "calls eval otherwise"),
     "eval without": (_Call(eval, "data"), "calls eval otherwise"),
     "buffer of three": (_Call(np._core.numeric._frombuffer, b"", np.dtype("f4"), (0,)), "no sense"),

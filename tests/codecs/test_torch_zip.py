@@ -102,6 +102,15 @@ def test_member_that_does_not_belong_is_refused(tmp_path: Path) -> None:
             codecs.read(path)
 
 
+def test_pickle_in_a_folder_below_is_none(tmp_path: Path) -> None:
+    """`data.pkl` stands in the archive's one folder, not deeper."""
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/b/data.pkl", b"\x80\x02}.")
+    with pytest.raises(InputError, match=r"no torch checkpoint: it has no data\.pkl"):
+        codecs.read(str(path))
+
+
 def test_deflated_storages_are_inflated(tmp_path: Path) -> None:
     """An archive packed again by hand is read, views of its storages too."""
     source = {"w": BASE, "v": BASE[1:3], "t": BASE.t()}
