@@ -6,7 +6,6 @@ it. SHA-256 is for who keeps the digests elsewhere, and takes longer than the co
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +13,17 @@ import xxhash
 
 from porter.errors import InputError, UsageError, listed, printable
 
+
+def _sha256() -> Any:
+    import hashlib  # Takes longer to load than most files take to be looked into.
+
+    return hashlib.sha256()
+
+
 XXH3, SHA256 = "xxh3", "sha256"
 _METHODS: dict[str, tuple[str, int, Callable[[], Any]]] = {
     XXH3: ("xxh3-128:", 32, xxhash.xxh3_128),
-    SHA256: ("sha256:", 64, hashlib.sha256),
+    SHA256: ("sha256:", 64, _sha256),
 }
 """Prefix of the text, hex digits behind it, and what computes it."""
 METHODS = tuple(_METHODS)
