@@ -20,9 +20,8 @@ class TorchSide:
         need("torch")
         import torch
 
-        torch.set_deterministic_debug_mode(
-            "warn"
-        )  # As use_deterministic_algorithms, a second less.
+        # As `use_deterministic_algorithms`, which takes a second to load torch's compiler.
+        torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
         # Sums of halves are kept in float32: their floors are derived for that.
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
