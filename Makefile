@@ -52,9 +52,11 @@ old:
 	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
 	.venv-old/bin/python -m pytest -p no:cacheprovider tests/old
 
+COVERING := tests/codecs tests/test_repack.py tests/test_inspect.py tests/test_speed_shape.py tests/test_blocks.py
+
 coverage: setup
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q tests/codecs tests/test_repack.py tests/test_inspect.py
+	$(BIN)/coverage run -m pytest -q -m "not slow" $(COVERING)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

@@ -119,9 +119,6 @@ class InputFile:
     def __del__(self) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"InputFile({self.path!r}, {self.size} bytes)"
-
 
 def open_beside(model: str, name: str, *, hard_links: bool) -> InputFile:
     """Open a file that `model` names; `InputError` when the name leads elsewhere.

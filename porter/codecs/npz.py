@@ -28,8 +28,6 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
     for member in members.values():
         name = _key(member)
         tensors[name] = _tensor(member)
-    if not tensors:
-        raise InputError("an archive without arrays", file.path)
     bare = sum(not member.checksummed for member in members.values())
     note = f"{bare} of {len(members)} arrays carry no checksum: damage cannot be seen."
     origin = Origin(file.path, "npz", (file.path,), notes=(note,) if bare else ())

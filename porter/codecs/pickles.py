@@ -323,15 +323,16 @@ class Unpickler(Window):
     def global_line(self) -> None:
         at, window = self._at, self._window
         end = window.find(b"\n", window.find(b"\n", at) + 1) + 1
-        known = self._lines.get(window[at:end])
+        line = window[at:end]  # Empty where it reaches over the window's end.
+        known = self._lines.get(line)
         if known is not None:
             self._at = end
             self._stack.append(known)
             return
         module = self._line()
         self._look_up(module, self._line())
-        if self._window is window:
-            self._lines[window[at : self._at]] = self._stack[-1]
+        if line:
+            self._lines[line] = self._stack[-1]
 
     def global_stack(self) -> None:
         name = self._stack.pop()

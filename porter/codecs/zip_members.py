@@ -12,7 +12,7 @@ from porter.tensor import BLOCK, ByteFile
 
 try:  # Several times faster than zlib, and the same results.
     from isal import isal_zlib
-except ModuleNotFoundError:
+except ModuleNotFoundError:  # pragma: no cover - `make bare` runs without it
     _crc: ModuleType = zlib
 else:
     _crc = isal_zlib
@@ -176,9 +176,6 @@ class Member:
         if not self._sound:
             self._compare(crc32(data))
         return data
-
-    def __repr__(self) -> str:
-        return f"Member({self.name!r}, {self.size} bytes)"
 
 
 class _Part:

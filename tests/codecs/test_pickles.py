@@ -252,6 +252,13 @@ def test_name_is_looked_up_each_time_it_changes() -> None:
     assert second is COMMON["pathlib", "Path"]
 
 
+def test_names_across_the_end_of_a_window_are_told_apart() -> None:
+    """Thousands of names, some of which one window ends in, are each what they are."""
+    names = ["OrderedDict", "Counter", "deque", "defaultdict"] * 3000
+    lines = b"".join(f"ccollections\n{name}\n".encode() for name in names)
+    assert [found.name for found in load(b"\x80\x02(" + lines + b"t.")] == names
+
+
 def test_inert_values_are_kept_and_not_made() -> None:
     """Objects that are no tensors become descriptions of themselves."""
     import argparse
@@ -274,6 +281,9 @@ def test_inert_values_are_kept_and_not_made() -> None:
         tree = load(pickle.dumps(value, protocol))
         assert repr(tree["args"]) == "argparse.Namespace"
         assert all(type(tree[key]) is Opaque for key in ("args", "day", "path", "set", "frozen"))
+        assert tree["args"].parts[-1] == {"lr": 0.1}
+        if protocol >= 4:
+            assert tree["set"].parts == tree["frozen"].parts == [1]
         assert tree["counts"] == {"a": 2, "b": 1}
         assert tree["defaults"] == {"a": [1]}
         assert list(tree["ordered"].items()) == [("a", 1), ("b", 2)]
@@ -285,6 +295,19 @@ def test_python_2_strings_are_text_where_they_can_be() -> None:
     assert load(b"\x80\x02T\x02\0\0\0\xe9b.") == b"\xe9b"
     assert load(b"\x80\x02T\x02\0\0\0\xe9b.", encoding="latin-1") == "éb"
     assert load(b"\x80\x02I4294967296\n.") == 1 << 32
+    assert load(b"\x80\x02I-9223372036854775808\n.") == -1 << 63
+    with pytest.raises(InputError, match="an integer makes no sense"):
+        load(b"\x80\x02I-92233720368547758080\n.")
+
+
+def test_what_is_long_is_told_by_one_byte() -> None:
+    """Texts of 4,096 bytes and byte strings of 1,024 are kept, longer ones stay where they are."""
+    for size, kind in ((4096, str), (4097, Text)):
+        assert type(load(b"\x80\x02X" + struct.pack("<I", size) + b"a" * size + b".")) is kind
+    for size, kind in ((1024, bytes), (1025, Blob)):
+        assert type(load(b"\x80\x03B" + struct.pack("<I", size) + b"a" * size + b".")) is kind
+    for size, kind in ((1024, str), (1025, Blob)):
+        assert type(load(b"\x80\x02T" + struct.pack("<I", size) + b"a" * size + b".")) is kind
 
 
 def test_python_2_ordered_dictionary_is_read_once() -> None:

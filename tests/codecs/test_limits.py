@@ -1,0 +1,275 @@
+"""Limits and the system's refusals: each ends in one line, and what lies within comes through."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from porter import codecs
+from porter.codecs import files, onnx_weights, provenance, safetensors, sharded, ties
+from porter.codecs.files import InputFile, open_beside
+from porter.codecs.names import COMMON
+from porter.codecs.pickle_values import HeldBytes
+from porter.codecs.pickles import Unpickler
+from porter.codecs.protobuf import Span, Walker, unpacked
+from porter.codecs.read_back import differences
+from porter.errors import InputError, SystemFault, UsageError
+from porter.tensor import LazyTensor, StateDict
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "a.bin"
+    made.write_bytes(bytes(range(100)))
+    return made
+
+
+def test_long_reads_take_several_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reads 2 GiB at most in one call: what is longer is read in parts."""
+    monkeypatch.setattr(files, "_LARGEST_READ", 7)
+    assert InputFile(path).pread(3, 90) == bytes(range(3, 93))
+
+
+def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that gives fewer bytes than asked for is asked again."""
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, n // 2, at))
+    assert InputFile(path).pread(0, 100) == bytes(range(100))
+
+
+def _failing(code: int) -> Callable[..., Any]:
+    def call(*args: object, **more: object) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
+def test_disk_that_cannot_be_read_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says of a read is the machine's fault, not the file's."""
+    file = InputFile(path)
+    monkeypatch.setattr(os, "pread", _failing(errno.EIO))
+    monkeypatch.setattr(os, "preadv", _failing(errno.EIO))
+    with pytest.raises(SystemFault, match=r"a\.bin: cannot be read: Input/output error"):
+        file.pread(0, 10)
+    with pytest.raises(SystemFault, match=r"a\.bin: cannot be read: Input/output error"):
+        file.pread_into(0, bytearray(10))
+
+
+def test_file_that_ends_early_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that says a file is longer than it is does not keep porter waiting."""
+    file = InputFile(path)
+    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: 0)
+    with pytest.raises(InputError, match="ends at byte 5"):
+        file.pread_into(5, bytearray(10))
+
+
+@pytest.mark.parametrize(
+    ("code", "leaf", "message"),
+    [
+        (errno.EACCES, SystemFault, "permission denied"),
+        (errno.EIO, SystemFault, "cannot be opened: Input/output error"),
+        (errno.ELOOP, InputError, "cannot be opened: Too many levels"),
+        (errno.ENXIO, InputError, "cannot be opened: No such device"),
+    ],
+)
+def test_file_that_cannot_be_opened(
+    code: int, leaf: type, message: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the path is to blame for is the input's fault, the rest the machine's."""
+    monkeypatch.setattr(os, "open", _failing(code))
+    with pytest.raises(leaf, match=message):
+        InputFile(path)
+
+
+def test_file_that_is_exchanged_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named file that is another one when it is opened than when it was looked at is refused."""
+    count = iter(range(9))
+    monkeypatch.setattr(files, "identity", lambda status: next(count))
+    with pytest.raises(InputError, match=r"names the file a\.bin, which moved meanwhile"):
+        open_beside(str(path), "a.bin", hard_links=True)
+
+
+def test_content_tells_the_format_of_a_path(tmp_path: Path) -> None:
+    """`detect` is the question alone."""
+    np.save(tmp_path / "a.npy", np.ones(2))
+    assert codecs.detect(str(tmp_path / "a.npy")) == "npy"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x93NUMPY\x02\x00ab", "truncated: no header"),
+        (b"\x93NUMPY\x03\x00\x02\0\0\0\xff\xff", "the header is not UTF-8"),
+    ],
+)
+def test_header_of_an_array_that_is_none(data: bytes, message: str, tmp_path: Path) -> None:
+    """A header of a later version is held to the rules of its version."""
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        codecs.read(str(tmp_path / "a.npy"))
+
+
+def test_bytearray_of_old_protocols_is_read() -> None:
+    """Protocol 2 writes a bytearray as latin-1 text."""
+    data = pickle.dumps(bytearray(b"\xe9b"), 2)
+    assert Unpickler(HeldBytes(data, "x"), 0, len(data), COMMON).load() == "éb"
+
+
+def _field(number: int, content: bytes) -> bytes:
+    key = number << 3 | 2
+    head = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+    return head + bytes([len(content)]) + content
+
+
+INITIALIZER = _field(5, b"\x08\x01\x10\x01" + _field(8, b"w") + _field(9, b"1234"))
+NOTE = _field(14, _field(1, b"k") + _field(2, b"v"))
+
+
+def onnx(folder: Path, *fields: bytes) -> str:
+    """Write a model of one weight and some fields around it."""
+    path = folder / "a.onnx"
+    path.write_bytes(b"\x08\x07" + b"".join(fields) + _field(7, INITIALIZER))
+    return str(path)
+
+
+def test_training_of_a_model_is_named(tmp_path: Path) -> None:
+    """What an ONNX file keeps for training is left behind, and said."""
+    state = codecs.read(onnx(tmp_path, NOTE, _field(20, b"")))
+    assert state.origin is not None
+    assert state.origin.skipped == ("training_info, which belongs to the training",)
+    assert state.origin.metadata == {"k": "v"}
+
+
+def test_notes_of_a_model_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note comes once; so many initialisers, and no more."""
+    with pytest.raises(InputError, match="the note k is there twice"):
+        codecs.read(onnx(tmp_path, NOTE, NOTE))
+    many = b"".join(_field(14, _field(1, b"%06d" % i)) for i in range(100_001))
+    with pytest.raises(InputError, match="more than 100,000 notes"):
+        codecs.read(onnx(tmp_path, many))
+    monkeypatch.setattr(onnx_weights, "MOST_TENSORS", 0)
+    with pytest.raises(InputError, match="more than 0 initialisers"):
+        codecs.read(onnx(tmp_path))
+
+
+def test_numbers_of_a_model_end(path: Path) -> None:
+    """A varint has ten bytes at most, and ends inside its message."""
+    path.write_bytes(b"\xff" * 20)
+    walker = Walker(InputFile(path))
+    with pytest.raises(InputError, match="does not end at byte 10"):
+        list(walker.fields(Span(0, 20)))
+    with pytest.raises(InputError, match="truncated inside a number"):
+        list(walker.fields(Span(0, 3)))
+    with pytest.raises(InputError, match="does not end"):
+        list(unpacked(b"\xff" * 20))
+    with pytest.raises(InputError, match="truncated inside a number"):
+        list(unpacked(b"\x01\xff"))
+
+
+def test_reading_back_tells_every_difference() -> None:
+    """Names, dtypes, shapes and bytes: all of it is told, not the first alone."""
+    written = StateDict.of({"a": np.ones(2), "b": np.ones(2), "c": np.ones(3)})
+    found = {"b": LazyTensor.of(np.ones(3)), "c": written["c"], "d": written["a"]}
+    problems = differences(written, None, found)
+    assert problems == ["missing: a", "not expected: d", "b is float64 [3], float64 [2] expected"]
+    wrong = {"c": "xxh3-128:" + "0" * 32}
+    assert differences({"c": written["c"]}, wrong, {"c": written["c"]}) == [
+        "other bytes than were written: c"
+    ]
+
+
+def header(folder: Path, text: str, data: bytes = b"") -> str:
+    """Write a safetensors file."""
+    path = folder / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + data)
+    return str(path)
+
+
+def test_header_of_safetensors_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many tensors, so many notes, so many bytes."""
+    rows = ",".join(f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in "abc")
+    assert len(codecs.read(header(tmp_path, f'{{"__metadata__":{{"n":"1","m":"2"}},{rows}}}'))) == 3
+    monkeypatch.setattr(safetensors, "MOST_TENSORS", 2)
+    with pytest.raises(InputError, match="more than 2 tensors"):
+        codecs.read(header(tmp_path, f"{{{rows}}}"))
+    monkeypatch.setattr(safetensors, "_MOST_NOTES", 1)
+    with pytest.raises(InputError, match="more than 1 entries of metadata"):
+        codecs.read(header(tmp_path, '{"__metadata__":{"n":"1","m":"2"}}'))
+    monkeypatch.setattr(safetensors, "LARGEST_HEADER", 40)
+    with pytest.raises(UsageError, match=r"a header of \d+ bytes; safetensors allows 40"):
+        codecs.write(StateDict.of({"w": np.ones(2)}), str(tmp_path / "b"), "safetensors")
+    (tmp_path / "short").write_bytes(b"1234")
+    with pytest.raises(InputError, match="truncated: 4 bytes are no safetensors file"):
+        safetensors.read(InputFile(tmp_path / "short"))
+
+
+def test_index_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many bytes, so many tensors."""
+    path = tmp_path / "a.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": "x", "b": "x"}}))
+    monkeypatch.setattr(sharded, "MOST_TENSORS", 1)
+    with pytest.raises(InputError, match="more than 1 tensors"):
+        codecs.read(str(path))
+    monkeypatch.setattr(sharded, "LARGEST_INDEX", 9)
+    with pytest.raises(InputError, match=r"an index of \d+ bytes; 9 is the limit"):
+        codecs.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "is no table of names"),
+        ('{"a": 1}', "is no table of names"),
+    ],
+)
+def test_note_of_ties_that_is_none(note: str, message: str, tmp_path: Path) -> None:
+    """A note of tied tensors that another program has spoilt is refused."""
+    with pytest.raises(InputError, match=message):
+        ties.restore({}, note, "x")
+
+
+def test_note_of_ties_is_believed_as_far_as_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is gone is left out, what differs is told, a note has a limit."""
+    state = {"a": LazyTensor.of(np.ones(2)), "b": LazyTensor.of(np.ones(2, np.float32))}
+    assert ties.restore(state, '{"gone": "a", "b": "gone"}', "x") == ()
+    (told,) = ties.restore(state, '{"b": "a"}', "x")
+    assert "not any more: b" in told
+    monkeypatch.setattr(ties, "_LONGEST_NOTE", 9)
+    with pytest.raises(InputError, match="a note of tied tensors of 10 characters"):
+        ties.restore(state, '{"b": "a"}', "x")
+
+
+def test_nothing_is_no_output(tmp_path: Path) -> None:
+    """A state dict without tensors is not written."""
+    with pytest.raises(UsageError, match=r"x\.pth: there is no tensor to write"):
+        codecs.write(StateDict({}), str(tmp_path / "x.pth"), "torch")
+
+
+def test_tied_tensors_are_checked_with_their_first(tmp_path: Path) -> None:
+    """A tie is written under both names and held to one digest; the outcome goes into JSON."""
+    tied = LazyTensor.of(np.ones(3))
+    tied.tie = "t"
+    for name, format in (("a.safetensors", "safetensors"), ("a.pth", "torch")):
+        target = tmp_path / name
+        codecs.write(StateDict({"a": tied, "b": tied}), str(target), format, metadata={})
+        found = provenance.check(target).as_dict()
+        assert found == {"ok": True, "tensors": 2, "sources": {}, "problems": []}
+
+
+def test_record_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of provenance that is far too long is not read."""
+    codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / "a.pth"), "torch", metadata={})
+    monkeypatch.setattr(provenance, "_LARGEST_RECORD", 9)
+    with pytest.raises(InputError, match=r"a record of \d+ bytes; 9 is the limit"):
+        provenance.check(tmp_path / "a.pth")
