@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from porter import codecs
+from porter import casts, codecs
 from porter.architectures import Architecture
 from porter.codecs import output, provenance
 from porter.codecs.digests import XXH3, check_method
@@ -25,6 +25,7 @@ from porter.codecs.provenance import Record
 from porter.codecs.read_back import differences
 from porter.codecs.ties import compact
 from porter.errors import PorterError, SystemFault, UsageError, listed, printable
+from porter.mapping.constants import constants
 from porter.onnx import model, notes, transform
 from porter.onnx.graph import FLOAT, FLOAT16
 from porter.onnx.parse import parse
@@ -86,7 +87,9 @@ def export(
     target, inputs = os.fspath(path), list(inputs)
     output.resolve(target, inputs, force)  # before a template is traced
     made = _template(architecture, image_size, chosen.opset, features)
-    code = _floating(state)
+    computed = constants(architecture.table.constants, architecture.config, image_size)
+    code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
+    state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
     weights, rest = _sorted_out(state, made, num_classes)
     sheet = _sheet(architecture, made, code, num_classes, chosen)
     said = {
@@ -125,6 +128,12 @@ def _floating(state: StateDict) -> int:
         f"an onnx model is float32 or float16 throughout, the weights are {listed(found)};"
         " pass --dtype fp32 or fp16"
     )
+
+
+def _matched(state: StateDict, computed: Iterable[str], dtype: str) -> StateDict:
+    """Return the state dict, what the architecture computes (a mask) in the type of the rest."""
+    own = StateDict({name: state[name] for name in computed if name in state})
+    return StateDict({**state, **casts.cast(own, dtype)[0]}, state.origin)
 
 
 def _sorted_out(

@@ -56,6 +56,8 @@ class Value:
     elem_type: int
     dims: tuple[int | str | None, ...]
     doc: str = ""
+    is_ranked: bool = True
+    """Whether its number of dimensions is known: without one `dims` says nothing."""
 
     def __str__(self) -> str:
         dtype = BY_ONNX.get(self.elem_type)

@@ -144,7 +144,7 @@ def _name_of(attribute: memoryview) -> str:
 
 
 def _parse_value(data: memoryview) -> Value:
-    value = Value("", 0, ())
+    value = Value("", 0, (), is_ranked=False)
     for number, _, part in wire.fields(data):
         if number == 1:
             value.name = wire.string(part)
@@ -165,3 +165,4 @@ def _parse_tensor_type(data: memoryview, value: Value) -> None:
             dims = [_pair(dim, 1, 2) for n, _, dim in wire.fields(part) if n == 1
                     and isinstance(dim, memoryview)]  # fmt: skip
             value.dims = tuple(symbol if size is None else size for size, symbol in dims)
+            value.is_ranked = True

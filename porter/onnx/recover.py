@@ -135,7 +135,7 @@ class _Search:
         with Worker("onnx-tools") as worker, tempfile.TemporaryDirectory(prefix="porter-") as temp:
             folder = Path(temp)
             graph = self._tidied(worker, self._path, folder)
-            foreign = reduce(graph)
+            foreign = self._reduced(graph)
             mine = reduce(self._tidied_template(made, worker, folder), self._constants())
             alignment = align(mine, foreign)
             found, how = self._by_structure(alignment, made)
@@ -145,6 +145,20 @@ class _Search:
             state = StateDict(found, replace(self._weights.origin, skipped=()))
             how = (*how, self._prove(state, worker, folder))
         return Recovered(state, how)
+
+    def _reduced(self, graph: Graph) -> Flow:
+        try:
+            return reduce(graph)
+        except InputError as error:
+            raise InputError(f"{error.message}{self._hint(graph)}", self._path) from error
+
+    def _hint(self, graph: Graph) -> str:
+        """Return what may be the matter with a graph that is not understood."""
+        made = [n.op for n in graph.nodes if n.domain not in ("", "ai.onnx")]
+        if not made:
+            return ""
+        own = listed(dict.fromkeys(made), 4)
+        return f"; an optimiser has fused operations ({own}): take the model that it was made from"
 
     def _template(self) -> Template:
         features = self._own.features(self._architecture)
@@ -213,7 +227,7 @@ class _Search:
             raise InputError(
                 f"is foreign, and not understood as {self._architecture.name}: the graph differs"
                 f" (no place found for {listed(fold(alignment.lost), 5)}), and by its names it"
-                f" {error.message}",
+                f" {error.message}{self._hint(graph)}",
                 self._path,
             ) from error
         dialect = fitted.plan.source.dialect.name

@@ -64,7 +64,11 @@ class _Reducer:
     def _shape(self, name: str) -> Shape | None:
         """Return a value's shape, None where a size is not known."""
         value = self._shapes.get(name)
-        if value is None or not all(isinstance(d, int) and d >= 0 for d in value.dims):
+        if (
+            value is None
+            or not value.is_ranked
+            or not all(isinstance(d, int) and d >= 0 for d in value.dims)
+        ):
             return None
         return tuple(d for d in value.dims if isinstance(d, int))
 
