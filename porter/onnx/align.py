@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
 from porter.errors import InputError, printable
 from porter.onnx.flow import Flow, Layer, Norm
 from porter.onnx.steps import Static, same_elements
-from porter.tensor import Array, LazyTensor
+from porter.tensor import Array, LazyTensor, Shape
 
 IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0}
 """A batch norm that does nothing, but for its variance, which makes up for epsilon."""
@@ -26,6 +27,8 @@ class Alignment:
 
     found: dict[str, tuple[Static, Static]] = field(default_factory=dict)
     """{canonical name: (as the template's graph sees it, as the file's graph sees it)}"""
+    pieces: dict[str, list[tuple[Static, Static]]] = field(default_factory=dict)
+    """The same for tensors of which the file holds the parts."""
     lost: list[str] = field(default_factory=list)
     """Canonical names for which the graph has no place."""
     neutral: dict[str, float] = field(default_factory=dict)
@@ -57,7 +60,9 @@ def _place(made: Alignment, role: str, slot: Static, other: Layer | None) -> Non
         made.lost.append(slot.root)
         return
     found = other.slots.get(role)
-    if found is not None and same_elements(slot.shape, found.shape):
+    if found is not None and same_elements(slot.shape, found.shape) and slot.is_part:
+        made.pieces.setdefault(slot.root, []).append((slot, found))
+    elif found is not None and same_elements(slot.shape, found.shape):
         made.found[slot.root] = (slot, found)
     elif found is None and role in ("bias", "weight") and other.slots.keys() <= {"weight"}:
         made.neutral[slot.root] = 0.0 if role == "bias" else 1.0
@@ -127,6 +132,29 @@ def moved(slots: tuple[Static, Static], tensor: LazyTensor, shape: tuple[int, ..
     return LazyTensor(tensor.dtype, shape, read)
 
 
+def joined(
+    slots: Sequence[tuple[Static, Static]], weights: Mapping[str, LazyTensor], shape: Shape
+) -> LazyTensor:
+    """Return the canonical tensor, of `shape`, whose parts the foreign tensors hold."""
+    dtype = weights[slots[0][1].root].dtype
+
+    def read() -> Array:
+        places = np.arange(prod(shape)).reshape(shape)
+        found = np.empty(prod(shape), dtype.numpy)
+        missing = np.ones(prod(shape), bool)
+        for mine, theirs in slots:
+            where = mine.seen(places)
+            found[where] = theirs.seen(weights[theirs.root].read()).reshape(mine.shape)
+            missing[where] = False
+        if missing.any():
+            raise InputError(
+                f"{printable(slots[0][0].root)}: some of its parts are not in the file"
+            )
+        return found.reshape(shape)
+
+    return LazyTensor(dtype, shape, read)
+
+
 def placed(
     made: Alignment, weights: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, LazyTensor]:
@@ -135,6 +163,8 @@ def placed(
         name: moved(slots, weights[slots[1].root], shapes[name])
         for name, slots in made.found.items()
     }
+    for name, slots in made.pieces.items():
+        found[name] = joined(slots, weights, shapes[name])
     for name, value in {**made.neutral, **made.folded}.items():
         if name not in found:
             found[name] = LazyTensor.of(np.full(shapes[name], value, np.float32))

@@ -28,6 +28,7 @@ from porter.mapping.plan import Plan
 from porter.mapping.table import CANONICAL
 from porter.onnx import model, notes, transform
 from porter.onnx.align import Alignment, align, placed
+from porter.onnx.apart import apart
 from porter.onnx.constants import weights as weights_of
 from porter.onnx.export import Options, export
 from porter.onnx.flow import Flow
@@ -140,6 +141,8 @@ class _Search:
             alignment = align(mine, foreign)
             found, how = self._by_structure(alignment, made)
             if found is None:
+                found, how = self._by_structure(align(apart(mine), apart(foreign)), made)
+            if found is None:
                 found, how = self._by_names(graph, foreign, alignment)
             assert self._weights.origin is not None
             state = StateDict(found, replace(self._weights.origin, skipped=()))
@@ -208,7 +211,7 @@ class _Search:
             for name, value in used.weights.items()
         }
         found = placed(made, self._weights, shapes)
-        how = [f"{len(made.found)} tensors placed by what the graph does with them"]
+        how = [f"{len(found)} tensors placed by what the graph does with them"]
         if made.folded:
             how.append(f"folded batch norms made to do nothing: {listed(fold(made.into))}")
         if made.neutral:
@@ -239,6 +242,13 @@ class _Search:
                          image_size=self._image_size).plan  # fmt: skip
         return dict(plan.read(state))
 
+    def _epsilons(self, rebuilt: Path) -> str:
+        """Return how LayerNorm differs, the one thing that weights do not show."""
+        theirs, mine = _epsilons(self._path), _epsilons(os.fspath(rebuilt))
+        if not theirs or theirs == mine:
+            return ""
+        return f"; its LayerNorms have epsilon {listed(theirs)}, the architecture {listed(mine)}"
+
     def _prove(self, state: StateDict, worker: Worker, folder: Path) -> str:
         """Run the file and what was recovered from it on the same noise."""
         rebuilt = folder / "rebuilt.onnx"
@@ -262,10 +272,17 @@ class _Search:
         if not error <= limit:
             raise InputError(
                 "is foreign: the weights that were recovered do not compute what it does"
-                f" (error {error:.1e}, {limit:.1e} is the limit)",
+                f" (error {error:.1e}, {limit:.1e} is the limit){self._epsilons(rebuilt)}",
                 self._path,
             )
         return f"proven: rebuilt, it computes the same (error {error:.1e})"
+
+
+def _epsilons(path: str) -> list[str]:
+    with InputFile(path) as file:
+        nodes = parse(file).graph.nodes
+    found = {node.get("epsilon", 1e-5) for node in nodes if node.op == "LayerNormalization"}
+    return [f"{value:.0e}" for value in sorted(v for v in found if isinstance(v, float))]
 
 
 def _error(found: Array, reference: Array) -> float:

@@ -76,6 +76,11 @@ class Take:
             raise InputError("entries that must be equal differ")
         return np.moveaxis(found, 0, self.axis)
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether some entries are left out."""
+        return len(np.unique(self.indices % self.size)) < self.size
+
     def shape(self, shape: Shape) -> Shape:
         return (*shape[: self.axis], *self.indices.shape, *shape[self.axis + 1 :])
 
@@ -117,6 +122,11 @@ class Static:
     root: str
     shape: Shape
     steps: tuple[Step, ...] = ()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the operation sees only some of the tensor's elements."""
+        return any(isinstance(step, Take) and step.is_partial for step in self.steps)
 
     def then(self, step: Step) -> Static:
         """Return it after one more step."""

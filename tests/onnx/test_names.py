@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -12,16 +13,29 @@ from porter.architectures import find
 from porter.fit import fit
 from porter.onnx.recover import recover
 from porter.seeded import seeded
+from porter.tensor import StateDict
 from tests.onnx.test_recover import exported
 
 NAME = "vit-tiny-p16-224"
 
 
+def whole_softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Softmax over the keys as one operation, as the template has it."""
+    return scores.softmax(-1)
+
+
+def softmax_in_pieces(scores: torch.Tensor) -> torch.Tensor:
+    """The same function by other operations: another graph."""
+    found = scores.exp()
+    return found / found.sum(-1, keepdim=True)
+
+
 class Layer(nn.Module):
     """A block with q, k and v apart, as transformers has it; its modules are named by a table."""
 
-    def __init__(self, state: dict[str, torch.Tensor], prefix: str) -> None:
+    def __init__(self, state: dict[str, torch.Tensor], prefix: str, *, whole: bool) -> None:
         super().__init__()
+        self.weigh = whole_softmax if whole else softmax_in_pieces
         attention = (f"attention.{leaf}" for leaf in ("q_proj", "k_proj", "v_proj", "o_proj"))
         linears = (*attention, "mlp.fc1", "mlp.fc2")
         for path in linears:
@@ -37,7 +51,7 @@ class Layer(nn.Module):
             for project in (own.q_proj, own.k_proj, own.v_proj)
         ]
         scores = heads[0] @ heads[1].transpose(-1, -2) / 8.0
-        x = x + own.o_proj((scores.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2))
+        x = x + own.o_proj((self.weigh(scores) @ heads[2]).transpose(1, 2).flatten(2))
         hidden = nn.functional.gelu(self.mlp.fc1(self.layernorm_after(x)))
         return x + self.mlp.fc2(hidden)
 
@@ -45,7 +59,7 @@ class Layer(nn.Module):
 class Foreign(nn.Module):
     """ViT as transformers names it."""
 
-    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+    def __init__(self, state: dict[str, torch.Tensor], *, whole: bool) -> None:
         super().__init__()
         self.vit = nn.Module()
         self.vit.embeddings = nn.Module()
@@ -56,7 +70,7 @@ class Foreign(nn.Module):
         conv = nn.Conv2d(3, 192, 16, 16)
         conv.load_state_dict({leaf: state[f"{patches}.{leaf}"] for leaf in ("weight", "bias")})
         _attach(self, patches, conv)
-        layers = [Layer(state, f"vit.layers.{i}.") for i in range(12)]
+        layers = [Layer(state, f"vit.layers.{i}.", whole=whole) for i in range(12)]
         _attach(self, "vit.layers", nn.ModuleList(layers))
         self.vit.layernorm = _norm(state, "vit.layernorm")
         self.classifier = _linear(state, "classifier")
@@ -92,13 +106,40 @@ def _norm(state: dict[str, torch.Tensor], path: str) -> nn.LayerNorm:
     return made
 
 
-def test_split_attention_under_other_names_becomes_the_canonical_one(tmp_path: Path) -> None:
-    """Its graph is not the template's; biases and module paths name what lost its name."""
+def foreign_file(path: Path, *, whole: bool) -> Path:
+    """Export seeded weights as transformers would name and cut them."""
     architecture, state = find(NAME), seeded(find(NAME))
     foreign = fit(architecture, state, "torch", "hf").plan.apply(state)
     weights = {n: torch.from_numpy(np.array(t.read(), order="C")) for n, t in foreign.items()}
-    path = exported(Foreign(weights).eval(), tmp_path / "m.onnx", "torchscript")
-    found = recover(architecture, path)
+    return exported(Foreign(weights, whole=whole).eval(), path, "torchscript")
+
+
+def is_seeded(state: StateDict) -> bool:
+    """Whether a state dict is the canonical seeded one, bit for bit."""
+    return all(
+        np.array(state[name].read()).tobytes() == np.array(tensor.read()).tobytes()
+        for name, tensor in seeded(find(NAME)).items()
+    )
+
+
+def test_another_graph_under_other_names_becomes_the_canonical_one(tmp_path: Path) -> None:
+    """Its graph is not the template's; biases and module paths name what lost its name."""
+    found = recover(find(NAME), foreign_file(tmp_path / "m.onnx", whole=False))
     assert "hf" in found.how[0]
-    for name, tensor in state.items():
-        assert np.array(found.state[name].read()).tobytes() == np.array(tensor.read()).tobytes()
+    assert is_seeded(found.state)
+
+
+def test_split_attention_without_any_names_becomes_the_canonical_one(tmp_path: Path) -> None:
+    """q, k and v are layers of their own: by what they do they are the parts of one."""
+    path = foreign_file(tmp_path / "m.onnx", whole=True)
+    model = onnx.load(path)
+    names = {tensor.name: f"w{i}" for i, tensor in enumerate(model.graph.initializer)}
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in model.graph.node:
+        node.name = ""
+        node.input[:] = [names.get(name, name) for name in node.input]
+    onnx.save(model, path)
+    found = recover(find(NAME), path)
+    assert "by what the graph does" in found.how[0]
+    assert is_seeded(found.state)
