@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 from porter import codecs, fetch
 from porter.architectures import Architecture
 from porter.codecs.files import InputFile
-from porter.errors import InputError, MappingError, UsageError, listed, printable
+from porter.errors import InputError, MappingError, UsageError, listed
 from porter.fit import fit
 from porter.mapping.constants import constants
 from porter.mapping.fold import fold
@@ -36,6 +35,7 @@ from porter.onnx.graph import Graph
 from porter.onnx.names import named
 from porter.onnx.parse import parse
 from porter.onnx.reduce import reduce
+from porter.onnx.signature import signature_of
 from porter.onnx.template import Template, template
 from porter.runtimes import exchange
 from porter.runtimes.process import Worker
@@ -127,7 +127,7 @@ class _Search:
         self._fold = fold_batchnorm
         with InputFile(path) as file:
             graph = parse(file).graph
-        self._own = _signature(graph, state, path, architecture.image_size)
+        self._own = signature_of(graph, state, path, architecture.image_size)
         self._num_classes, self._image_size = self._own.num_classes, self._own.image_size
 
     def recovered(self) -> Recovered:
@@ -137,13 +137,17 @@ class _Search:
             folder = Path(temp)
             graph = self._tidied(worker, self._path, folder)
             foreign = self._reduced(graph)
-            mine = reduce(self._tidied_template(made, worker, folder), self._constants())
-            alignment = align(mine, foreign)
-            found, how = self._by_structure(alignment, made)
-            if found is None:
-                found, how = self._by_structure(align(apart(mine), apart(foreign)), made)
-            if found is None:
-                found, how = self._by_names(graph, foreign, alignment)
+            found: dict[str, LazyTensor] | None = None
+            how: tuple[str, ...] = ()
+            lost: list[str] = []
+            for mine, theirs in self._pairs(self._tidied_template(made, worker, folder), foreign):
+                alignment = align(mine, theirs)
+                lost = lost or alignment.lost
+                found, how = self._by_structure(alignment, made)
+                if found is not None:
+                    break
+            else:
+                found, how = self._by_names(graph, foreign, lost)
             assert self._weights.origin is not None
             state = StateDict(found, replace(self._weights.origin, skipped=()))
             how = (*how, self._prove(state, worker, folder))
@@ -167,10 +171,22 @@ class _Search:
         features = self._own.features(self._architecture)
         return template(self._architecture, image_size=self._image_size, features=features)
 
-    def _constants(self) -> Mapping[str, Array]:
+    def _pairs(self, graph: Graph, foreign: Flow) -> Iterator[tuple[Flow, Flow]]:
+        """Yield the template's and the file's flow, as they are and as others write attention."""
+        known = self._constants()
+        mine = reduce(graph, known)
+        yield mine, foreign
+        yield apart(mine), apart(foreign)
+        # a mask that the file computes from sizes is no layer of its flow
+        names = [name for name in self._computed() if name not in known]
+        yield apart(reduce(graph, {**known, **dict.fromkeys(names)})), apart(foreign)
+
+    def _computed(self) -> Mapping[str, Array]:
         table = self._architecture.table
-        made = constants(table.constants, self._architecture.config, self._image_size)
-        return {name: array for name, array in made.items() if array.dtype.kind != "f"}
+        return constants(table.constants, self._architecture.config, self._image_size)
+
+    def _constants(self) -> Mapping[str, Array]:
+        return {name: array for name, array in self._computed().items() if array.dtype.kind != "f"}
 
     def _tidied_template(self, made: Template, worker: Worker, folder: Path) -> Graph:
         symbols = {"classes": self._num_classes, "batch": 1}
@@ -219,7 +235,7 @@ class _Search:
         return self._planned(StateDict(found), CANONICAL), tuple(how)
 
     def _by_names(
-        self, graph: Graph, foreign: Flow, alignment: Alignment
+        self, graph: Graph, foreign: Flow, lost: Sequence[str]
     ) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
         """Return the tensors by their names in any PyTorch dialect."""
         nodes = {node.name: node for node in graph.nodes if node.name}
@@ -229,7 +245,7 @@ class _Search:
         except MappingError as error:
             raise InputError(
                 f"is foreign, and not understood as {self._architecture.name}: the graph differs"
-                f" (no place found for {listed(fold(alignment.lost), 5)}), and by its names it"
+                f" (no place found for {listed(fold(lost), 5)}), and by its names it"
                 f" {error.message}{self._hint(graph)}",
                 self._path,
             ) from error
@@ -293,56 +309,3 @@ def _error(found: Array, reference: Array) -> float:
     rms = float(np.sqrt(np.mean(ref**2)))
     error = float(np.abs(x - ref).max()) / rms if rms else float("inf")
     return error if np.isfinite(error) else float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a graph takes and gives."""
-
-    num_classes: int
-    image_size: int
-    """Pixels."""
-    batch: int | None
-    """None: any."""
-    dtype: str
-    """Element type of most of the weights' bytes."""
-    names: tuple[str, ...]
-    """Names of its weights."""
-
-    def features(self, architecture: Architecture) -> tuple[str, ...]:
-        """Return the optional parts of which it has a weight."""
-        known = architecture.skeleton().features
-        return tuple(f for f, rows in known.items() if any(e.name in self.names for e in rows))
-
-
-def signature(path: str | os.PathLike[str], image_size: int) -> Signature:
-    """Return what an ONNX file takes and gives; `UsageError` unless it is pictures and scores.
-
-    `image_size`, in pixels, is that of a graph which leaves it open.
-    """
-    name = os.fspath(path)
-    with InputFile(name) as file:
-        graph = parse(file).graph
-    return _signature(graph, weights_of(name), name, image_size)
-
-
-def _signature(graph: Graph, weights: StateDict, path: str, image_size: int) -> Signature:
-    images = [value for value in graph.inputs if value.name not in weights]
-    if len(images) != 1 or len(images[0].dims) != 4:
-        names = listed(value.name for value in images)
-        raise UsageError(f"takes {names or 'nothing'}, not one picture", path)
-    batch, _, *sides = images[0].dims
-    height, width = (side if isinstance(side, int) and side > 0 else image_size for side in sides)
-    if height != width:
-        raise UsageError(f"takes pictures of {height} × {width}, not of one square size", path)
-    dims = graph.outputs[0].dims if graph.outputs else ()
-    if len(dims) != 2 or not isinstance(dims[1], int):
-        shown = printable(list(dims))
-        raise UsageError(f"gives {shown}, not scores of a known number of classes", path)
-    sizes: Counter[str] = Counter()
-    for tensor in weights.values():
-        if tensor.dtype.is_float:
-            sizes[tensor.dtype.name] += tensor.nbytes
-    frozen = batch if isinstance(batch, int) and batch > 0 else None
-    dtype = sizes.most_common(1)[0][0] if sizes else "float32"
-    return Signature(dims[1], height, frozen, dtype, tuple(weights))

@@ -22,11 +22,11 @@ from porter.onnx.steps import Permute, Static, squeezed
 from porter.tensor import Array, Shape
 
 
-def reduce(graph: Graph, constants: Mapping[str, Array] | None = None) -> Flow:
+def reduce(graph: Graph, constants: Mapping[str, Array | None] | None = None) -> Flow:
     """Reduce a tidied graph; its first input is the image, the others are weights.
 
-    `constants` gives those of the inputs whose values are known (index tables). `InputError`
-    names the node that makes no sense.
+    `constants` gives those of the inputs whose values are known (index tables); what is given as
+    None (masks) counts for nothing. `InputError` names the node that makes no sense.
     """
     made = _Reducer(graph, constants or {})
     return made.flow.alive([value.layer for value in made.results()])
@@ -39,7 +39,7 @@ _MEANS = {"ReduceMean", "GlobalAveragePool"}
 class _Reducer:
     """Walks over the nodes in order."""
 
-    def __init__(self, graph: Graph, constants: Mapping[str, Array]) -> None:
+    def __init__(self, graph: Graph, constants: Mapping[str, Array | None]) -> None:
         image, *weights = graph.inputs
         self._shapes = {**graph.values, **{v.name: v for v in (*graph.inputs, *graph.outputs)}}
         self._env: dict[str, Seen] = {image.name: Data(0)}

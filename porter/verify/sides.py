@@ -108,7 +108,7 @@ def prepare(
 
 def _graph(architecture: Architecture, here: fetch.Fetched, image_size: int) -> Prepared:
     """Return an ONNX model as a side: classes, size, batch and precision are the graph's own."""
-    from porter.onnx.recover import signature
+    from porter.onnx.signature import signature
 
     own = signature(here.path, image_size)
     report = SideReport(

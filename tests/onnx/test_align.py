@@ -16,14 +16,16 @@ from porter.onnx.reduce import reduce
 SHAPES = {"image": [1, 4], "one": [4, 4], "two": [4, 4], "a": [4], "b": [4]}
 
 
-def flow(nodes: list, values: dict[str, list[int]] | None = None) -> Flow:
+def flow(
+    nodes: list, values: dict[str, list[int]] | None = None, constants: dict | None = None
+) -> Flow:
     """Reduce a graph over `image` whose other inputs are weights."""
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in SHAPES.items()]
     inner = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
              for n, s in (values or {}).items()]  # fmt: skip
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
     graph = helper.make_graph(nodes, "g", inputs, [output], value_info=inner)
-    return reduce(parse(Memory(helper.make_model(graph).SerializeToString())).graph)
+    return reduce(parse(Memory(helper.make_model(graph).SerializeToString())).graph, constants)
 
 
 def node(op: str, inputs: str, output: str, **attributes: object):
@@ -117,6 +119,14 @@ def test_a_node_that_makes_no_sense_is_named(wrong: onnx.NodeProto) -> None:
     """A stranger's graph is refused in a line, whatever its nodes lack."""
     with pytest.raises(InputError, match=rf"the {wrong.op_type} .* makes no sense"):
         flow([wrong])
+
+
+def test_a_mask_that_counts_for_nothing_is_no_layer() -> None:
+    """What the architecture computes can be left out of the template's flow."""
+    nodes = [node("MatMul", "image one", "x"), node("Add", "x two", "y")]
+    labels = [layer.label[0] for layer in flow(nodes, constants={"two": None}).layers]
+    assert labels == ["image", "linear"]
+    assert [layer.label[0] for layer in flow(nodes).layers] == ["image", "linear", "Add"]
 
 
 def test_a_bias_that_is_not_there_stands_for_zero() -> None:
