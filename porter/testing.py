@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from porter import __version__
 from porter.architectures import find
 from porter.errors import UsageError
 from porter.tensor import Array
@@ -48,6 +50,7 @@ def assert_equivalent(
     Options are those of `porter.verify`. A proof that could not be made (a framework is missing)
     raises too: a test that shows nothing must not pass.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test, not of this function
     from porter.report.text import plain
     from porter.verify.forward import verify
 
@@ -113,7 +116,12 @@ def record(
         file="",
         format="",
         device=where,
-        versions=runner.environment(),
+        versions={
+            "porter": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **runner.environment(),
+        },
         recorded=True,
     )
     made = Trace(

@@ -12,9 +12,8 @@ import time
 from collections import Counter
 
 from porter.architectures import all_variants, find
-from porter.cli.prove import run_of
-from porter.runtimes.process import Pool
-from porter.verify.sensitivity import Known, Sensitivity, layouts, prove
+from porter.cli.prove import prove
+from porter.verify.sensitivity import Sensitivity
 
 HEAD = """# Mutations of every table
 
@@ -61,15 +60,11 @@ def main(names: list[str]) -> None:
     print(HEAD)
     proofs: list[Sensitivity] = []
     seconds = time.monotonic()
-    with Pool() as pool:
-        for variant in layouts(map(find, names) if names else all_variants().values()):
-            known: Known = {}
-            for dialect in variant.table.dialects:
-                run = run_of(dialect)
-                proofs.append(prove(variant, dialect, framework=run, pool=pool, known=known))
-                print(row(proofs[-1]), flush=True)
-                for trial in proofs[-1].uncaught:
-                    print(f"  uncaught: {trial}", file=sys.stderr)
+    for proof in prove(map(find, names) if names else all_variants().values()):
+        proofs.append(proof)
+        print(row(proof), flush=True)
+        for trial in proof.uncaught:
+            print(f"  uncaught: {trial}", file=sys.stderr)
     print("\nSeen in their own layer alone:\n")
     print("\n".join(hidden(proofs)))
     print(f"{time.monotonic() - seconds:.0f} s", file=sys.stderr)

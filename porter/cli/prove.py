@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli.output import columns
-
 if TYPE_CHECKING:
     from porter.architectures import Architecture
+    from porter.runtimes.process import Pool
     from porter.verify.sensitivity import Sensitivity
 
 
-def prove(variants: Iterable[Architecture]) -> list[Sensitivity]:
+def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
     """Prove every dialect of the variants, of several the smallest of each layout.
 
-    torch and paddle are started once; every dialect but Paddle's own is run in torch.
+    torch and paddle are started once and work at the same time; every dialect but Paddle's own
+    is run in torch.
     """
     from porter.runtimes.process import Pool
     from porter.verify import sensitivity
 
-    chosen = sensitivity.layouts(variants)
     with Pool() as pool:
-        found = []
-        for variant in chosen:
-            known: sensitivity.Known = {}
-            for dialect in variant.table.dialects:
-                run = run_of(dialect)
-                found.append(
-                    sensitivity.prove(variant, dialect, framework=run, pool=pool, known=known)
-                )
-        return found
+        for variant in sensitivity.layouts(variants):
+            yield from _of(variant, pool)
+
+
+def _of(variant: Architecture, pool: Pool) -> list[Sensitivity]:
+    from porter.verify import sensitivity
+    from porter.verify.live import together
+
+    def task(framework: str, dialects: list[str]) -> Callable[[], list[Sensitivity]]:
+        known: sensitivity.Known = {}
+        return lambda: [
+            sensitivity.prove(variant, dialect, framework=framework, pool=pool, known=known)
+            for dialect in dialects
+        ]
+
+    runs: dict[str, list[str]] = {}
+    for dialect in variant.table.dialects:
+        runs.setdefault(run_of(dialect), []).append(dialect)
+    made = together([task(framework, dialects) for framework, dialects in runs.items()])
+    found = {proof.dialect: proof for proofs in made for proof in proofs}
+    return [found[dialect] for dialect in variant.table.dialects]
 
 
 def run_of(dialect: str) -> str:
@@ -61,21 +72,25 @@ def as_dicts(found: Iterable[Sensitivity]) -> list[dict[str, Any]]:
     ]
 
 
-def say(found: Iterable[Sensitivity]) -> None:
-    """Print one line for each proof, and one for each mutation that was not caught."""
-    rows = []
+def say(found: Iterable[Sensitivity]) -> bool:
+    """Print each proof when it is made, and each mutation not caught; return whether all hold."""
+    holds = True
     for proof in found:
-        weakest = proof.weakest
-        margin = f"{weakest.margin:.0e} times over the limit" if weakest is not None else "-"
-        caught = len(proof.trials) - len(proof.uncaught)
-        mutations = f"{caught} of {len(proof.trials)} mutations caught"
-        mutations += f", {len(proof.hidden)} layer by layer only" if proof.hidden else ""
-        rows.append((proof.variant, proof.dialect, mutations, f"the weakest {margin}"))
-    click.echo(columns(rows))
-    for proof in found:
+        click.echo(_line(proof))
+        holds = holds and proof.holds
         for trial in proof.uncaught:
             click.echo(
                 f"{proof.variant} {proof.dialect}: unproven: {trial.row}:"
                 f" {trial.tensor} {trial.what} moves the outputs by {trial.error:.1e} only",
                 err=True,
             )
+    return holds
+
+
+def _line(proof: Sensitivity) -> str:
+    weakest = proof.weakest
+    margin = f"{weakest.margin:.0e} times over the limit" if weakest is not None else "-"
+    caught = len(proof.trials) - len(proof.uncaught)
+    said = f"{caught} of {len(proof.trials)} mutations caught"
+    said += f", {len(proof.hidden)} layer by layer only" if proof.hidden else ""
+    return f"{proof.variant:<27} {proof.dialect:<15} {said}; the weakest {margin}"

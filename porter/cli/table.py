@@ -74,11 +74,11 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
     from porter.cli import prove
 
     made = prove.prove(variants)
-    if as_json:
-        say_json(prove.as_dicts(made))
-    else:
-        prove.say(made)
-    ctx.exit(0 if all(proof.holds for proof in made) else 1)
+    if not as_json:
+        ctx.exit(0 if prove.say(made) else 1)
+    proofs = list(made)
+    say_json(prove.as_dicts(proofs))
+    ctx.exit(0 if all(proof.holds for proof in proofs) else 1)
 
 
 def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:

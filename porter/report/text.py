@@ -6,6 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from porter.errors import listed
+from porter.mapping.fold import fold
 from porter.report.figures import blind_lines
 from porter.verify.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
 from porter.verify.verdict import FAILED, PASSED, Verdict
@@ -127,8 +129,10 @@ def _layers(verdict: Verdict) -> Group:
     wrong = [check for check in verdict.layers if not check.passed]
     mark = ("✗", "red") if wrong else ("✓", "green")
     lines = [Text.assemble(mark, f"  {len(verdict.layers)} layers: {verdict.story}")]
-    causes = [check for check in wrong if check.role == CAUSES]
-    for check in causes[:12]:
-        said = f"   causes it: {check.place or 'the model'} ({check.kind})"
-        lines.append(Text(said))
+    causes: dict[str, list[str]] = {}
+    for check in wrong:
+        if check.role == CAUSES:
+            causes.setdefault(check.kind, []).append(check.place or "the model")
+    for kind, places in list(causes.items())[:12]:
+        lines.append(Text(f"   causes it: {listed(fold(places))} ({kind})"))
     return Group(*lines)

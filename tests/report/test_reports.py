@@ -183,6 +183,7 @@ def test_the_terminal_says_the_same(status: str) -> None:
     assert text.startswith(status.upper())
     assert ("logits float64" in text) is (status != NOT_MADE)
     assert ("gradients agree" in text) is (status == PASSED)
+    assert ("causes it: blocks.0.attn (Attention)" in text) is (status == FAILED)
     assert ("1 of 1 gradients differ: gradient of head.bias" in text) is (status == FAILED)
 
 

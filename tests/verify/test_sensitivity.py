@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+from click.testing import CliRunner
+
 from porter.architectures import families, find
+from porter.cli.table import command
 from porter.verify import mutate
 from porter.verify.sensitivity import Known, layouts, prove, smallest
 
@@ -66,3 +72,17 @@ def test_one_variant_stands_for_a_layout() -> None:
         "vit": ["vit-tiny-p16-224"],
     }.items():
         assert [v.name for v in layouts(families()[family])] == names
+
+
+def test_the_command_proves_every_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line a dialect and exit code 0; a mutation that is not caught is named, with 1."""
+    good = CliRunner().invoke(command, ["check", "deit-tiny-224", "--prove", "--json"])
+    assert good.exit_code == 0, good.output
+    found = json.loads(good.output)
+    assert [proof["dialect"] for proof in found] == [*find("deit-tiny-224").table.dialects]
+    assert all(proof["holds"] and proof["smallest_margin"] > 1e4 for proof in found)
+    monkeypatch.setattr(mutate, "SCALE", 1.0)
+    bad = CliRunner().invoke(command, ["check", "deit-tiny-224", "--prove"])
+    assert bad.exit_code == 1
+    assert bad.stdout.count("mutations caught") == len(found)
+    assert "unproven: blocks.{i}.attn.qkv: blocks.0.attn.qkv.weight is scaled by" in bad.stderr
