@@ -51,8 +51,8 @@ sums are float32. No GPU took part.
 A good run must stay below its limit ([verification.md](../verification.md)); its largest error is
 given in units of roundoff of the precision, and as a share of the limit. Then four faults are
 tried on the first seed: one that stays below the limit is named, with how far it moves the logits
-in float64. Those are smaller than what the precision itself rounds away: the float64 run, which
-every verdict has, is what fails then.
+in float64. Such faults lie within what the precision may round away: the float64 run, which
+every verdict has but those of traces and graphs, is what fails then.
 
 | variant | precision | largest error, units | share of the limit | faults that fail here |
 | --- | --- | --- | --- | --- |"""
