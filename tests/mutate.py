@@ -46,8 +46,8 @@ SURVEY = ROOT / ".mutate-survey"
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
 NOTICED = "/dev/shm/porter-mutate-{}"
 """Where a process says which test has noticed its fault."""
-SECONDS = 10
-"""After which a mutant that runs for ever counts as noticed, beside what its tests take."""
+SECONDS = 5
+"""After which a mutant that runs for ever counts as noticed, beside what the test takes."""
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -278,9 +278,7 @@ class Session:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (1, 2):
             os.dup2(null, fd)
-        budget = SECONDS + 2 * sum(self.seconds[item.nodeid] for item in items)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(int(budget))
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         most = pages * resource.getpagesize() + (4 << 30)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -292,6 +290,7 @@ class Session:
             module = importlib.import_module(f"porter.codecs.{mutant.module}")
             _function(module, mutant.function).__code__ = mutant.code
             for item in items:
+                signal.alarm(int(SECONDS + 5 * self.seconds[item.nodeid]))
                 item._initrequest()
                 failed = any(r.failed for r in runtestprotocol(item, nextitem=None, log=False))
                 if failed:
