@@ -15,6 +15,7 @@ from porter.codecs.torch_tensors import TorchTensor
 from porter.errors import InputError, printable
 
 _BLOCK = 512
+_PORTION = 1 << 20
 _MOST_MEMBERS = 64
 _MOST_OBJECTS = 1_000_000
 
@@ -139,7 +140,15 @@ def _members(file: InputFile) -> dict[str, tuple[int, int]]:
         elif kind != b"x":
             raise InputError(f"tar: {printable(name)} is no regular file")
         at += -(-size // _BLOCK) * _BLOCK
+    _check_end(file, at)
     return members
+
+
+def _check_end(file: InputFile, at: int) -> None:
+    """Refuse anything but zeros behind the last member."""
+    for start in range(at, file.size, _PORTION):
+        if file.pread(start, min(_PORTION, file.size - start)).strip(b"\0"):
+            raise InputError("tar: there are bytes behind its end")
 
 
 def _checksum_holds(header: bytes) -> bool:

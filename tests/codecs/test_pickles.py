@@ -367,6 +367,8 @@ def test_put_keeps_what_is_hashable() -> None:
     assert len(target) == 4
     with pytest.raises(InputError, match="set twice"):
         put(target, [(True, 1)])
+    with pytest.raises(InputError, match="a tuple as the key"):
+        put(target, [((1, (2,)), 0)])
 
 
 WRITTEN: list[Callable[[Pickling], Any]] = [

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,22 @@ TAR_DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: old_tar(pickle=b"\x80\x02X\2\0\0\x0099Q."),
         "no tensor of the tar",
     ),
+    "refers to a name": (
+        lambda: old_tar(pickle=b"\x80\x02X\3\0\0\0abcQ."),
+        "no tensor of the tar",
+    ),
+    "refers to what takes for ever": (
+        lambda: old_tar(pickle=b"\x80\x02)q\0" + b"h\0\x86q\0" * 60 + b"Q."),
+        "no tensor of the tar",
+    ),
+    "storages go on": (
+        lambda: old_tar(storages=dump(1) + STORED + dump([]) + b"x"),
+        "bytes behind storages",
+    ),
+    "tensors go on": (lambda: old_tar(tensors=dump(1) + VIEWED + b"x"), "bytes behind tensors"),
+    "bytes at the end": (lambda: old_tar() + b"x", "bytes behind its end"),
+    "bytes in the last block": (lambda: old_tar()[:-1] + b"x", "bytes behind its end"),
+    "bytes far behind": (lambda: old_tar() + bytes(3 << 20) + b"x", "bytes behind its end"),
     "refers to no number": (lambda: old_tar(pickle=b"\x80\x02]Q."), "no tensor of the tar"),
     "count": (lambda: old_tar(tensors=b"\x80\x02N."), "number of entries"),
     "count below zero": (lambda: old_tar(storages=b"\x80\x02J\xff\xff\xff\xff."), "number of"),
@@ -144,6 +161,22 @@ def test_damaged_tar_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(make())
     with pytest.raises(InputError, match=message):
+        codecs.read(str(path))
+
+
+def test_tensors_of_any_rank_are_read(tmp_path: Path) -> None:
+    """A number of its own, 32 dimensions, and a part of no elements are tensors too."""
+    path = tmp_path / "a.pth"
+    scalar = dump((21, 11, torch.FloatTensor)) + struct.pack("<iiq", 0, 0, 5)
+    deep = dump((22, 11, torch.FloatTensor)) + struct.pack("<ii64qq", 32, 0, *[1] * 64, 0)
+    path.write_bytes(old_tar(tensors=dump(2) + scalar + deep))
+    state = codecs.read(str(path))
+    assert state["w"].read() == np.float32(5)
+    assert state["t"].shape == (1,) * 32
+    path.write_bytes(old_tar([(12, 11, 2, 0)]))
+    assert [tensor.shape for tensor in codecs.read(str(path)).values()] == [(2, 0), (0, 2)]
+    path.write_bytes(old_tar(tensors=dump(2) + scalar + deep.replace(b"\x20\0\0\0", b"\x21\0\0\0")))
+    with pytest.raises(InputError, match="one of 33 dimensions"):
         codecs.read(str(path))
 
 
