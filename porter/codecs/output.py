@@ -68,8 +68,8 @@ def resolve(path: str | os.PathLike[str], inputs: Iterable[Input], force: bool) 
     A link is written through: the link stays, the file that it names is replaced.
     """
     asked = os.fspath(path)
-    real = os.path.realpath(asked)
     try:
+        real = os.path.realpath(asked)
         old = os.stat(real)
     except FileNotFoundError:
         old = None

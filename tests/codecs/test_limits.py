@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 
 from porter import codecs
-from porter.codecs import files, onnx_weights, provenance, safetensors, sharded, ties
+from porter.codecs import files, onnx_weights, output, provenance, safetensors, sharded, ties
 from porter.codecs.files import InputFile, open_beside
 from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import HeldBytes
 from porter.codecs.pickles import Unpickler
+from porter.codecs.pieces import Late
 from porter.codecs.protobuf import Span, Walker, unpacked
 from porter.codecs.read_back import differences
 from porter.errors import InputError, SystemFault, UsageError
@@ -273,3 +275,83 @@ def test_record_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(provenance, "_LARGEST_RECORD", 9)
     with pytest.raises(InputError, match=r"a record of \d+ bytes; 9 is the limit"):
         provenance.check(tmp_path / "a.pth")
+
+
+def test_old_format_is_not_written(tmp_path: Path) -> None:
+    """What is read and not written says so."""
+    with pytest.raises(UsageError, match=r"from before 1\.6 is read and not written"):
+        codecs.write(StateDict.of({"w": np.ones(2)}), str(tmp_path / "a"), "torch-legacy")
+
+
+def test_prefix_of_a_flat_format_is_taken_off(tmp_path: Path) -> None:
+    """A wrapper's prefix comes off where a format cannot nest, too, and is noted."""
+    state = StateDict.of({"module.w": np.ones(2), "module.b": np.ones(1)})
+    codecs.write(state, str(tmp_path / "a.npz"), "npz")
+    found = codecs.read(str(tmp_path / "a.npz"))
+    assert list(found) == ["w", "b"]
+    assert found.origin is not None
+    assert found.origin.prefix == "module."
+
+
+def test_bytearray_with_its_encoding_is_read() -> None:
+    """Python 3 before 3.8 wrote a bytearray as a text and the name of its encoding."""
+    data = b"\x80\x02c__builtin__\nbytearray\nX\2\0\0\0\xc3\xa9X\7\0\0\0latin-1\x86R."
+    assert Unpickler(HeldBytes(data, "x"), 0, len(data), COMMON).load() == "é"
+
+
+def test_named_tensor_is_no_bare_array(tmp_path: Path) -> None:
+    """A `.npy` file would lose the name."""
+    with pytest.raises(UsageError, match=r"a \.npy file has no place for the name w: write \.npz"):
+        codecs.write(StateDict.of({"w": np.ones(2)}), str(tmp_path / "a.npy"), "npy")
+
+
+def test_checksum_of_a_deflated_array_is_compared(tmp_path: Path) -> None:
+    """An array that inflates to other bytes than its checksum says is refused."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, w=np.arange(1000.0))
+    with zipfile.ZipFile(path) as archive:
+        crc = struct.pack("<I", archive.infolist()[0].CRC)
+    data = path.read_bytes()
+    assert data.count(crc) >= 2
+    path.write_bytes(data.replace(crc, b"\1\2\3\4"))
+    with pytest.raises(InputError, match=r"w\.npy is damaged: its checksum differs"):
+        list(codecs.read(str(path))["w"].blocks())
+
+
+def test_output_path_that_is_none(tmp_path: Path) -> None:
+    """A path that no file can have is refused before anything is made."""
+    for path in (f"{tmp_path}/a\0b", f"{tmp_path}/{'x' * 300}"):
+        with pytest.raises((UsageError, SystemFault), match="cannot be written"):
+            output.publish(path, [b"new"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the new name comes by a rename; what came meanwhile still stays."""
+    monkeypatch.setattr(os, "link", _failing(errno.EPERM))
+    path = tmp_path / "a"
+    output.publish(path, [b"new"])
+    assert path.read_bytes() == b"new"
+
+    def late() -> bytes:
+        (tmp_path / "b").write_bytes(b"old")
+        return b"new"
+
+    with pytest.raises(UsageError, match="came into being meanwhile"):
+        output.publish(tmp_path / "b", [Late(3, late, last=True)])
+    assert (tmp_path / "b").read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_folder_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without that call is let be; a fault says what may be lost."""
+    monkeypatch.setattr(os, "fsync", _failing(errno.EINVAL))
+    output.sync_folder(str(tmp_path), "x")
+    monkeypatch.setattr(os, "fsync", _failing(errno.EIO))
+    with pytest.raises(SystemFault, match="x: is written, but may not survive a power cut"):
+        output.sync_folder(str(tmp_path), "x")
+
+
+def test_folder_that_cannot_be_listed_keeps_what_is_in_it(tmp_path: Path) -> None:
+    """Stale files are looked for where that is possible."""
+    assert output.remove_stale(str(tmp_path / "none" / "x")) == []

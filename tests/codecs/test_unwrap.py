@@ -356,6 +356,26 @@ def test_key_that_is_no_text_is_told_with_its_path() -> None:
         find({"state": {0: {"step": T()}, 1: {"step": T()}}})
 
 
+def test_key_that_is_not_there_is_told_with_those_that_are() -> None:
+    """A key that only begins like one is none; where there is but the top, that is said."""
+    with pytest.raises(UsageError, match="no state dict is called x; there is only the top"):
+        find({"w": T()}, "x")
+    with pytest.raises(UsageError, match="no state dict is called modelling; there is model"):
+        find({"model": {"w": {"v": T()}, "u": T()}}, "modelling")
+    with pytest.raises(
+        UsageError, match=r"no state dict is called model_w; there is model, model\.w"
+    ):
+        find({"model": {"w": {"v": T()}, "u": T()}}, "model_w")
+
+
+def test_short_texts_are_told_whole() -> None:
+    """A text of 40 characters is told, a longer one is not; a pair as a key is what it is."""
+    found = find({"w": T(), "a": "x" * 40, "b": "x" * 41}).skipped
+    assert found == (f"a: the text {'x' * 40}", "b: a text")
+    with pytest.raises(InputError, match=r"whose last part is no text but a tuple of 2$"):
+        find({(1, 2): T(), (3, 4): T()})
+
+
 def test_errors_are_of_one_family() -> None:
     """Whatever is wrong with the tree is an error that a user can act on."""
     for tree in (None, {"a": T(problem="x")}, *COLLIDING):
