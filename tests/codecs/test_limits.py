@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -316,6 +317,11 @@ def test_checksum_of_a_deflated_array_is_compared(tmp_path: Path) -> None:
     path.write_bytes(data.replace(crc, b"\1\2\3\4"))
     with pytest.raises(InputError, match=r"w\.npy is damaged: its checksum differs"):
         list(codecs.read(str(path))["w"].blocks())
+    with pytest.raises(InputError, match=r"w\.npy is damaged: its checksum differs"):
+        codecs.read(str(path))["w"].read()
+    path.write_bytes(data.replace(crc, bytes(4)))  # None was computed.
+    tensor = codecs.read(str(path))["w"]
+    assert b"".join(tensor.blocks()) == tensor.read().tobytes() == np.arange(1000.0).tobytes()
 
 
 def test_output_path_that_is_none(tmp_path: Path) -> None:
@@ -355,3 +361,20 @@ def test_folder_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_folder_that_cannot_be_listed_keeps_what_is_in_it(tmp_path: Path) -> None:
     """Stale files are looked for where that is possible."""
     assert output.remove_stale(str(tmp_path / "none" / "x")) == []
+
+
+def test_array_tells_how_many_bytes_are_there(tmp_path: Path) -> None:
+    """What is missing or too much is told by both numbers; bfloat16 has no place in the format."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones(4))
+    data = path.read_bytes()
+    for changed, message in (
+        (data[:-3], r"truncated: float64 \[4\] takes 32 bytes, there are 29"),
+        (data + b"xy", r"float64 \[4\] takes 32 bytes, there are 34"),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=message):
+            codecs.read(str(path))
+    state = StateDict.of({"": np.ones(2, ml_dtypes.bfloat16)})
+    with pytest.raises(UsageError, match="NumPy has no bfloat16"):
+        codecs.write(state, str(tmp_path / "b.npy"), "npy")
