@@ -340,7 +340,7 @@ def _proven(
         outcome = replace(outcome, weights=prove_weights(fitted.plan, state, back, cast))
     if not fitted.architecture.module:
         return outcome
-    batches = None
+    batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
     if codecs.detect(outcome.output) == "onnx":
         from porter.onnx.check import check
 

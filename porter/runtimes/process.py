@@ -162,10 +162,9 @@ class Pool:
 
 def environment(framework: str, threads: int | None = None) -> dict[str, str]:
     """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
-    chosen = threads or max(1, (os.cpu_count() or 2) // 2)
     found = {
-        "OMP_NUM_THREADS": str(chosen),
         **os.environ,
+        "OMP_NUM_THREADS": str(threads or _share()),
         "NVIDIA_TF32_OVERRIDE": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "FLAGS_cudnn_deterministic": "1",
@@ -178,6 +177,19 @@ def environment(framework: str, threads: int | None = None) -> dict[str, str]:
         # `--precision tf32` would run in float32 and pass for nothing.
         del found["NVIDIA_TF32_OVERRIDE"]
     return found
+
+
+def _share() -> int:
+    """Return the threads of one side: half of the cores, or fewer where fewer are asked for.
+
+    The sides run at the same time: with more threads than cores, each waits for the other's in a
+    loop, and both take three times as long.
+    """
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2
+    half = max(1, cores // 2)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(half, int(asked)) if asked.isdecimal() and int(asked) else half
 
 
 def _raised(error: dict[str, Any]) -> PorterError:

@@ -158,3 +158,19 @@ def test_a_device_is_one_that_there_is() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             device_for(asked, "torch", count)
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "threads"),
+    [(8, None, 4), (8, "2", 2), (8, "8", 4), (2, "2", 1), (1, None, 1), (8, "0", 4), (8, "4,2", 4)],
+)
+def test_two_sides_share_the_cores(
+    cores: int, asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A side has half of the cores, or as few as the environment says, never more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert environment("torch")["OMP_NUM_THREADS"] == str(threads)
+    assert environment("torch", threads=3)["OMP_NUM_THREADS"] == "3"
