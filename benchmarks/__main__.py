@@ -35,7 +35,6 @@ def main() -> None:
             "machine": measure.machine(),
             "file_system": measure.file_system(folder),
             "bytes": setting.nbytes,
-            "rounds": chosen.rounds,
             "groups": [],
         }
         out = Path(chosen.out)
@@ -46,7 +45,10 @@ def main() -> None:
             load = [os.getloadavg()[0]]
             rows = _run(group, folder, chosen.rounds)
             load.append(os.getloadavg()[0])
-            made = {"name": group.name, "title": group.title, "load": load, "rows": rows}
+            made = {
+                **{"name": group.name, "title": group.title, "load": load},
+                **{"rounds": chosen.rounds, "rows": rows},
+            }
             _put(result["groups"], made)
             print(tables.table(made), flush=True)
             (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))

@@ -13,11 +13,12 @@ _MARK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTAL
 
 def table(group: dict[str, Any]) -> str:
     """Return one group as a Markdown table; ratios are to its first row."""
-    title, load = group["title"], group["load"]
+    title, load, rounds = group["title"], group["load"], group["rounds"]
     lines = [
         f"### {title[:1].upper()}{title[1:]}",
         "",
-        f"Load average of the machine, this run included: {load[0]:.1f} to {load[1]:.1f}.",
+        f"{rounds} round{'s' if rounds > 1 else ''}; load average of the machine, this run included:"
+        f" {load[0]:.1f} to {load[1]:.1f}.",
         "",
         "| | wall, s: median (fastest to slowest) | × of medians | × of fastest | processor, s"
         " | peak anonymous memory |",
@@ -52,7 +53,7 @@ def markdown(result: dict[str, Any]) -> str:
     """Return a whole run."""
     head = (
         f"{result['machine']}, {result['file_system']}; {result['bytes'] / 1e9:g} GB of float32"
-        f" weights; median of {result['rounds']} rounds, {result['date']}.\n"
+        f" weights; medians of the rounds, {result['date']}.\n"
     )
     groups = [table(g) for g in result["groups"] if g["name"] != "size"]
     if sizes := [group for group in result["groups"] if group["name"] == "size"]:
