@@ -46,8 +46,11 @@ def main() -> None:
             rows = _run(group, folder, chosen.rounds)
             load.append(os.getloadavg()[0])
             made = {
-                **{"name": group.name, "title": group.title, "load": load},
-                **{"rounds": chosen.rounds, "rows": rows},
+                "name": group.name,
+                "title": group.title,
+                "load": load,
+                "rounds": chosen.rounds,
+                "rows": rows,
             }
             _put(result["groups"], made)
             print(tables.table(made), flush=True)

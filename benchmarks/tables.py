@@ -17,8 +17,8 @@ def table(group: dict[str, Any]) -> str:
     lines = [
         f"### {title[:1].upper()}{title[1:]}",
         "",
-        f"{rounds} round{'s' if rounds > 1 else ''}; load average of the machine, this run included:"
-        f" {load[0]:.1f} to {load[1]:.1f}.",
+        f"{rounds} round{'s' if rounds > 1 else ''}; load average of the machine, this run"
+        f" included: {load[0]:.1f} to {load[1]:.1f}.",
         "",
         "| | wall, s: median (fastest to slowest) | × of medians | × of fastest | processor, s"
         " | peak anonymous memory |",
