@@ -378,3 +378,31 @@ def test_array_tells_how_many_bytes_are_there(tmp_path: Path) -> None:
     state = StateDict.of({"": np.ones(2, ml_dtypes.bfloat16)})
     with pytest.raises(UsageError, match="NumPy has no bfloat16"):
         codecs.write(state, str(tmp_path / "b.npy"), "npy")
+
+
+@pytest.mark.parametrize(
+    ("code", "offsets", "message"),
+    [
+        ("U8", (1, 3), "w follows a gap: begins at 1, 0 expected"),
+        ("U8", (0, 2), ": tensors fill 2 bytes, the file has 3"),
+        ("U8", (0, 4), "truncated: tensors fill 4 bytes, the file has 3"),
+        ("F4", (0, 3), "w has dtype F4, which packs elements into parts of bytes"),
+        ("F5", (0, 3), "w has dtype F5, unknown"),
+    ],
+)
+def test_header_says_what_is_wrong_with_it(
+    code: str, offsets: tuple[int, int], message: str, tmp_path: Path
+) -> None:
+    """Gaps, missing bytes and dtypes are each told as what they are."""
+    begin, end = offsets
+    row = f'"w":{{"dtype":"{code}","shape":[{end - begin}],"data_offsets":[{begin},{end}]}}'
+    with pytest.raises(InputError, match=message):
+        codecs.read(header(tmp_path, f"{{{row}}}", b"abc"))
+
+
+def test_tensors_that_overlap_are_told(tmp_path: Path) -> None:
+    """Two tensors may not share a byte."""
+    rows = (f'"{n}":{{"dtype":"U8","shape":[2],"data_offsets":[{at},{at + 2}]}}'
+            for n, at in (("a", 0), ("b", 1)))  # fmt: skip
+    with pytest.raises(InputError, match="b overlaps another tensor: begins at 1, 2 expected"):
+        codecs.read(header(tmp_path, f"{{{','.join(rows)}}}", b"abc"))
