@@ -1,0 +1,115 @@
+"""What was promised of speed and memory, and what a run measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+_PAIRS = ("torch", "paddle", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One promise: a number per run of which the worst counts."""
+
+    text: str
+    limit: float
+    unit: str
+    values: Callable[[dict[str, list[Row]], str], Iterable[float]]
+    """Of the rows of each group and what stands for a time in them: `wall` or `fastest`."""
+    most: bool = True
+    """Whether the limit is the most allowed, or the least."""
+
+    def line(self, groups: dict[str, list[Row]]) -> str | None:
+        """Return the row of the table, None when the run did not measure it."""
+        worst = max if self.most else min
+        try:
+            found = [worst(self.values(groups, time)) for time in ("wall", "fastest")]
+        except (KeyError, ValueError):
+            return None
+        held = found[0] <= self.limit if self.most else found[0] >= self.limit
+        bound = f"{'≤' if self.most else '≥'} {self.limit:g} {self.unit}"
+        shown = [f"{value:.3g} {self.unit}" for value in found]
+        return f"| {self.text} | {bound} | {shown[0]} | {shown[1]} | {'yes' if held else 'no'} |"
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the goals as a Markdown table: by medians, and by the fastest rounds."""
+    groups: dict[str, list[Row]] = {}
+    for group in result["groups"]:
+        rows = [r | {"fastest": r["walls"][0]} for r in group["rows"] if "failed" not in r]
+        groups.setdefault(group["name"], []).extend(rows)
+    lines = [line for goal in GOALS if (line := goal.line(groups))]
+    head = ["### Goals", "", "| goal | limit | worst, by medians | by fastest rounds | held |",
+            "|---|---|---|---|---|"]  # fmt: skip
+    return "\n".join([*head, *lines, ""])
+
+
+def _named(rows: list[Row], *parts: str) -> list[Row]:
+    return [row for row in rows if all(part in row["name"] for part in parts)]
+
+
+def _against(base: str, *parts: str) -> Callable[[dict[str, list[Row]], str], Iterable[float]]:
+    """Return ratios, over the three source containers, of rows to the row `base`."""
+
+    def values(groups: dict[str, list[Row]], time: str) -> Iterable[float]:
+        for name in _PAIRS:
+            (first,) = [row for row in groups[name] if row["name"] == base]
+            yield from (row[time] / first[time] for row in _named(groups[name], *parts))
+
+    return values
+
+
+def _within(
+    group: str, base: str, *parts: str
+) -> Callable[[dict[str, list[Row]], str], Iterable[float]]:
+    def values(groups: dict[str, list[Row]], time: str) -> Iterable[float]:
+        (first,) = [row for row in groups[group] if row["name"] == base]
+        return [row[time] / first[time] for row in _named(groups[group], *parts)]
+
+    return values
+
+
+def _scripts(groups: dict[str, list[Row]], time: str) -> dict[str, float]:
+    """Return {script: how many times the time of porter's job before it}."""
+    found, ours = {}, 1.0
+    for row in groups["scripts"]:
+        if row["name"].startswith("porter") and not row["name"].endswith("as it comes"):
+            ours = row[time]
+        elif not row["name"].startswith(("porter", "cp")):
+            found[f"{len(found)} {row['name']}"] = row[time] / ours
+    return found
+
+
+def _memory(groups: dict[str, list[Row]], time: str) -> Iterable[float]:
+    for name in (*_PAIRS, "size"):
+        for row in groups[name]:
+            if "→" in row["name"] or row["name"] == "porter":
+                yield row["memory"] / 1e6
+
+
+GOALS = (
+    Goal("names alone, bare, any pair, against `cp`", 1.25, "×", _against("cp", "names, bare")),
+    Goal("names alone with digests, against `cp`", 1.6, "×", _against("cp", "names, digests")),
+    Goal("every Linear turned, with digests, against `cp`", 2.5, "×",
+         _against("cp", "transposed, digests")),
+    Goal("the script through Paddle tensors, against porter", 12, "×",
+         lambda groups, time: [_scripts(groups, time)["0 torch → paddle tensors"]], most=False),
+    Goal("any script, against porter", 1, "×",
+         lambda groups, time: _scripts(groups, time).values(), most=False),
+    Goal("peak anonymous memory, any pair and size", 100, "MB", _memory),
+    Goal("synced, against `cp` and `sync`", 1.2, "×",
+         _within("promises", "cp and sync", "nor reading back")),
+    Goal("100,000 small tensors, any pair", 10, "s",
+         lambda groups, time: [row[time] for row in _named(groups["many"], "porter")]),
+    Goal("ViT-B/16 as a whole process, with digests", 0.35, "s",
+         lambda groups, time: [
+             row[time] for row in groups["vit"] if row["name"] == "porter, digests"
+         ]),
+    Goal("`--help`, `list`, `inspect`, against importing click and NumPy", 1.5, "×",
+         _within("startup", "python -c 'import click, numpy'", "porter")),
+    Goal("`porter convert shunted-s` with its proof, against importing both frameworks", 3, "×",
+         _within("verification", "import torch, import paddle", "shunted-s")),
+)  # fmt: skip
