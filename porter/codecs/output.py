@@ -13,7 +13,6 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
@@ -143,6 +142,8 @@ def publish(
 @contextmanager
 def _synced(fd: int) -> Iterator[None]:
     """Bring a file to the disk beside what is done meanwhile: the disk is what is waited for."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(1, "porter-sync") as pool:
         synced = pool.submit(os.fsync, fd)
         yield

@@ -14,17 +14,19 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from porter.blocks import LINE, free_lent, room
 from porter.codecs.digests import XXH3, Digest
 from porter.codecs.page_cache import Wake, is_too_large
 from porter.codecs.zip_members import Member, crc32
 from porter.tensor import Extent, LazyTensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 WRITE_BLOCK = 1 << 20
 """Bytes read, hashed and written at a time: they stay in a core's own cache."""
@@ -358,6 +360,9 @@ def run_all(
     progress: Progress | None = None,
 ) -> None:
     """Run the jobs over a few threads; stop them all at the first error and raise it."""
+    # Who only reads headers has no need of it.
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
     waiting = iter(jobs)
     running: set[Future[None]] = set()
     with ThreadPoolExecutor(workers(), "porter") as pool:
