@@ -27,7 +27,7 @@ _FEW_PARTS = 4
 _SIFTED = 1 << 20
 """Bytes read at a time of which a part is kept: they stay in a core's own cache."""
 
-MOST_HELD = 16 << 20
+MOST_HELD = 25 << 20
 """Bytes of a tensor that is turned that are in memory at a time."""
 
 

@@ -38,7 +38,7 @@ _CANNOT_COPY = {
 }  # fmt: skip
 """The file systems at hand cannot do it: the bytes are read and written instead."""
 
-MOST_HELD = 32 << 20
+MOST_HELD = 50 << 20
 """Bytes of tensors that must be held as a whole, in all threads."""
 
 Progress = Callable[[int, int], None]
