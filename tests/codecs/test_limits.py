@@ -23,10 +23,10 @@ from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import HeldBytes
 from porter.codecs.pickles import Unpickler
 from porter.codecs.pieces import Late
-from porter.codecs.protobuf import Span, Walker, unpacked
+from porter.codecs.protobuf import Span, Walker, signed, unpacked
 from porter.codecs.read_back import differences
 from porter.errors import InputError, SystemFault, UsageError
-from porter.tensor import LazyTensor, StateDict
+from porter.tensor import BLOCK, LazyTensor, StateDict
 
 
 @pytest.fixture
@@ -406,3 +406,40 @@ def test_tensors_that_overlap_are_told(tmp_path: Path) -> None:
             for n, at in (("a", 0), ("b", 1)))  # fmt: skip
     with pytest.raises(InputError, match="b overlaps another tensor: begins at 1, 2 expected"):
         codecs.read(header(tmp_path, f"{{{','.join(rows)}}}", b"abc"))
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(0, 0), (1, 1), (2**63 - 1, 2**63 - 1), (2**63, -(2**63)), (2**64 - 1, -1)],
+)
+def test_a_varint_of_64_bits_has_a_sign(value: int, number: int) -> None:
+    """The upper half of the unsigned numbers stands for the negative ones."""
+    assert signed(value) == number
+
+
+def test_a_field_of_the_limit_is_read_and_a_longer_one_is_not(tmp_path: Path) -> None:
+    """A field is measured before its bytes are read."""
+    path = tmp_path / "x"
+    path.write_bytes(b"abcdef")
+    with InputFile(path) as file:
+        walker = Walker(file)
+        assert walker.bytes(Span(1, 4), 3) == b"bcd"
+        with pytest.raises(InputError, match="4 bytes; 3 is the limit"):
+            walker.bytes(Span(1, 5), 3)
+
+
+def test_ties_are_equal_to_their_last_byte() -> None:
+    """Tensors whose first blocks agree and whose last do not are not tied again."""
+    one = np.zeros(BLOCK + 8, np.uint8)
+    other = one.copy()
+    other[-1] = 1
+    left, right = LazyTensor.of(one), LazyTensor.of(other)
+    assert ties.equal(left, LazyTensor.of(one.copy()))
+    assert not ties.equal(left, right)
+
+
+def test_a_note_of_ties_with_one_odd_entry_is_refused() -> None:
+    """Every entry of the note must be a name, not just one of them."""
+    tensors = {"a": LazyTensor.of(np.zeros(1)), "b": LazyTensor.of(np.zeros(1))}
+    with pytest.raises(InputError, match="no table of names"):
+        ties.restore(tensors, '{"a": "b", "c": 1}', "x.safetensors")
