@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,17 @@ import numpy as np
 import pytest
 
 from porter import codecs
-from porter.codecs import files, onnx_weights, output, provenance, safetensors, sharded, ties
+from porter.codecs import (
+    files,
+    onnx_weights,
+    output,
+    provenance,
+    safetensors,
+    sharded,
+    ties,
+    torch_tar,
+    zips,
+)
 from porter.codecs.files import InputFile, open_beside
 from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import HeldBytes
@@ -443,3 +455,55 @@ def test_a_note_of_ties_with_one_odd_entry_is_refused() -> None:
     tensors = {"a": LazyTensor.of(np.zeros(1)), "b": LazyTensor.of(np.zeros(1))}
     with pytest.raises(InputError, match="no table of names"):
         ties.restore(tensors, '{"a": "b", "c": 1}', "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("index", "what"),
+    [
+        (r'{"weight_map": {"a\q": "x.safetensors"}}', "a text that is no JSON"),
+        ('{"metadata": {"total_size": [1]}, "weight_map": {}}', "neither a text nor a number"),
+    ],
+)
+def test_odd_json_is_refused_where_it_stands(index: str, what: str, tmp_path: Path) -> None:
+    """An escape that JSON has not, and a list where a number goes, are named."""
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(index)
+    with pytest.raises(InputError, match=what):
+        codecs.read(str(path))
+
+
+def test_an_index_is_written_as_others_write_it() -> None:
+    """Two spaces a level, names as they are, a newline at the end: what huggingface_hub writes."""
+    text = sharded.text_of({"é": "m.safetensors"}, 4).decode()
+    assert text == (
+        '{\n  "metadata": {\n    "total_size": 4\n  },\n'
+        '  "weight_map": {\n    "é": "m.safetensors"\n  }\n}\n'
+    )
+
+
+def test_sizes_over_32_bits_have_the_long_form_alone() -> None:
+    """A descriptor whose sizes do not both fit 32 bits has no short form."""
+    assert [len(form) for form in zips._sizes(5, 7)] == [8, 16]
+    assert [len(form) for form in zips._sizes(5, 1 << 33)] == [16]
+    assert [len(form) for form in zips._sizes(1 << 33, 5)] == [16]
+
+
+def test_content_that_looks_like_a_pax_record_is_content(tmp_path: Path) -> None:
+    """Only a member of the kind for it says how long the next one is."""
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in (("a", b"14 size=99999\n"), ("b", b"two")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with InputFile(path) as file:
+        assert {n: e - b for n, (b, e) in torch_tar._members(file).items()} == {"a": 14, "b": 3}
+
+
+@pytest.mark.parametrize("byte", [0x41, 0xE9])
+def test_text_of_one_or_two_bytes_a_character_is_an_array(byte: int, tmp_path: Path) -> None:
+    """Old pickles write an array as latin-1 text: all of ASCII, or none of it, is at the edges."""
+    array = np.full(3 << 20, byte, np.uint8)
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(pickle.dumps({"w": array}, protocol=2))
+    assert codecs.read(str(path))["w"].read().tobytes() == array.tobytes()
