@@ -23,6 +23,8 @@ Shape = tuple[int, ...]
 
 BLOCK = 8 << 20
 """Bytes that a reader or writer holds at a time, where it can choose."""
+_SMALL = 4096
+"""Bytes of a tensor that is gathered with others: where in memory it lies does not matter."""
 _FEW_PARTS = 4
 _SIFTED = 1 << 20
 """Bytes read at a time of which a part is kept: they stay in a core's own cache."""
@@ -200,10 +202,15 @@ class LazyTensor:
         A block holds until the next is asked for; it lies in memory as is best for writing it to
         a file where the tensor begins at byte `at`.
         """
+        extent = self.extent
+        if extent is not None:
+            if 0 < extent.nbytes <= min(limit, _SMALL):
+                yield memoryview(extent.file.pread(extent.offset, extent.nbytes))
+            else:
+                yield from _extent_blocks(extent, limit, at)
+            return
         strided = self.strided
-        if self.extent is not None:
-            yield from _extent_blocks(self.extent, limit, at)
-        elif strided is not None:
+        if strided is not None:
             yield from _gathered(self, strided, limit, at)
         else:
             yield from c_order_blocks(self.read(), limit, at)
