@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Point = tuple[float, float]
-_COLOURS = ("#0072b2", "#d55e00", "#777777", "#009e73")
+_COLOURS = {"porter": "#0072b2", "paddle tensors": "#d55e00", "cp": "#777777", "NumPy": "#009e73"}
 _WIDTH, _HEIGHT, _LEFT, _TOP = 380, 300, 60, 36
 
 
@@ -75,7 +75,7 @@ def _panel(
         parts.append(f'<path d="M0 {height:.1f}H{_WIDTH}" stroke="#dddddd"/>')
         parts.append(f'<text x="-6" y="{height + 4:.1f}" text-anchor="end">{y:g}</text>')
     for i, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = _COLOURS.get(name, "black")
         path = " ".join(map(at, line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [
