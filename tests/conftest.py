@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+
+# A shell without job control has what runs in the background ignore SIGINT, and so its children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Environments of their own have tests of their own, run by `make bare` and `make old`.
 collect_ignore = ["bare", "old"] if importlib.util.find_spec("torch") else []
