@@ -12,6 +12,7 @@ from porter.cli.onnx_options import onnx_options, taken
 from porter.cli.output import (
     columns,
     counted,
+    digest_option,
     force_option,
     json_option,
     progress,
@@ -78,8 +79,7 @@ def _python(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
               help="Bring the output to the disk before it gets its name (default).")  # fmt: skip
 @click.option("--digests/--no-digests", default=True,
               help="Take and record digests of source and tensors (default).")  # fmt: skip
-@click.option("--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
-              help="How digests are taken: fast, or known everywhere.")  # fmt: skip
+@digest_option
 @click.option("--layout", type=click.Choice(["contiguous", "view"]), default="contiguous",
               help="Do transposes, or have torch and Paddle files state them.")  # fmt: skip
 @click.option("--python", multiple=True, metavar="NAME=PATH", callback=_python,

@@ -15,6 +15,10 @@ Progress = Callable[[str, int, int], None]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
+digest_option = click.option(  # the names are those of `porter.codecs.digests`, slow to load
+    "--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
+    help="How digests are taken: fast, or known everywhere.",
+)  # fmt: skip
 
 
 class Group(click.Group):

@@ -9,6 +9,7 @@ import click
 from porter.cli.output import (
     columns,
     counted,
+    digest_option,
     force_option,
     json_option,
     progress,
@@ -41,8 +42,7 @@ _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
               help="Bring the output to the disk before it gets its name (default).")  # fmt: skip
 @click.option("--digests/--no-digests", default=True,
               help="Take and record digests of source and tensors (default).")  # fmt: skip
-@click.option("--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
-              help="How digests are taken: fast, or known everywhere.")  # fmt: skip
+@digest_option
 @force_option
 @json_option
 @quiet_option

@@ -67,23 +67,15 @@ class Imprint:
             if file.size != self.nbytes:
                 return [f"{self.nbytes} bytes were written, there are {file.size}"]
             problems = []
-            if not _has(file, self._gaps(), self.frame):
+            if not _has(
+                file, gaps((run[:2] for run in self.runs.values()), self.nbytes), self.frame
+            ):
                 problems.append("bytes outside of the tensors were altered")
             if not frame_only:
                 altered = self._altered(file)
                 problems += [f"other bytes than were written: {listed(altered)}"] if altered else []
             file.check_unchanged()
         return problems
-
-    def _gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield (offset, bytes) of what no run covers."""
-        reached = 0
-        for offset, nbytes, _ in sorted(self.runs.values()):
-            if offset > reached:
-                yield reached, offset - reached
-            reached = max(reached, offset + nbytes)
-        if self.nbytes > reached:
-            yield reached, self.nbytes - reached
 
     def _altered(self, file: InputFile) -> list[str]:
         found: dict[str, bool] = {}
@@ -122,9 +114,26 @@ def _has(file: InputFile, ranges: Iterable[tuple[int, int]], expected: str) -> b
     """Whether the bytes of some ranges have a digest, by whatever method it was taken."""
     digest = Digest(method_of(expected))
     for start, nbytes in ranges:
-        for offset in range(start, start + nbytes, pieces.WRITE_BLOCK):
-            digest.update(file.pread(offset, min(pieces.WRITE_BLOCK, start + nbytes - offset)))
+        take(file, start, nbytes, digest)
     return digest.text() == expected
+
+
+def take(file: InputFile, start: int, nbytes: int, digest: Digest) -> None:
+    """Take a range of a file into a digest, a block at a time."""
+    end = start + nbytes
+    for offset in range(start, end, pieces.WRITE_BLOCK):
+        digest.update(file.pread(offset, min(pieces.WRITE_BLOCK, end - offset)))
+
+
+def gaps(runs: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, bytes) of what no run, given as (offset, bytes), covers of a file."""
+    reached = 0
+    for offset, nbytes in sorted(runs):
+        if offset > reached:
+            yield reached, offset - reached
+        reached = max(reached, offset + nbytes)
+    if size > reached:
+        yield reached, size - reached
 
 
 def frame_of(data: bytes, method: str = XXH3) -> Imprint:

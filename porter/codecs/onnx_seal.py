@@ -5,17 +5,17 @@ The file of external data belongs to it: what stands between its tensors is dige
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from porter.codecs.digests import Digest, method_of, unknown
 from porter.codecs.files import InputFile
+from porter.codecs.imprint import gaps, take
 from porter.codecs.protobuf import Span, Walker
 from porter.tensor import LazyTensor
 
 SEAL = "porter.frame_digest"
 """Metadata key of the digest; hyphens stand where it stands itself."""
 _NOTES = 14
-_BLOCK = 1 << 20
 
 Run = tuple[int, int]
 """Offset and bytes."""
@@ -42,10 +42,10 @@ def is_intact(path: str, seal: str, tensors: Mapping[str, LazyTensor]) -> bool:
             runs.setdefault(extent.file.path, set()).add((extent.offset, extent.nbytes))
     with InputFile(path) as file:
         place = _place(file, seal)
-        for start, end in _gaps({*runs.pop(path), (place, len(seal))}, file.size):
+        for start, nbytes in gaps({*runs.pop(path), (place, len(seal))}, file.size):
             if start == place + len(seal):
                 digest.update(unknown(method).encode())
-            _take(file, start, end, digest)
+            take(file, start, nbytes, digest)
     for other, covered in runs.items():
         digest.update(frame_of(other, covered, method).encode())
     return digest.text() == seal
@@ -55,8 +55,8 @@ def frame_of(path: str, runs: Iterable[Run], method: str) -> str:
     """Return the digest of what no run of a file covers."""
     digest = Digest(method)
     with InputFile(path) as file:
-        for start, end in _gaps(runs, file.size):
-            _take(file, start, end, digest)
+        for start, nbytes in gaps(runs, file.size):
+            take(file, start, nbytes, digest)
     return digest.text()
 
 
@@ -73,19 +73,3 @@ def _place(file: InputFile, seal: str) -> int:
         if part.number == _NOTES and file.pread(max(start, 0), len(entry)) == entry:
             return part.span.end - len(seal)
     return file.size  # It is written otherwise than porter would write it.
-
-
-def _gaps(runs: Iterable[Run], size: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what no run covers."""
-    reached = 0
-    for offset, nbytes in sorted(runs):
-        if offset > reached:
-            yield reached, offset
-        reached = max(reached, offset + nbytes)
-    if size > reached:
-        yield reached, size
-
-
-def _take(file: InputFile, start: int, end: int, digest: Digest) -> None:
-    for offset in range(start, end, _BLOCK):
-        digest.update(file.pread(offset, min(_BLOCK, end - offset)))
