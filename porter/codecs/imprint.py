@@ -67,9 +67,8 @@ class Imprint:
             if file.size != self.nbytes:
                 return [f"{self.nbytes} bytes were written, there are {file.size}"]
             problems = []
-            if not _has(
-                file, gaps((run[:2] for run in self.runs.values()), self.nbytes), self.frame
-            ):
+            frame = gaps((run[:2] for run in self.runs.values()), self.nbytes)
+            if not _has(file, frame, self.frame):
                 problems.append("bytes outside of the tensors were altered")
             if not frame_only:
                 altered = self._altered(file)
