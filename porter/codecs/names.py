@@ -15,9 +15,13 @@ from porter.errors import InputError
 
 _INERT = {
     "argparse": "Namespace",
-    "builtins": "set frozenset complex slice range object int float str bool bytes type dict list",
+    "builtins": (
+        "set frozenset complex slice range object int float str bool bytes type dict list"
+        " Ellipsis NotImplemented"
+    ),
     "__builtin__": (
-        "set frozenset complex slice xrange object int float str unicode bool long dict list"
+        "set frozenset complex slice xrange object int float str unicode bool long type dict list"
+        " Ellipsis NotImplemented"
     ),
     "copy_reg": "_reconstructor",
     "copyreg": "_reconstructor",
@@ -31,7 +35,17 @@ _INERT = {
     "random": "Random",
     "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
     "numpy.random": "__RandomState_ctor",
+    "numpy.random._mt19937": "MT19937",
+    "numpy.random._pcg64": "PCG64 PCG64DXSM",
+    "numpy.random._philox": "Philox",
+    "numpy.random._sfc64": "SFC64",
+    "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
+    "numpy": (
+        "bool_ float16 float32 float64 complex64 complex128"
+        " int8 int16 int32 int64 uint8 uint16 uint32 uint64"
+    ),
     "torch": "device float dtype channels_last contiguous_format preserve_format strided",
+    "torch.torch_version": "TorchVersion",
     "torch.serialization": "_get_layout",
     "omegaconf.dictconfig": "DictConfig",
     "omegaconf.listconfig": "ListConfig",

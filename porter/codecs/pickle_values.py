@@ -169,4 +169,6 @@ def unknown_name(module: str, name: str) -> str:
     full = printable(f"{module}.{name}")
     if module.startswith(("torch.nn.modules.", "torchvision.models", "timm.", "paddle.nn.")):
         return f"names {full}: a whole module was pickled; save its state_dict() instead"
+    if module == "__main__":
+        return f"names {full}, of the script that saved it; save the state_dict() without it"
     return f"names {full}, which no weight file needs"

@@ -274,6 +274,8 @@ class Unpickler(Window):
 
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
+        if type(target) is Opaque and target.kind == "collections.deque":
+            target = target.parts
         if type(target) is not list:
             raise InputError(f"appends to {described(target)}, which is no list")
         target.extend(items)

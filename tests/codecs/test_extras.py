@@ -1,0 +1,152 @@
+"""What training scripts save beside the weights: left behind by name, never a reason to refuse."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import io
+import pathlib
+import pickle
+import random
+import types
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from porter import codecs
+from porter.errors import InputError
+from porter.repack import repack
+from tests.codecs.torch_files import LEGACY, same, saved
+
+
+def optimizer() -> torch.optim.Optimizer:
+    """Return an optimizer after one step."""
+    model = torch.nn.Linear(3, 2)
+    found = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    found.step()
+    return found
+
+
+def scheduled(make: Callable[[torch.optim.Optimizer], Any]) -> Callable[[], Any]:
+    """Return the maker of the state of a scheduler."""
+    return lambda: make(optimizer()).state_dict()
+
+
+EXTRAS: dict[str, Callable[[], Any]] = {
+    "None": lambda: None,
+    "Ellipsis": lambda: ...,
+    "NotImplemented": lambda: NotImplemented,
+    "number": lambda: 3,
+    "large number": lambda: -(2**100),
+    "NaN": lambda: float("nan"),
+    "complex": lambda: 1j,
+    "bytes": lambda: b"abc",
+    "no bytes": lambda: b"",
+    "bytearray": lambda: bytearray(b"abc"),
+    "set": lambda: {1, 2},
+    "frozenset": lambda: frozenset([1]),
+    "slice": lambda: slice(1, 2),
+    "range": lambda: range(3),
+    "deque": lambda: collections.deque([1, 2, 3]),
+    "deque of one": lambda: collections.deque([1], maxlen=4),
+    "Counter": lambda: collections.Counter("aab"),
+    "OrderedDict": lambda: collections.OrderedDict(a=1),
+    "defaultdict": lambda: collections.defaultdict(list, a=[1]),
+    "keys of numbers": lambda: {1: torch.ones(2), (1, 2): 3},
+    "list of tensors": lambda: [torch.ones(2)],
+    "Namespace": lambda: argparse.Namespace(lr=0.1, out=pathlib.Path("x"), on=torch.device("cpu")),
+    "SimpleNamespace": lambda: types.SimpleNamespace(a=1),
+    "path": lambda: pathlib.PurePosixPath("a"),
+    "datetime": lambda: datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC),
+    "time": lambda: (datetime.date(2024, 1, 2), datetime.time(1), datetime.timedelta(1)),
+    "Decimal": lambda: decimal.Decimal("1.5"),
+    "Fraction": lambda: fractions.Fraction(1, 3),
+    "UUID": lambda: uuid.UUID(int=5),
+    "type": lambda: [int, type(None)],
+    "random state": random.getstate,
+    "Random": lambda: random.Random(1),
+    "numpy float32": lambda: np.float32(1.5),
+    "numpy bool": lambda: np.bool_(True),
+    "numpy text": lambda: np.str_("a"),
+    "numpy type": lambda: [getattr(np, n) for n in ("float32", "float64", "int64", "uint8")],
+    "numpy dtype": lambda: np.dtype("float32"),
+    "numpy array": lambda: np.arange(3),
+    "numpy objects": lambda: np.array(["a", None], dtype=object),
+    "numpy dates": lambda: np.datetime64("2020-01-01"),
+    "numpy random state": np.random.get_state,
+    "RandomState": lambda: np.random.RandomState(0),
+    **{
+        name: lambda name=name: np.random.Generator(getattr(np.random, name)(0))
+        for name in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+    },
+    "torch random state": torch.get_rng_state,
+    "torch version": lambda: torch.__version__,
+    "torch size": lambda: torch.Size([1, 2]),
+    "torch dtype": lambda: torch.bfloat16,
+    "torch layout": lambda: torch.strided,
+    "parameter": lambda: torch.nn.Parameter(torch.ones(2)),
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "meta": lambda: torch.empty(2, device="meta"),
+    "AdamW": lambda: optimizer().state_dict(),
+    "GradScaler": lambda: torch.amp.GradScaler("cpu").state_dict(),
+    "CosineAnnealingLR": scheduled(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10)),
+    "MultiStepLR": scheduled(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 5])),
+    "OneCycleLR": scheduled(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 5)),
+    "LambdaLR": scheduled(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: 1.0)),
+    "ReduceLROnPlateau": scheduled(lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o)),
+}
+WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, LEGACY, {"pickle_protocol": 4}], ids=["2", "legacy", "4"])
+@pytest.mark.parametrize("kind", EXTRAS)
+def test_extra_is_left_behind_and_said(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """The state dict is read bit for bit, whatever lies beside it, and that is named."""
+    value = {"model": WEIGHTS, "epoch": 3, "odd one": EXTRAS[kind]()}
+    state = codecs.read(saved(value, tmp_path / "a.pth", **options))
+    assert list(state) == list(WEIGHTS)
+    assert all(same(state[name], tensor) for name, tensor in WEIGHTS.items())
+    assert state.origin is not None
+    assert any(line.startswith("odd one") for line in state.origin.skipped)
+
+
+class Colour(enum.Enum):
+    """Stands for a class of somebody's script."""
+
+    RED = 1
+
+
+def of_script(monkeypatch: pytest.MonkeyPatch) -> Colour:
+    """Return a member of an enum that seems to come from the script that is run."""
+    monkeypatch.setattr(Colour, "__module__", "__main__")
+    monkeypatch.setattr("__main__.Colour", Colour, raising=False)
+    return Colour.RED
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pdparams"])
+def test_class_of_the_script_is_refused_with_advice(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no wildcard: an unknown class refuses the file, with its name and the way out."""
+    value = {"model": {"w": np.ones(2, np.float32)}, "colour": of_script(monkeypatch)}
+    data = io.BytesIO()
+    if suffix == "pth":
+        torch.save(value, data)
+    else:
+        pickle.dump(value, data, 4)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(data.getvalue())
+    with pytest.raises(InputError, match=r"__main__\.Colour.*save the state_dict\(\) without it"):
+        repack(path, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
