@@ -141,7 +141,7 @@ def _bytes(arguments: tuple[Any, ...]) -> object:
 
 COMMON: dict[tuple[str, str], Global] = {
     **{pair: Global(*pair) for pair in _pairs(_INERT)},
-    **{pair: Global(*pair, make=_dictionary) for pair in _pairs(_DICTIONARIES)},
+    **{pair: Global(*pair, make=_dictionary, value=dict) for pair in _pairs(_DICTIONARIES)},
     **{
         (module, "tuple"): Global(module, "tuple", _tuple) for module in ("builtins", "__builtin__")
     },

@@ -350,7 +350,12 @@ class Unpickler(Window):
         self._stack[-1] = call(self._stack[-1], arguments)
 
     def new(self) -> None:
-        self.reduce()
+        function = self._stack[-2]
+        if type(function) is Global and function.value is dict and type(self._stack[-1]) is tuple:
+            # `dict.__new__` looks at no arguments: the items are set afterwards.
+            self._stack[-2:] = [{}]
+        else:
+            self.reduce()
 
     def new_extended(self) -> None:
         named = self._stack.pop()

@@ -1,7 +1,8 @@
 """The tar that torch 0.1 wrote: `storages`, `tensors` and a `pickle` that refers to them.
 
 The layout: `legacy_load` in `torch/serialization.py`. The tar is read by rules of its own:
-regular files, each once, numbers in octal or in an extended header.
+regular files of known names, each once, numbers in octal or in an extended header, zeros between
+and behind them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 from porter.codecs.cursor import Cursor
 from porter.codecs.files import InputFile
 from porter.codecs.ndarrays import MOST_DIMENSIONS, checked_shape
+from porter.codecs.pickle_values import Global
 from porter.codecs.torch_names import TORCH
 from porter.codecs.torch_storages import Storage, place_part, storage_type
 from porter.codecs.torch_tensors import TorchTensor
-from porter.errors import InputError, printable
+from porter.errors import InputError, listed, printable
 
 _BLOCK = 512
 _PORTION = 1 << 20
+_NAMES = ("sys_info", "pickle", "tensors", "storages")
 _MOST_MEMBERS = 64
+_MOST_EXTENDED = 1 << 16
+_HARMLESS = (b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname", b"comment")
+"""What an extended header may say beside the size: nothing that changes what is read."""
 _MOST_OBJECTS = 1_000_000
 
 
@@ -31,6 +37,10 @@ def read_tar(file: InputFile) -> object:
     missing = [name for name in ("storages", "tensors", "pickle") if name not in members]
     if missing:
         raise InputError(f"a tar, and no torch checkpoint: it has no {missing[0]}")
+    if stray := [name for name in members if name not in _NAMES]:
+        raise InputError(f"tar: members that no torch checkpoint has: {listed(stray)}")
+    if "sys_info" in members:
+        _check_system(Cursor(file, *members["sys_info"]))
     storages = _storages(Cursor(file, *members["storages"]))
     tensors = _tensors(Cursor(file, *members["tensors"]), storages)
     cursor = Cursor(file, *members["pickle"])
@@ -45,6 +55,13 @@ def read_tar(file: InputFile) -> object:
     tree: object = cursor.pickle(TORCH, "pickle,", load)
     cursor.finish("pickle")
     return tree
+
+
+def _check_system(cursor: Cursor) -> None:
+    system = cursor.pickle({}, "sys_info,")
+    if type(system) is not dict or system.get("little_endian", True) is not True:
+        raise InputError("says that it is big-endian, which torch does not look at: ambiguous")
+    cursor.finish("sys_info")
 
 
 def _storages(cursor: Cursor) -> dict[int, Storage]:
@@ -92,6 +109,10 @@ def _tensors(cursor: Cursor, storages: dict[int, Storage]) -> dict[int, TorchTen
         storage = storages.get(entry[1]) if type(entry[1]) is int else None
         if storage is None or key in tensors:
             raise InputError(f"tensors: {printable(key)} has no storage, or is there twice")
+        assert storage.dtype is not None
+        kind = str(storage.dtype.storage).replace("Storage", "Tensor")
+        if type(entry[2]) is not Global or entry[2].name != kind:
+            raise InputError(f"tensors: {key} is of another type than its storage")
         tensors[key] = _tensor(cursor, storage)
     cursor.finish("tensors")
     return tensors
@@ -130,25 +151,35 @@ def _members(file: InputFile) -> dict[str, tuple[int, int]]:
         size = _octal(header[124:136]) if size_override is None else size_override
         if size > file.size - at:
             raise InputError(f"truncated: a member of {size} bytes, {file.size - at} left")
-        kind, name = header[156:157], header[:100].rstrip(b"\0").decode("latin-1")
+        kind, name = header[156:157], _name(header)
         size_override = _extended_size(file, at, size) if kind == b"x" else None
         if kind in (b"0", b"\0"):
-            name = name.removeprefix("./")
             if name in members or len(members) >= _MOST_MEMBERS:
                 raise InputError(f"tar: {printable(name)} is there twice, or one of too many")
             members[name] = (at, at + size)
         elif kind != b"x":
             raise InputError(f"tar: {printable(name)} is no regular file")
-        at += -(-size // _BLOCK) * _BLOCK
-    _check_end(file, at)
+        end = at + -(-size // _BLOCK) * _BLOCK
+        _check_zeros(file, at + size, min(end, file.size), f"behind {printable(name)}")
+        at = end
+    _check_zeros(file, at, file.size, "behind its end")
     return members
 
 
-def _check_end(file: InputFile, at: int) -> None:
-    """Refuse anything but zeros behind the last member."""
-    for start in range(at, file.size, _PORTION):
-        if file.pread(start, min(_PORTION, file.size - start)).strip(b"\0"):
-            raise InputError("tar: there are bytes behind its end")
+def _name(header: bytes) -> str:
+    """Return the name of a member; `InputError` where readers could see two."""
+    name, _, rest = header[:100].partition(b"\0")
+    if rest.strip(b"\0") or header[345:500].strip(b"\0"):
+        what = printable(name.decode("latin-1"))
+        raise InputError(f"tar: the name {what} goes on where not every reader looks")
+    return name.decode("latin-1").removeprefix("./")
+
+
+def _check_zeros(file: InputFile, start: int, end: int, where: str) -> None:
+    """Refuse anything but zeros in a part of the file that belongs to no member."""
+    for at in range(start, end, _PORTION):
+        if file.pread(at, min(_PORTION, end - at)).strip(b"\0"):
+            raise InputError(f"tar: there are bytes {where}")
 
 
 def _checksum_holds(header: bytes) -> bool:
@@ -167,10 +198,20 @@ def _octal(field: bytes) -> int:
 
 def _extended_size(file: InputFile, at: int, nbytes: int) -> int | None:
     """Return the size that an extended header (`21 size=12345678901\\n`) gives, if it does."""
-    for record in file.pread(at, min(nbytes, 1 << 16)).split(b"\n"):
-        key, _, value = record.partition(b" ")[2].partition(b"=")
-        if key == b"size":
-            if not value.isdigit() or len(value) > 18:
-                raise InputError("tar: a size that is no number")
-            return int(value)
-    return None
+    if nbytes > _MOST_EXTENDED:
+        raise InputError(f"tar: an extended header of {nbytes} bytes")
+    rest, said = file.pread(at, nbytes), dict[bytes, bytes]()
+    while rest:
+        length, _, _ = rest[:8].partition(b" ")
+        end = int(length) if length.isdigit() else 0
+        key, equals, value = rest[len(length) + 1 : end].partition(b"=")
+        if not equals or rest[end - 1 : end] != b"\n" or key in said:
+            raise InputError("tar: an extended header that makes no sense")
+        if key not in (b"size", *_HARMLESS):
+            what = printable(key.decode("latin-1"))
+            raise InputError(f"tar: an extended header with {what}")
+        said[key], rest = value[:-1], rest[end:]
+    size = said.get(b"size")
+    if size is not None and (not size.isdigit() or len(size) > 18):
+        raise InputError("tar: a size that is no number")
+    return None if size is None else int(size)

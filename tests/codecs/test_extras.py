@@ -12,6 +12,7 @@ import io
 import pathlib
 import pickle
 import random
+import sys
 import types
 import uuid
 from collections.abc import Callable
@@ -119,6 +120,35 @@ def test_extra_is_left_behind_and_said(kind: str, options: dict[str, Any], tmp_p
     assert all(same(state[name], tensor) for name, tensor in WEIGHTS.items())
     assert state.origin is not None
     assert any(line.startswith("odd one") for line in state.origin.skipped)
+
+
+class _Addict(dict[str, Any]):
+    """Is pickled as `addict.Dict` and mmcv's `ConfigDict` are: its items come twice."""
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self.items())
+
+
+@pytest.mark.parametrize("name", ["addict.addict.Dict", "mmcv.utils.config.ConfigDict"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_dictionaries_of_other_packages(
+    name: str, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dictionary by another name is one, though its items are also arguments nobody looks at."""
+    module, _, kind = name.rpartition(".")
+    made: Any = type(kind, (_Addict,), {"__module__": module})
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        package: Any = types.ModuleType(".".join(parts[:end]))
+        setattr(package, kind, made)
+        monkeypatch.setitem(sys.modules, package.__name__, package)
+    value = {"model": made(WEIGHTS), "odd": made(a=made(b=[1]))}
+    state = codecs.read(saved(value, tmp_path / "a.pth", pickle_protocol=protocol))
+    assert {n: bytes(t.read().tobytes()) for n, t in state.items()} == {
+        n: t.numpy().tobytes() for n, t in WEIGHTS.items()
+    }
+    assert state.origin is not None
+    assert state.origin.skipped == ("odd: a dictionary of 1",)
 
 
 class Colour(enum.Enum):

@@ -183,7 +183,7 @@ UNPORTABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "nested": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "it is nested"),
     "half complex": (
         lambda: torch.ones(2, dtype=torch.complex32),
-        "no weight file needs|complex32",
+        r"it is of dtype torch\.complex32",
     ),
 }
 
@@ -196,7 +196,7 @@ def test_unportable_tensor_is_refused_by_name_and_kind(kind: str, tmp_path: Path
     path = saved({"fine": BASE, "odd": make()}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=message) as caught:
         codecs.read(path)
-    assert "odd" in str(caught.value) or kind == "half complex"
+    assert "tensor odd cannot be ported" in str(caught.value)
 
 
 def test_whole_module_is_refused_with_advice(tmp_path: Path) -> None:

@@ -22,14 +22,17 @@ from tests.codecs.torch_files import (
     same,
 )
 
+SYSTEM = dump({"protocol_version": 1000, "little_endian": True, "type_sizes": {"int": 4}})
 
+
+@pytest.mark.parametrize("extra", [{}, {"sys_info": SYSTEM}], ids=["", "system"])
 @pytest.mark.parametrize("views", [None, [(12, 11, 2, 4)]], ids=["whole", "part"])
 def test_tar_is_read_as_torch_reads_it(
-    views: list[tuple[int, int, int, int]] | None, tmp_path: Path
+    views: list[tuple[int, int, int, int]] | None, extra: dict[str, bytes], tmp_path: Path
 ) -> None:
     """The tar of torch 0.1 gives the tensors that torch itself finds in it."""
     path = tmp_path / "a.pth"
-    path.write_bytes(old_tar(views))
+    path.write_bytes(old_tar(views, **extra))
     expected = torch.load(path, weights_only=False)["state_dict"]
     state = codecs.read(str(path))
     assert list(state) == ["w", "t"]
@@ -50,6 +53,13 @@ VIEWED = dump((21, 11, torch.FloatTensor)) + struct.pack("<iiqqq", 1, 0, 6, 1, 0
 def with_parts(*parts: Any) -> Callable[[], bytes]:
     """Return the maker of a tar whose storage has parts."""
     return lambda: old_tar(storages=dump(1) + STORED + dump(list(parts)))
+
+
+def extended(records: bytes) -> bytes:
+    """Return a tar that begins with an extended header of these bytes."""
+    item = tarfile.TarInfo("pickle")
+    item.type, item.size = tarfile.XHDTYPE, len(records)
+    return item.tobuf() + records + bytes(-len(records) % 512) + old_tar()
 
 
 TAR_DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -112,7 +122,7 @@ TAR_DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
         "has no storage",
     ),
     "tensor of many dimensions": (
-        lambda: old_tar(tensors=b"\x80\x02K\1.\x80\x02K\1K\x0bN\x87." + struct.pack("<ii", 99, 0)),
+        lambda: old_tar(tensors=dump(1, (1, 11, torch.FloatTensor)) + struct.pack("<ii", 99, 0)),
         "99 dimensions",
     ),
     "parts are no list": (
@@ -143,10 +153,43 @@ TAR_DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: old_tar(tensors=dump(1, (21, [11], torch.FloatTensor))),
         "has no storage",
     ),
+    "another member": (lambda: old_tar(more=b"x"), "members that no torch checkpoint has: more"),
     "many members": (
         lambda: old_tar(**{f"more{i}": b"" for i in range(70)}),
         "or one of too many",
     ),
+    "big-endian": (lambda: old_tar(sys_info=dump({"little_endian": False})), "is big-endian"),
+    "system is a list": (lambda: old_tar(sys_info=dump([])), "is big-endian"),
+    "system goes on": (lambda: old_tar(sys_info=dump({}) + b"x"), "bytes behind sys_info"),
+    "tensor of another type": (
+        lambda: old_tar(tensors=dump(1, (21, 11, torch.LongTensor)) + VIEWED[-32:]),
+        "21 is of another type than its storage",
+    ),
+    "tensor of no type": (
+        lambda: old_tar(tensors=dump(1, (21, 11, None)) + VIEWED[-32:]),
+        "21 is of another type than its storage",
+    ),
+    "bytes behind a member": (lambda: old_tar(gap=b"x"), "bytes behind storages"),
+    "name in two parts": (lambda: old_tar(prefix="p"), "the name storages goes on where not"),
+    "name behind a NUL": (
+        lambda: old_tar(extended={}, name="pickle\0x"),
+        "the name pickle goes on where not",
+    ),
+    "another name": (lambda: old_tar(extended={"path": "pickle"}), "an extended header with path"),
+    "sparse": (
+        lambda: old_tar(extended={"GNU.sparse.size": "9"}),
+        r"an extended header with GNU\.sparse\.size",
+    ),
+    "long extended header": (
+        lambda: old_tar(extended={"comment": "x" * 70000}),
+        "an extended header of 7",
+    ),
+    "record too short": (lambda: extended(b"6 a=bc\n"), "that makes no sense"),
+    "record too long": (lambda: extended(b"99 size=5\n"), "that makes no sense"),
+    "record without a number": (lambda: extended(b"x size=5\n"), "that makes no sense"),
+    "record of no length": (lambda: extended(b"0 size=5\n"), "that makes no sense"),
+    "record without a value": (lambda: extended(b"7 size\n"), "that makes no sense"),
+    "record twice": (lambda: extended(b"9 size=1\n9 size=1\n"), "that makes no sense"),
     "part is no tuple": (
         lambda: old_tar(storages=b"\x80\x02K\0.\x80\x02]Na."),
         "a part makes no sense",

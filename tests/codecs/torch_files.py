@@ -110,11 +110,19 @@ class _TarPickler(pickle.Pickler):
 
 
 def old_tar(
-    views: list[tuple[int, int, int, int]] | None = None, *, size: str = "", **extra: bytes
+    views: list[tuple[int, int, int, int]] | None = None,
+    *,
+    size: str = "",
+    extended: dict[str, str] | None = None,
+    prefix: str = "",
+    name: str = "",
+    gap: bytes = b"",
+    **extra: bytes,
 ) -> bytes:
     """Return the tar that torch 0.1 wrote for two tensors, one transposed, and their dictionary.
 
-    The layout is the one that `torch.load` still reads.
+    The layout is the one that `torch.load` still reads. `extended` goes into an extended header,
+    `prefix` and `name` into that of the first member, `gap` behind its last byte.
     """
 
     def dump(*values: Any) -> bytes:
@@ -135,14 +143,29 @@ def old_tar(
     members = {"storages": storages, "tensors": tensors, "pickle": stream.getvalue(), **extra}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in members.items():
-            item = tarfile.TarInfo(name)
+        for member, data in members.items():
+            item = tarfile.TarInfo(member)
             item.size = len(data)
+            item.pax_headers = dict(extended or {})
             if size:
-                item.pax_headers = {"size": size.format(len(data))}
+                item.pax_headers["size"] = size.format(len(data))
             item.mtime = 1.5  # type: ignore[assignment]  # makes an extended header, as torch's had
             archive.addfile(item, io.BytesIO(data))
-    return buffer.getvalue()
+    return _altered(bytearray(buffer.getvalue()), len(storages), prefix, name, gap)
+
+
+def _altered(tar: bytearray, nbytes: int, prefix: str, name: str, gap: bytes) -> bytes:
+    """Write into the header of the first member, and behind its bytes."""
+    at = tar.index(b"storages\0" + bytes(90))
+    header = tar[at : at + 512]
+    header[345 : 345 + len(prefix)] = prefix.encode()
+    header[: len(name)] = name.encode()
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    tar[at : at + 512] = header
+    end = at + 512 + nbytes
+    tar[end : end + len(gap)] = gap
+    return bytes(tar)
 
 
 def dump(*values: Any) -> bytes:
