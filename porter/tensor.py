@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 BLOCK = 8 << 20
 """Bytes that a reader or writer holds at a time, where it can choose."""
-_SMALL = 4096
+SMALL = 1 << 15
 """Bytes of a tensor that is gathered with others: where in memory it lies does not matter."""
 _FEW_PARTS = 4
 _SIFTED = 1 << 20
@@ -120,8 +120,7 @@ class ByteFile(Protocol):
     def pread_into(self, offset: int, buffer: memoryview) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Where a tensor's elements lie in a file as they stand: C order, little endian."""
 
     file: ByteFile
@@ -129,8 +128,7 @@ class Extent:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Strided:
+class Strided(NamedTuple):
     """Where a tensor's elements lie in a file at regular steps, little endian."""
 
     file: ByteFile
@@ -202,18 +200,21 @@ class LazyTensor:
         A block holds until the next is asked for; it lies in memory as is best for writing it to
         a file where the tensor begins at byte `at`.
         """
-        extent = self.extent
-        if extent is not None:
-            if 0 < extent.nbytes <= min(limit, _SMALL):
-                yield memoryview(extent.file.pread(extent.offset, extent.nbytes))
-            else:
-                yield from _extent_blocks(extent, limit, at)
-            return
-        strided = self.strided
-        if strided is not None:
+        if 0 < self.nbytes <= min(limit, SMALL):
+            yield memoryview(self.whole())
+        elif self.extent is not None:
+            yield from _extent_blocks(self.extent, limit, at)
+        elif (strided := self.strided) is not None:
             yield from _gathered(self, strided, limit, at)
         else:
             yield from c_order_blocks(self.read(), limit, at)
+
+    def whole(self) -> bytes:
+        """Return the C-order little-endian bytes at once, for a tensor of at most `SMALL`."""
+        extent = self.extent
+        if extent is not None:
+            return extent.file.pread(extent.offset, extent.nbytes)
+        return self.read().tobytes()
 
     @property
     def strided(self) -> Strided | None:

@@ -8,37 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
-from porter.codecs import (
-    npy,
-    npz,
-    onnx_weights,
-    paddle,
-    safetensors,
-    sharded,
-    torch_legacy,
-    torch_zip,
-)
+from porter.codecs.beside import with_record
 from porter.codecs.detect import check_name
 from porter.codecs.detect import detect as detect_file
 from porter.codecs.digests import XXH3, check_method
 from porter.codecs.files import InputFile
-from porter.codecs.layout import check as check_layout
-from porter.codecs.output import Written
-from porter.codecs.pieces import Piece
-from porter.codecs.provenance import with_record
-from porter.codecs.saving import Progress, Saver, save
 from porter.errors import UsageError, listed
 from porter.tensor import StateDict
+
+if TYPE_CHECKING:
+    from porter.codecs.output import Written
+    from porter.codecs.pieces import Piece
+    from porter.codecs.saving import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """One format: how it is read and, unless it is too old to be written, what its pieces are."""
+    """One format: the modules that read and, unless it is too old, write it.
+
+    A module is loaded when it is first asked: who looks into a file waits for one of them.
+    """
 
     title: str
-    read: Callable[..., StateDict]
-    pieces: Callable[[StateDict, Mapping[str, str]], Iterator[Piece]] | None = None
+    reading: str
+    writing: str = ""
+
+    @property
+    def read(self) -> Callable[..., StateDict]:
+        """How it is read."""
+        return cast("Callable[..., StateDict]", _own(self.reading, "read"))
+
+    @property
+    def pieces(self) -> Callable[[StateDict, Mapping[str, str]], Iterator[Piece]]:
+        """What a file of it is made of."""
+        return cast("Callable[..., Iterator[Piece]]", _own(self.writing, "pieces"))
+
+
+def _own(module: str, name: str) -> Any:
+    return getattr(import_module(f"porter.codecs.{module}"), name)
 
 
 def detect(path: str) -> str:
@@ -69,7 +79,7 @@ def read(
     elif format != found:
         raise UsageError(f"is {_codec(found).title}, not {_codec(format).title}", path)
     codec = _codec(found)
-    patterns = {"uint16": uint16} if found == paddle.FORMAT else {}
+    patterns = {"uint16": uint16} if found == "paddle" else {}
     try:
         return with_record(codec.read(file, key=key, strip=strip, **patterns))
     except UsageError as error:
@@ -104,8 +114,11 @@ def write(
     `layout="view"` has torch and Paddle files state a transpose instead of doing it.
     `progress` is called with what is done, the bytes done and the bytes in all.
     """
+    from porter.codecs.layout import check as check_layout
+    from porter.codecs.saving import Saver, save
+
     codec = _codec(format)
-    if codec.pieces is None:
+    if not codec.writing:
         raise UsageError(f"{codec.title} is read and not written")
     check_layout(layout, format)
     check_method(digest)
@@ -134,12 +147,12 @@ def _codec(format: str) -> Codec:
 
 
 CODECS: dict[str, Codec] = {
-    "torch": Codec("a torch checkpoint", torch_zip.read, torch_zip.pieces),
-    "torch-legacy": Codec("a torch checkpoint from before 1.6", torch_legacy.read),
-    "paddle": Codec("a Paddle checkpoint", paddle.read, paddle.pieces),
-    "safetensors": Codec("a safetensors file", safetensors.read, safetensors.pieces),
-    "npz": Codec("a NumPy archive", npz.read, npz.pieces),
-    "npy": Codec("a NumPy array", npy.read, npy.pieces),
-    "onnx": Codec("an ONNX model", onnx_weights.read),
-    "index": Codec("a checkpoint in shards", sharded.read),
+    "torch": Codec("a torch checkpoint", "torch_zip", "torch_writing"),
+    "torch-legacy": Codec("a torch checkpoint from before 1.6", "torch_legacy"),
+    "paddle": Codec("a Paddle checkpoint", "paddle", "paddle_writing"),
+    "safetensors": Codec("a safetensors file", "safetensors", "safetensors"),
+    "npz": Codec("a NumPy archive", "npz", "npz"),
+    "npy": Codec("a NumPy array", "npy", "npy"),
+    "onnx": Codec("an ONNX model", "onnx_weights"),
+    "index": Codec("a checkpoint in shards", "sharded"),
 }

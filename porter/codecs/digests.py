@@ -14,14 +14,14 @@ import xxhash
 from porter.errors import InputError, UsageError, listed, printable
 
 
-def _sha256() -> Any:
+def _sha256(data: bytes = b"") -> Any:
     import hashlib  # Takes longer to load than most files take to be looked into.
 
-    return hashlib.sha256()
+    return hashlib.sha256(data)
 
 
 XXH3, SHA256 = "xxh3", "sha256"
-_METHODS: dict[str, tuple[str, int, Callable[[], Any]]] = {
+_METHODS: dict[str, tuple[str, int, Callable[..., Any]]] = {
     XXH3: ("xxh3-128:", 32, xxhash.xxh3_128),
     SHA256: ("sha256:", 64, _sha256),
 }
@@ -49,9 +49,8 @@ class Digest:
 
 def digest_of(data: bytes, method: str = XXH3) -> str:
     """Return the digest of bytes at hand."""
-    digest = Digest(method)
-    digest.update(data)
-    return digest.text()
+    prefix, _, make = _METHODS[method]
+    return f"{prefix}{make(data).hexdigest()}"
 
 
 def unknown(method: str) -> str:

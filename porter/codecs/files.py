@@ -14,6 +14,7 @@ from typing import Self
 
 from porter.errors import InputError, SystemFault, printable
 
+_PAGE = 4096
 _LARGEST_READ = 1 << 30
 """Linux reads at most 2 GiB less a page in one call."""
 
@@ -118,6 +119,23 @@ class InputFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+class Window:
+    """Reads small pieces of a file, a page around each: small members come many to a page."""
+
+    def __init__(self, file: InputFile) -> None:
+        self.file = file
+        self._start = 0
+        self._data = b""
+
+    def pread(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` at `offset`; `InputError` when the file is too short."""
+        begin = offset - self._start
+        if begin < 0 or begin + nbytes > len(self._data):
+            size = max(nbytes, min(_PAGE, self.file.size - offset))
+            self._data, self._start, begin = self.file.pread(offset, size), offset, 0
+        return self._data[begin : begin + nbytes]
 
 
 def open_beside(model: str, name: str, *, hard_links: bool) -> InputFile:

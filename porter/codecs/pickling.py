@@ -18,6 +18,7 @@ class Pickling:
         self._protocol = protocol
         self._memo: dict[object, int] = {}
         self._count = 0
+        self._runs: dict[object, bytes] = {}
 
     def take(self) -> bytes:
         """Return what was written since the last call."""
@@ -56,6 +57,18 @@ class Pickling:
         if not self.recall(key):
             make()
             self.memoize(key)
+        return self
+
+    def again(self, key: object, write: Callable[[Pickling], object]) -> Pickling:
+        """Push by `write` what is the same each time, so that once noted it is only asked for."""
+        run = self._runs.get(key)
+        if run is not None:
+            self._out += run
+            return self
+        start, count = len(self._out), self._count
+        write(self)
+        if self._count == count:
+            self._runs[key] = bytes(self._out[start:])
         return self
 
     def text(self, value: str, key: object = None) -> Pickling:

@@ -20,10 +20,10 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from porter.blocks import LINE, free_lent, room
-from porter.codecs.digests import XXH3, Digest
+from porter.codecs.digests import XXH3, Digest, digest_of
 from porter.codecs.page_cache import Wake, is_too_large
 from porter.codecs.zip_members import Member, crc32
-from porter.tensor import Extent, LazyTensor
+from porter.tensor import SMALL, Extent, LazyTensor
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -257,7 +257,8 @@ class _Writer(Meter):
         for offset, piece in job.parts:
             at = offset - job.start
             if isinstance(piece, Body):
-                for block in self._blocks(piece, at):
+                small = piece.nbytes <= SMALL
+                for block in (self._whole(piece),) if small else self._blocks(piece, at):
                     buffer[at : at + len(block)] = block
                     at += len(block)
             elif isinstance(piece, Late):
@@ -287,6 +288,16 @@ class _Writer(Meter):
         for piece in late:
             _pwrite(self._fd, _made(piece), piece.offset)
             self.add(piece.nbytes)
+
+    def _whole(self, body: Body) -> bytes:
+        """Return a small tensor's bytes, and note their digest and checksum."""
+        data = body.tensor.whole()
+        assert len(data) == body.nbytes, (body.name, len(data), body.nbytes)
+        if self._digests:
+            body.digest = digest_of(data, self._digests)
+        if body.checksum:
+            body.crc32 = crc32(data, body.crc32)
+        return data
 
     def _blocks(self, body: Body, at: int) -> Iterator[memoryview]:
         """Yield a tensor's bytes, and note their digest and checksum."""

@@ -10,30 +10,26 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from porter.codecs import onnx_seal, safetensors, sharded, ties
+from porter.codecs.beside import SCHEMA, SUFFIX, json_object, read_beside
 from porter.codecs.digests import XXH3, digest_of, method_of, unknown
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint
 from porter.codecs.pieces import Body, Job, Progress
 from porter.codecs.read_back import differences
 from porter.codecs.source_digest import SourceDigest
-from porter.errors import InputError, UsageError, printable
+from porter.errors import InputError, printable
 from porter.tensor import StateDict
 
-SCHEMA = "porter.provenance/1"
-SUFFIX = ".porter.json"
 DIGESTS = "porter.digests"
 """Metadata key: {name: digest of the tensor's C-order little-endian bytes}, as JSON."""
 SOURCES = "porter.source_digests"
 """Metadata key: {file name: digest of all its bytes}, as JSON."""
-OWN_METADATA = ("safetensors", "onnx")
-"""Formats that carry the record themselves."""
-
-_LARGEST_RECORD = 256 << 20
 
 
 class Record:
@@ -112,10 +108,17 @@ def _lines(value: object, depth: int = 3, indent: str = "") -> str:
 
     `json.dumps(indent=1)` puts every number on a line of its own, and is written in Python.
     """
+    if type(value) is str:
+        return _quoted(value)
+    if type(value) is int:
+        return str(value)
+    if type(value) is list:
+        return f"[{', '.join([_lines(item, -1) for item in value])}]"
     if depth < 0 or not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False)
+    deeper = indent + " "
     rows = [
-        f"{indent} {json.dumps(key, ensure_ascii=False)}: {_lines(below, depth - 1, indent + ' ')}"
+        f"{deeper}{_quoted(key)}: {_lines(below, depth - 1, deeper)}"
         for key, below in value.items()
     ]
     return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
@@ -199,7 +202,7 @@ def _check_inside(path: str, state: StateDict, progress: Progress | None) -> Che
     files = [name for name in state.origin.files if not name.endswith(sharded.SUFFIX)]
     digests: dict[str, Any] = {}
     for name in files:
-        digests |= _json(_metadata_of(name, state).get(DIGESTS, "{}"), name)
+        digests |= json_object(_metadata_of(name, state).get(DIGESTS, "{}"), name)
     for alias, name in ties.aliases(state).items():
         digests.setdefault(alias, digests.get(name))
     try:
@@ -208,7 +211,7 @@ def _check_inside(path: str, state: StateDict, progress: Progress | None) -> Che
     except InputError as fault:
         raise fault if fault.path else InputError(fault.message, path) from fault
     metadata = state.origin.metadata
-    sources = _json(metadata.get(SOURCES, "{}"), path)
+    sources = json_object(metadata.get(SOURCES, "{}"), path)
     return Checked(path, len(state), metadata, sources, tuple(problems))
 
 
@@ -239,54 +242,8 @@ def _altered_headers(path: str, state: StateDict, files: Iterable[str]) -> Itera
                 yield "the index was altered"
 
 
-def read_beside(path: str) -> dict[str, Any]:
-    """Return the record of a `.porter.json` file; `InputError` when it is something else."""
-    with InputFile(path) as file:
-        if file.size > _LARGEST_RECORD:
-            raise InputError(f"a record of {file.size} bytes; {_LARGEST_RECORD} is the limit", path)
-        record = _json(file.pread(0, file.size), path)
-    if record.get("schema") != SCHEMA:
-        raise InputError("is no record of provenance that this porter knows", path)
-    if not isinstance(record.get("metadata"), dict):
-        raise InputError("the record of provenance has no metadata", path)
-    return record
-
-
-def _json(text: str | bytes, path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as fault:
-        raise InputError("the record of provenance is no JSON", path) from fault
-    if not isinstance(found, dict):
-        raise InputError("the record of provenance makes no sense", path)
-    return found
-
-
 def _texts(record: Mapping[str, Any], key: str, path: str) -> dict[str, str]:
     found = record.get(key)
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise InputError(f"the record of provenance has no sound {key}", path)
     return found
-
-
-def refuse_foreign(path: str) -> None:
-    """Raise `UsageError` when the file beside an output is there and is no record of porter's."""
-    if not os.path.lexists(path):
-        return
-    try:
-        read_beside(path)
-    except InputError as fault:
-        raise UsageError("stands where the provenance goes, and is not porter's", path) from fault
-
-
-def with_record(state: StateDict) -> StateDict:
-    """Return the state dict with the metadata of the record beside its file, if there is one."""
-    origin = state.origin
-    if origin is None or origin.format in OWN_METADATA:
-        return state
-    try:
-        record = read_beside(origin.path + SUFFIX)
-    except InputError:
-        return state
-    metadata = {str(key): str(value) for key, value in record["metadata"].items()}
-    return StateDict(state, replace(origin, metadata={**metadata, **origin.metadata}))

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from porter.codecs import pieces
-from porter.codecs.digests import XXH3, Digest, method_of
+from porter.codecs.digests import XXH3, Digest, digest_of, method_of
 from porter.codecs.pieces import Meter, Progress
 from porter.errors import listed, printable
-from porter.tensor import LazyTensor
+from porter.tensor import SMALL, LazyTensor
 
 
 def digests_of(
@@ -36,6 +36,9 @@ def digests_of(
 
 
 def _digest(tensor: LazyTensor, meter: Meter, method: str) -> str:
+    if tensor.nbytes <= SMALL:
+        meter.add(tensor.nbytes)
+        return digest_of(tensor.whole(), method)
     digest = Digest(method)
     with meter.budget.taken(tensor.held):
         for block in tensor.blocks(pieces.WRITE_BLOCK):

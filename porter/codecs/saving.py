@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from porter.codecs import output, provenance, ties
+from porter.codecs import output, ties
+from porter.codecs.beside import OWN_METADATA, SUFFIX, refuse_foreign
 from porter.codecs.digests import XXH3
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint
@@ -20,7 +21,7 @@ from porter.codecs.layout import as_stored
 from porter.codecs.output import Input, Written
 from porter.codecs.pieces import Job, Piece
 from porter.codecs.pieces import Progress as Moved
-from porter.codecs.provenance import OWN_METADATA, SUFFIX, Record
+from porter.codecs.provenance import Record
 from porter.codecs.read_back import differences
 from porter.errors import SystemFault, UsageError
 from porter.tensor import LazyTensor, StateDict
@@ -77,7 +78,7 @@ class Saver:
             record = self.record(metadata, sources)
         beside = path + SUFFIX if record and self._beside else ""
         if beside:
-            provenance.refuse_foreign(beside)
+            refuse_foreign(beside)
         written = output.publish(
             path,
             self._pieces(state, metadata or {}, record),

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from porter import __version__
-from porter.codecs import output, provenance, sharded, ties
+from porter.codecs import output, sharded, ties
+from porter.codecs.beside import OWN_METADATA, SUFFIX, refuse_foreign
 from porter.codecs.files import InputFile
 from porter.codecs.imprint import Imprint, frame_of
 from porter.codecs.output import Input, Written
@@ -130,7 +131,7 @@ class _Run:
         for path in (*self.names, self.index):
             output.resolve(path, self.inputs, self.force or self._is_ours(path))
         if self.metadata is not None and self._beside:
-            provenance.refuse_foreign(self.index + provenance.SUFFIX)
+            refuse_foreign(self.index + SUFFIX)
         record = self.saver.record(self.metadata or {}, self.inputs)
         with _locked(self.folder, self.base) as folder:
             journal = self._journal(folder)
@@ -148,7 +149,7 @@ class _Run:
 
     @property
     def _beside(self) -> bool:
-        return self.saver.format not in provenance.OWN_METADATA
+        return self.saver.format not in OWN_METADATA
 
     def _journal(self, folder: str) -> _Journal:
         journal = _Journal(folder)
@@ -239,7 +240,7 @@ class _Run:
         if self.metadata is not None and self._beside:
             for job in record.jobs():
                 job.run()
-            beside = self.index + provenance.SUFFIX
+            beside = self.index + SUFFIX
             text = self._index_text()
             imprints = {}
             if method := self.saver.digests:

@@ -7,21 +7,15 @@ and `caffe2/serialize/inline_container.h`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-
 from porter.codecs.files import InputFile
-from porter.codecs.layout import View, view_of
 from porter.codecs.pickle_values import HeldBytes, Source
 from porter.codecs.pickles import Unpickler
-from porter.codecs.pickling import Pickling
-from porter.codecs.pieces import Body, Piece
 from porter.codecs.torch_names import TORCH, leaf
 from porter.codecs.torch_storages import Run, Storages
 from porter.codecs.unwrap import EXPANSION, check_total, unwrap
-from porter.codecs.zip_write import ALIGNMENT, Content, zip_pieces
 from porter.codecs.zips import Member, read_directory
-from porter.errors import InputError, UsageError, listed, printable
-from porter.tensor import Extent, LazyTensor, Origin, Shape, StateDict
+from porter.errors import InputError, listed, printable
+from porter.tensor import Extent, Origin, StateDict
 
 FORMAT = "torch"
 
@@ -175,109 +169,3 @@ def _notes(members: dict[str, Member]) -> tuple[str, ...]:
     if bare:
         return (f"{bare} of {len(members)} records carry no checksum: damage cannot be seen.",)
     return ()
-
-
-# Writing.
-
-_ROOT = "archive"
-_BATCH = 1000
-"""Pairs that a pickler sets at a time."""
-
-
-def pieces(
-    state: StateDict, metadata: Mapping[str, str], *, layout: str = "contiguous"
-) -> Iterator[Piece]:
-    """Yield the pieces of the file that `torch.save` would write for an OrderedDict.
-
-    Tensors with one tie share a storage. The format has no place for `metadata`.
-    """
-    views = _views(state) if layout == "view" else {}
-    bodies, keys = _bodies(state, views)
-    yield from zip_pieces(
-        [
-            Content(f"{_ROOT}/data.pkl", _data_pkl(state, keys, views)),
-            Content(f"{_ROOT}/.format_version", b"1"),
-            Content(f"{_ROOT}/.storage_alignment", str(ALIGNMENT).encode()),
-            Content(f"{_ROOT}/byteorder", b"little"),
-            *(Content(f"{_ROOT}/data/{i}", b"", body) for i, body in enumerate(bodies)),
-            Content(f"{_ROOT}/version", b"3\n"),
-        ]
-    )
-
-
-def _views(state: StateDict) -> dict[str, View]:
-    """Return what is written as it stands, to be looked at by strides."""
-    found = {name: view_of(tensor, FORMAT) for name, tensor in state.items()}
-    return {name: view for name, view in found.items() if view is not None}
-
-
-def _bodies(state: StateDict, views: Mapping[str, View]) -> tuple[list[Body], dict[str, str]]:
-    """Return one body for each storage, and the storage key of each tensor."""
-    bodies: list[Body] = []
-    keys: dict[str, str] = {}
-    shared: dict[Hashable, str] = {}
-    for name, tensor in state.items():
-        _check_dtype(name, tensor)
-        tie = None if tensor.tie is None else (tensor.tie, tensor.dtype.name, tensor.shape)
-        if tie is None or tie not in shared:
-            key = str(len(bodies))
-            bodies.append(Body(name, views[name].stored if name in views else tensor))
-            if tie is not None:
-                shared[tie] = key
-        else:
-            key = shared[tie]
-        keys[name] = key
-    return bodies, keys
-
-
-def _check_dtype(name: str, tensor: LazyTensor) -> None:
-    if tensor.dtype.torch is None:
-        raise UsageError(f"torch cannot hold {printable(name)}: its dtype is {tensor.dtype.name}")
-
-
-def _data_pkl(state: StateDict, keys: Mapping[str, str], views: Mapping[str, View]) -> bytes:
-    out = Pickling(2)
-    _ordered_dict(out)
-    names = list(state)
-    for start in range(0, len(names), _BATCH):
-        batch = names[start : start + _BATCH]
-        alone = len(batch) == 1
-        out.raw(b"" if alone else b"(")
-        for name in batch:
-            out.fresh_text(name)
-            strides = views[name].strides if name in views else _strides(state[name].shape)
-            _tensor(out, state[name], keys[name], strides)
-        out.raw(b"s" if alone else b"u")
-    return out.raw(b".").take()
-
-
-def _ordered_dict(out: Pickling) -> None:
-    out.name("collections", "OrderedDict").raw(b")R").memoize()
-
-
-def _tensor(out: Pickling, tensor: LazyTensor, key: str, strides: Shape) -> None:
-    """Write the call of `_rebuild_tensor_v2`, or of `_v3` where no storage has the dtype."""
-    typed = tensor.dtype.storage is not None
-    out.name("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3").raw(b"(")
-    out.raw(b"(").text("storage", "storage")
-    if typed:
-        out.name("torch", str(tensor.dtype.storage))
-    else:
-        out.name("torch.storage", "UntypedStorage")
-    out.text(key, ("key", key)).text("cpu", "cpu")
-    out.integer(tensor.size if typed else tensor.nbytes).raw(b"t").memoize().raw(b"Q")
-    out.integer(0).integers(tensor.shape).integers(strides).boolean(False)
-    _ordered_dict(out)
-    if not typed:
-        out.name("torch", str(tensor.dtype.torch))
-    out.raw(b"t").memoize().raw(b"R").memoize()
-
-
-def _strides(shape: Shape) -> Shape:
-    """Return the strides of C order as torch counts them: a length of 0 counts as 1."""
-    strides: list[int] = []
-    step = 1
-    for length in reversed(shape):
-        strides.append(step)
-        step *= max(length, 1)
-    return tuple(reversed(strides))

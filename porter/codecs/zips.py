@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from porter.codecs.files import InputFile
+from porter.codecs.files import InputFile, Window
 from porter.codecs.zip_members import DEFLATED, STORED, Member, crc32
 from porter.errors import InputError, printable
 
@@ -31,15 +31,13 @@ FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 DESCRIPTOR_FLAG, UTF8_FLAG = 1 << 3, 1 << 11
 _ALLOWED_FLAGS = DESCRIPTOR_FLAG | UTF8_FLAG | 0b110  # bits 1 and 2: how hard deflate tried
 _LONGEST_NAME = 4096
-_PAGE = 4096
 _MOST_MEMBERS = 4_000_000
 _LARGEST_DIRECTORY = 1 << 30
 _BEST_RATIO = 1032
 """Deflate cannot shrink by more: a claim beyond it is a lie."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A directory entry as it stands: the member, and where its local header is."""
 
     member: Member
@@ -58,7 +56,7 @@ def read_directory(file: InputFile) -> dict[str, Member]:
     _check_order(file, entries)
     ends = [entry.header for entry in entries[1:]] + [start]
     members: dict[str, Member] = {}
-    window = _Window(file)
+    window = Window(file)
     for entry, end in zip(entries, ends, strict=True):
         _locate(window, entry, end)
         if entry.member.name in members:
@@ -191,23 +189,7 @@ def _check_order(file: InputFile, entries: list[_Entry]) -> None:
         raise _bad(file, f"{entries[0].header} bytes before the first member")
 
 
-class _Window:
-    """Reads small pieces of a file, a page around each: small members come many to a page."""
-
-    def __init__(self, file: InputFile) -> None:
-        self.file = file
-        self._start = 0
-        self._data = b""
-
-    def pread(self, offset: int, nbytes: int) -> bytes:
-        begin = offset - self._start
-        if begin < 0 or begin + nbytes > len(self._data):
-            size = max(nbytes, min(_PAGE, self.file.size - offset))
-            self._data, self._start, begin = self.file.pread(offset, size), offset, 0
-        return self._data[begin : begin + nbytes]
-
-
-def _locate(window: _Window, entry: _Entry, end: int) -> None:
+def _locate(window: Window, entry: _Entry, end: int) -> None:
     """Set the member's offset; its local header must agree, its bytes must fill up to `end`."""
     file, member = window.file, entry.member
     head = window.pread(
@@ -247,7 +229,7 @@ def _locate(window: _Window, entry: _Entry, end: int) -> None:
 
 
 def _check_descriptor(
-    window: _Window, member: Member, gap: int, actual: tuple[int, int, int]
+    window: Window, member: Member, gap: int, actual: tuple[int, int, int]
 ) -> None:
     found = window.pread(member.offset + member.packed, gap) if gap in (12, 16, 20, 24) else b""
     forms = [

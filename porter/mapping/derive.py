@@ -6,7 +6,7 @@ that porter ships.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from porter.architectures import Architecture, Preprocessing
 from porter.errors import MappingError, TableError, listed
 from porter.mapping.check import Proof, check
 from porter.mapping.fold import fold
-from porter.mapping.link import link, place_of
+from porter.mapping.link import instances, link, place_of
 from porter.mapping.pattern import Pattern
 from porter.mapping.plan import Shapes
-from porter.mapping.table import CANONICAL, Dialect, Row, Table
+from porter.mapping.table import CANONICAL, WHOLE, Dialect, Row, Table
 from porter.skeleton import Entry, Skeleton
 
 _NEUTRAL = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", 1.0)
@@ -130,8 +130,9 @@ def _named(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], l
     """Return the canonical names of a checkpoint's tensors, and the tensors that have none."""
     names: dict[str, None] = {}
     unknown = []
+    sides = [side for row in dialect.rows for side in row.canonical]
     for name in source:
-        found = list(_canonical(table, dialect, name))
+        found = list(_canonical(table, dialect, sides, name))
         if not found and not any(extra.path.match(name) is not None for extra in dialect.extra):
             unknown.append(name)
         names.update(dict.fromkeys(found))
@@ -156,20 +157,21 @@ def _entries(table: Table, dialect: Dialect, source: Shapes, names: list[str]) -
 
 def _counters(table: Table, dialect: Dialect, names: list[str]) -> Iterator[str]:
     """Yield the scalars that PyTorch keeps for a layer and the dialect does not."""
-    seen = set(names)
-    for name in names:
-        place = place_of(table, name)
-        if place is None or place[0].kind in ("parameter", "constant"):
+    for instance in instances(table, names):
+        if instance.layer.kind in WHOLE:
             continue
-        for leaf, rule in dialect.convention.kinds[place[0].kind].items():
-            whole = f"{place[1]}.{leaf}"
-            if rule.absent is not None and rule.fill is not None and whole not in seen:
-                seen.add(whole)
-                yield whole
+        for leaf, rule in dialect.convention.kinds[instance.layer.kind].items():
+            if rule.absent is not None and rule.fill is not None and leaf not in instance.leaves:
+                yield f"{instance.path}.{leaf}"
 
 
-def _canonical(table: Table, dialect: Dialect, name: str) -> Iterator[str]:
-    """Yield the canonical names whose elements a tensor of the dialect holds."""
+def _canonical(
+    table: Table, dialect: Dialect, sides: Sequence[Pattern], name: str
+) -> Iterator[str]:
+    """Yield the canonical names whose elements a tensor of the dialect holds.
+
+    `sides` are the canonical paths of the dialect's rows.
+    """
     separator = dialect.convention.separator
     path, _, end = name.rpartition(separator)
     for row in dialect.rows:
@@ -182,7 +184,6 @@ def _canonical(table: Table, dialect: Dialect, name: str) -> Iterator[str]:
             for leaf in _leaves(table, dialect, paths[0], end, row.leaves) if paths else ():
                 yield from (f"{canonical}.{leaf}" for canonical in paths)
                 return
-    sides = [side for row in dialect.rows for side in row.canonical]
     if any(side.match(path) is not None or side.match(name) is not None for side in sides):
         return  # the dialect calls this layer otherwise
     if _is_whole(table, name):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 from porter import ops
 from porter.errors import MappingError, TableError, listed
@@ -14,8 +17,7 @@ from porter.ops import Join, Op
 from porter.tensor import LazyTensor, Shape
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """Canonical tensors and the dialect's tensors that hold the same elements.
 
     One side is a single tensor. Canonical tensors are joined by `join` if there are several;
@@ -119,7 +121,7 @@ class Linked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Instance:
+class Instance:
     """One layer of a variant: its path, its row in `[layers]`, its parameters by leaf."""
 
     path: str
@@ -136,24 +138,28 @@ def link(table: Table, dialect: str, names: Iterable[str], sizes: Mapping[str, i
     chosen = table.dialect(dialect).of(names)
     links: dict[tuple[str, ...], Link] = {}
     gaps: list[Gap] = []
-    for instance in _instances(table, names):
+    recipes: dict[tuple[int, int, str], _Recipe] = {}
+    for instance in instances(table, names):
         row, holes = _row(chosen, instance.path)
         for leaf, name in instance.leaves.items():
-            constant = instance.layer.kind == "constant"
-            gap = _gap(chosen, instance.layer, leaf, name, constant)
+            key = (id(instance.layer), id(row), leaf)
+            recipe = recipes.get(key)
+            if recipe is None:
+                recipe = recipes[key] = _Recipe.of(chosen, instance.layer, row, leaf, sizes)
+            gap = _gap(chosen, recipe, name)
             if gap is not None:
                 gaps.append(gap)
                 continue
-            made = _link(chosen, instance, leaf, name, row, holes, sizes, constant)
+            made = recipe.link(instance.path, name, holes)
             links.setdefault(made.dialect, made)
     linked = Linked(chosen, links.values(), gaps)
-    _total(linked, chosen, table)
+    _check_once(linked, chosen, table)
     return linked
 
 
-def _instances(table: Table, names: Iterable[str]) -> list[_Instance]:
-    """Group canonical names into layers."""
-    found: dict[str, _Instance] = {}
+def instances(table: Table, names: Iterable[str]) -> list[Instance]:
+    """Group canonical names into layers; `TableError` lists names that no row covers."""
+    found: dict[str, Instance] = {}
     unknown = []
     kinds = table.dialects[CANONICAL].convention.kinds
     for name in names:
@@ -167,7 +173,7 @@ def _instances(table: Table, names: Iterable[str]) -> list[_Instance]:
             unknown.append(name)
             continue
         layer, path, leaf = place
-        instance = found.setdefault(path, _Instance(path, layer, {}))
+        instance = found.setdefault(path, Instance(path, layer, {}))
         instance.leaves[leaf] = name  # type: ignore[index]
     if unknown:
         raise TableError(f"no row of [layers] covers {listed(fold(unknown))}", table.source)
@@ -197,12 +203,14 @@ def _row(dialect: Dialect, path: str) -> tuple[Row | None, dict[str, str]]:
     return None, {}
 
 
-def _gap(dialect: Dialect, layer: Layer, leaf: str, name: str, constant: bool) -> Gap | None:
+def _gap(dialect: Dialect, recipe: _Recipe, name: str) -> Gap | None:
     for absent in dialect.absent:
         if absent.path.match(name) is not None:
-            return Gap(name, absent.reason, absent.fill, constant)
-    rule = _leaf(dialect, layer, leaf)
-    return None if rule.absent is None else Gap(name, rule.absent, rule.fill, constant)
+            return Gap(name, absent.reason, absent.fill, recipe.constant)
+    rule = recipe.rule
+    if rule.absent is None:
+        return None
+    return Gap(name, rule.absent, rule.fill, recipe.constant)
 
 
 def _leaf(dialect: Dialect, layer: Layer, leaf: str) -> Leaf:
@@ -214,54 +222,67 @@ def _leaf(dialect: Dialect, layer: Layer, leaf: str) -> Leaf:
     return rules[leaf]
 
 
-def _link(
-    dialect: Dialect,
-    instance: _Instance,
-    leaf: str,
-    name: str,
-    row: Row | None,
-    holes: Mapping[str, str],
-    sizes: Mapping[str, int],
-    constant: bool,
-) -> Link:
-    rule = _leaf(dialect, instance.layer, leaf)
-    own = () if row is None else (row.ops.get("", ()), row.ops.get(leaf, ()) if leaf else ())
-    chain = (*(text for part in own for text in part), *rule.ops)
-    made = tuple(ops.parse(text, sizes) for text in chain)
-    optional = rule.optional or constant
-    if row is None:
-        target = _joined(dialect, instance.path, rule.name)
-        return Link(
-            (name,), (target,), made, None, instance.layer.kind, instance.layer.path.text,
-            optional, rule.fill, constant,
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What is the same for a parameter of every layer that one row covers."""
+
+    layer: Layer
+    row: Row | None
+    leaf: str
+    rule: Leaf
+    ops: tuple[Op, ...]
+    join: Join | None
+    said: str
+    separator: str
+    constant: bool
+
+    @classmethod
+    def of(
+        cls, dialect: Dialect, layer: Layer, row: Row | None, leaf: str, sizes: Mapping[str, int]
+    ) -> _Recipe:
+        rule = _leaf(dialect, layer, leaf)
+        own = () if row is None else (row.ops.get("", ()), row.ops.get(leaf, ()) if leaf else ())
+        texts = (*(text for part in own for text in part), *rule.ops)
+        many = row is not None and (len(row.canonical) > 1 or len(row.dialect) > 1)
+        return cls(
+            layer, row, leaf, rule,
+            ops=tuple(ops.parse(text, sizes) for text in texts),
+            join=ops.parse_join(row.join, sizes) if row is not None and many else None,
+            said=layer.path.text if row is None else str(row),
+            separator=dialect.convention.separator,
+            constant=layer.kind == "constant",
         )  # fmt: skip
-    many = len(row.canonical) > 1 or len(row.dialect) > 1
-    sources = tuple(f"{p.format(holes)}.{leaf}" if leaf else p.format(holes) for p in row.canonical)
-    end = row.leaves.get(leaf, rule.name)
-    targets = tuple(_joined(dialect, p.format(holes), end) for p in row.dialect)
-    join = ops.parse_join(row.join, sizes) if many else None
-    return Link(
-        sources, targets, made, join, instance.layer.kind, str(row), optional, rule.fill, constant
-    )
+
+    def link(self, path: str, name: str, holes: Mapping[str, str]) -> Link:
+        """Return the link of one layer's parameter."""
+        row, leaf, rule = self.row, self.leaf, self.rule
+        if row is None:
+            sources: tuple[str, ...] = (name,)
+            targets: tuple[str, ...] = (self._joined(path, rule.name),)
+        else:
+            end = row.leaves.get(leaf, rule.name)
+            paths = [pattern.format(holes) for pattern in row.canonical]
+            sources = tuple([f"{path}.{leaf}" for path in paths] if leaf else paths)
+            targets = tuple([self._joined(p.format(holes), end) for p in row.dialect])
+        return Link(
+            sources, targets, self.ops, self.join, self.layer.kind, self.said,
+            rule.optional or self.constant, rule.fill, self.constant,
+        )  # fmt: skip
+
+    def _joined(self, path: str, leaf: str) -> str:
+        return f"{path}{self.separator}{leaf}" if leaf else path
 
 
-def _joined(dialect: Dialect, path: str, leaf: str) -> str:
-    return f"{path}{dialect.convention.separator}{leaf}" if leaf else path
-
-
-def _total(linked: Linked, dialect: Dialect, table: Table) -> None:
+def _check_once(linked: Linked, dialect: Dialect, table: Table) -> None:
     """Hold that no two links write the same tensor, on either side."""
     sides: tuple[Callable[[Link], tuple[str, ...]], ...] = (
         lambda made: made.dialect,
         lambda made: made.canonical,
     )
     for side in sides:
-        seen: set[str] = set()
-        twice = []
-        for made in linked.links:
-            twice += [name for name in side(made) if name in seen]
-            seen.update(side(made))
-        if twice:
+        names = list(chain.from_iterable(map(side, linked.links)))
+        if len(set(names)) < len(names):
+            twice = [name for name, count in Counter(names).items() if count > 1]
             raise TableError(
                 f"[dialects.{dialect.name}] two rows lead to {listed(fold(twice))}", table.source
             )

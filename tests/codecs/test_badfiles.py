@@ -99,6 +99,8 @@ def watch(event, arguments):
 
 paths = json.load(sys.stdin)
 codecs.read(paths[0]).arrays()  # what porter imports late, and the codec that escapes names
+for codec in codecs.CODECS.values():
+    codec.read
 printable("\0")
 sys.addaudithook(watch)
 refused = 0

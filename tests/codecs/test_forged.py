@@ -17,7 +17,7 @@ from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import Blob, HeldBytes, Opaque, Text
 from porter.codecs.pickles import Unpickler
 from porter.codecs.pickling import Pickling
-from porter.codecs.torch_zip import pieces
+from porter.codecs.torch_writing import pieces
 from porter.errors import InputError, UsageError
 from porter.tensor import DTYPES, LazyTensor, StateDict
 from tests.codecs.torch_pickles import (

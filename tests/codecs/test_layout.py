@@ -114,15 +114,15 @@ def test_other_strides_are_not_kept(
     tmp_path: Path, stored: StateDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading back sees strides that are not those meant, also of a square matrix."""
-    from porter.codecs import torch_zip
+    from porter.codecs import torch_writing
 
     state = StateDict({"square": turned(stored)["square"]}, stored.origin)
-    real = torch_zip._tensor
+    real = torch_writing._tensor
 
     def contiguous(out, tensor, key, strides):  # type: ignore[no-untyped-def]
-        real(out, tensor, key, torch_zip._strides(tensor.shape))
+        real(out, tensor, key, torch_writing._strides(tensor.shape))
 
-    monkeypatch.setattr(torch_zip, "_tensor", contiguous)
+    monkeypatch.setattr(torch_writing, "_tensor", contiguous)
     with pytest.raises(SystemFault, match="other bytes"):
         codecs.write(state, str(tmp_path / "out.pth"), "torch", layout="view")
     assert not (tmp_path / "out.pth").exists()

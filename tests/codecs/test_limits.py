@@ -20,6 +20,7 @@ import pytest
 
 from porter import codecs
 from porter.codecs import (
+    beside,
     files,
     onnx_weights,
     output,
@@ -285,7 +286,7 @@ def test_tied_tensors_are_checked_with_their_first(tmp_path: Path) -> None:
 def test_record_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of provenance that is far too long is not read."""
     codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / "a.pth"), "torch", metadata={})
-    monkeypatch.setattr(provenance, "_LARGEST_RECORD", 9)
+    monkeypatch.setattr(beside, "_LARGEST_RECORD", 9)
     with pytest.raises(InputError, match=r"a record of \d+ bytes; 9 is the limit"):
         provenance.check(tmp_path / "a.pth")
 

@@ -14,6 +14,7 @@ from paddle.framework.io import _pickle_save
 
 from porter import codecs
 from porter.codecs import paddle as codec
+from porter.codecs.paddle_writing import _bytes_opcode, pieces
 from porter.errors import UsageError
 from porter.tensor import DTYPES, LazyTensor, StateDict
 from tests.codecs.paddle_files import (
@@ -174,10 +175,10 @@ def test_many_tensors_are_written_in_batches(tmp_path: Path) -> None:
 
 def test_arrays_over_4_gib_take_eight_bytes() -> None:
     """The length of an array beyond 32 bits has its own opcode."""
-    assert codec._bytes_opcode(255) == b"C\xff"
-    assert codec._bytes_opcode(256) == b"B\0\1\0\0"
-    assert codec._bytes_opcode((1 << 32) - 1) == b"B\xff\xff\xff\xff"
-    assert codec._bytes_opcode(1 << 32) == b"\x8e" + struct.pack("<Q", 1 << 32)
+    assert _bytes_opcode(255) == b"C\xff"
+    assert _bytes_opcode(256) == b"B\0\1\0\0"
+    assert _bytes_opcode((1 << 32) - 1) == b"B\xff\xff\xff\xff"
+    assert _bytes_opcode(1 << 32) == b"\x8e" + struct.pack("<Q", 1 << 32)
 
 
 def test_array_over_4_gib_is_read_where_it_lies(tmp_path: Path) -> None:
@@ -211,11 +212,11 @@ def test_dtype_that_paddle_lacks_is_refused_by_name(dtype: Any) -> None:
     """Writing names the tensor and the dtype that cannot be held."""
     state = StateDict({"w": LazyTensor(dtype, (1,), lambda: np.zeros(1))})
     with pytest.raises(UsageError, match=f"w: its dtype is {dtype.name}"):
-        list(codec.pieces(state, {}))
+        list(pieces(state, {}))
 
 
 @pytest.mark.parametrize("name", [codec.NAMES, codec.SLICES])
 def test_names_that_paddle_keeps_are_refused(name: str) -> None:
     """A tensor called as one of Paddle's side tables cannot be written."""
     with pytest.raises(UsageError, match="for itself"):
-        list(codec.pieces(StateDict.of({name: np.zeros(1)}), {}))
+        list(pieces(StateDict.of({name: np.zeros(1)}), {}))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from porter import codecs
-from porter.codecs.torch_zip import pieces
+from porter.codecs.torch_writing import pieces
 from porter.errors import InputError, UsageError
 from porter.tensor import DTYPES, LazyTensor, StateDict
 from tests.codecs.torch_files import (
