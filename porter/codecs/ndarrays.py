@@ -7,6 +7,7 @@ by name if they turn out to be weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from porter.codecs.names import latin1
 from porter.codecs.pickle_values import Blob, Global, HeldBytes, Text
+from porter.codecs.streams import ChangedTensor, StreamedTensor
 from porter.errors import InputError, printable
 from porter.tensor import BLOCK, DTYPES, Array, DType, Extent, LazyTensor, Shape, Strided
 
@@ -126,24 +128,29 @@ class NdArray:
         swap = self.dtype.big and dtype.itemsize > 1
         order = self.fortran and sum(length != 1 for length in self.shape) > 1
         extent = None
-        if type(self.data) is Blob and not swap and not order and _has_descriptor(self.data):
+        if type(self.data) is Blob and not order and _has_descriptor(self.data):
             extent = Extent(self.data.source, self.data.offset, self.data.nbytes)  # type: ignore[arg-type]
         strided = None
-        if type(self.data) is Blob and not swap and order and _has_descriptor(self.data):
+        if type(self.data) is Blob and order and _has_descriptor(self.data):
             strides = fortran_strides(self.shape, dtype.itemsize)
             strided = Strided(self.data.source, self.data.offset, strides)  # type: ignore[arg-type]
 
         def read() -> Array:
             flat = np.frombuffer(self._bytes(), dtype.numpy)
-            flat = swapped(flat) if swap else flat
             return flat.reshape(self.shape, order="F" if order else "C")
 
-        return LazyTensor(dtype, self.shape, read, extent=extent, strided=strided, tie=self)
+        stored = LazyTensor(dtype, self.shape, read, extent=extent, strided=strided, tie=self)
+        if type(self.data) is Text and not order:
+            text = self.data
+            stored = StreamedTensor(
+                dtype, self.shape, read, lambda limit: _decoded(text, self, limit), tie=self
+            )
+        return ChangedTensor(stored, swapped) if swap else stored
 
     def _bytes(self) -> bytes:
         data = self.data
         if type(data) is Text:
-            return _decoded(data, self)
+            return b"".join(_decoded(data, self, BLOCK))
         if type(data) is Blob:
             return data.read()
         return latin1(data) if type(data) is str else data  # type: ignore[return-value]
@@ -162,22 +169,22 @@ def _has_descriptor(blob: Blob) -> bool:
     return type(blob.source) is not HeldBytes
 
 
-def _decoded(text: Text, array: NdArray) -> bytes:
-    """Return the bytes of a long latin-1 text, decoded a block at a time."""
+def _decoded(text: Text, array: NdArray, limit: int) -> Iterator[bytes]:
+    """Yield the bytes of a long latin-1 text, decoded a block at a time."""
     assert array.dtype is not None
     assert array.dtype.dtype is not None
     need = prod(array.shape) * array.dtype.dtype.itemsize
-    parts = bytearray()
-    held = b""
-    for start in range(0, text.nbytes, BLOCK):
-        size = min(BLOCK, text.nbytes - start)
+    found, held = 0, b""
+    for start in range(0, text.nbytes, limit):
+        size = min(limit, text.nbytes - start)
         piece = held + text.source.pread(text.offset + start, size)
         cut = len(piece) - (piece[-1] >= 0xC0)  # the first half of a pair waits for the other
         held = piece[cut:]
-        parts += _transcoded(piece[:cut], text.source.path)
-    if held or len(parts) != need:
-        raise InputError(f"an array of {need} bytes is written as {len(parts)}", text.source.path)
-    return bytes(parts)
+        block = _transcoded(piece[:cut], text.source.path)
+        found += len(block)
+        yield block
+    if held or found != need:
+        raise InputError(f"an array of {need} bytes is written as {found}", text.source.path)
 
 
 def _transcoded(piece: bytes, path: str) -> bytes:

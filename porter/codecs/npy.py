@@ -20,8 +20,9 @@ import numpy as np
 
 from porter.codecs.files import InputFile
 from porter.codecs.flat import flat
-from porter.codecs.ndarrays import swapped
+from porter.codecs.ndarrays import fortran_strides, swapped
 from porter.codecs.pieces import Body, Piece
+from porter.codecs.streams import ChangedTensor, Stream, StreamedTensor
 from porter.errors import InputError, UsageError, printable
 from porter.tensor import (
     DTYPES,
@@ -33,6 +34,7 @@ from porter.tensor import (
     Origin,
     Shape,
     StateDict,
+    Strided,
 )
 
 MAGIC = b"\x93NUMPY"
@@ -164,23 +166,37 @@ def _shape(text: str) -> Shape:
     return shape
 
 
-def tensor(header: Header, source: Bytes, place: tuple[ByteFile, int] | None) -> LazyTensor:
-    """Return the array; `place` is (file, offset of the magic) where it stands in a file."""
-    plain = not header.big and (not header.fortran or sum(n > 1 for n in header.shape) < 2)
-    if place is not None and plain:
-        extent = Extent(place[0], place[1] + header.size, header.nbytes)
-        return LazyTensor.stored(header.dtype, header.shape, extent)
+def tensor(
+    header: Header,
+    source: Bytes,
+    place: tuple[ByteFile, int] | None,
+    stream: Stream | None = None,
+) -> LazyTensor:
+    """Return the array.
+
+    `place` is (file, offset of the magic) where it stands in a file; elsewhere `stream` yields
+    the bytes of its elements.
+    """
+    dtype, shape = header.dtype, header.shape
+    fortran = header.fortran and sum(length > 1 for length in shape) > 1
 
     def read() -> Array:
         flat = np.frombuffer(source.read(header.size, header.nbytes), np.uint8)
-        array: Array = flat.view(header.dtype.numpy)
-        if header.big:
-            array = swapped(array)
-        if header.fortran:
-            return array.reshape(header.shape[::-1]).T
-        return array.reshape(header.shape)
+        array: Array = flat.view(dtype.numpy)
+        return array.reshape(shape, order="F" if fortran else "C")
 
-    return LazyTensor(header.dtype, header.shape, read)
+    stored: LazyTensor | None = None
+    if place is not None:
+        file, start = place[0], place[1] + header.size
+        extent = None if fortran else Extent(file, start, header.nbytes)
+        strides = fortran_strides(shape, dtype.itemsize)
+        strided = Strided(file, start, strides) if fortran else None
+        stored = LazyTensor(dtype, shape, read, extent=extent, strided=strided)
+    elif stream is not None and not fortran:
+        stored = StreamedTensor(dtype, shape, read, stream)
+    if stored is None:
+        stored = LazyTensor(dtype, shape, read)
+    return ChangedTensor(stored, swapped) if header.big else stored
 
 
 class _Whole:

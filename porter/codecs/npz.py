@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from porter.codecs import npy
 from porter.codecs.files import InputFile
 from porter.codecs.flat import flat
-from porter.codecs.npy import Header
 from porter.codecs.pieces import Body, Piece
+from porter.codecs.streams import cut
 from porter.codecs.zip_write import Content, zip_pieces
-from porter.codecs.zips import Member, crc32, read_directory
+from porter.codecs.zips import Member, read_directory
 from porter.errors import InputError, UsageError, printable
-from porter.tensor import BLOCK, LazyTensor, Origin, StateDict
+from porter.tensor import LazyTensor, Origin, StateDict
 
 _SUFFIX = ".npy"
 _LONGEST_NAME = 65_535 - len(_SUFFIX)
@@ -82,34 +82,6 @@ class _Stored:
         return self._member.pread(self._member.offset + offset, nbytes)
 
 
-class _DeflatedTensor(LazyTensor):
-    """An array that is inflated block by block, its checksum compared at the end."""
-
-    __slots__ = ("_header", "_member")
-
-    def __init__(self, header: Header, member: Member) -> None:
-        whole = npy.tensor(header, _Inflated(member), None)
-        super().__init__(header.dtype, header.shape, whole.read)
-        self._header = header
-        self._member = member
-
-    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
-        """Yield the elements' bytes, holding one block where they stand in C order."""
-        if self._header.big or self._header.fortran:
-            yield from super().blocks(limit, at)
-            return
-        before, value = self._header.size, 0
-        for block in self._member.blocks(limit):
-            value = crc32(block, value)
-            skipped = min(before, len(block))
-            before -= skipped
-            if skipped < len(block):
-                yield memoryview(block)[skipped:]
-        if self._member.checksummed and value != self._member.crc:
-            what = f"{printable(self._member.name)} is damaged: its checksum differs"
-            raise InputError(what, self._member.path)
-
-
 def _tensor(member: Member) -> LazyTensor:
     source = _Stored(member) if member.stored else _Inflated(member)
     try:
@@ -118,7 +90,11 @@ def _tensor(member: Member) -> LazyTensor:
         raise InputError(error.message, member.path) from error
     if member.stored:
         return npy.tensor(header, source, (member, member.offset))
-    return _DeflatedTensor(header, member)
+
+    def stream(limit: int) -> Iterator[memoryview]:
+        return cut(member.checked(limit), header.size, header.nbytes)
+
+    return npy.tensor(header, source, None, stream)
 
 
 def check(state: StateDict) -> None:

@@ -26,6 +26,7 @@ from porter.codecs.names import COMMON
 from porter.codecs.ndarrays import NUMPY, NdArray, checked_shape
 from porter.codecs.pickle_values import Global, shown
 from porter.codecs.pickles import Unpickler
+from porter.codecs.streams import StreamedTensor, joined
 from porter.codecs.unwrap import Leaf, check_total, unwrap
 from porter.errors import InputError, UsageError, printable
 from porter.tensor import DTYPES, Array, DType, LazyTensor, Origin, Shape, StateDict
@@ -114,7 +115,8 @@ class _Joined:
         return self
 
     def lazy(self) -> LazyTensor:
-        return LazyTensor(self._dtype, self._shape, self._read, tie=self)
+        stream = joined(self._parts)
+        return StreamedTensor(self._dtype, self._shape, self._read, stream, tie=self)
 
     def _read(self) -> Array:
         whole = np.empty(prod(self._shape), self._parts[0].dtype.numpy)
@@ -194,6 +196,9 @@ def _taken_as(tensor: LazyTensor, dtype: DType) -> LazyTensor:
     def read() -> Array:
         return tensor.read().view(dtype.numpy)
 
+    if tensor.place is None:
+        blocks, held = tensor.blocks, tensor.held
+        return StreamedTensor(dtype, tensor.shape, read, blocks, held=held, tie=tensor.tie)
     return LazyTensor(
         dtype, tensor.shape, read, extent=tensor.extent, strided=tensor.strided, tie=tensor.tie
     )

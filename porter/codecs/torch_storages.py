@@ -6,6 +6,7 @@ there before any is used.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from porter.codecs.ndarrays import MOST_ELEMENTS
@@ -17,14 +18,19 @@ from porter.tensor import ByteFile, DType, Extent
 class Bytes(Protocol):
     """Where a storage's bytes are: a run of a file, or something to be inflated."""
 
+    @property
+    def seekable(self) -> bool: ...
     def extent(self, offset: int, nbytes: int) -> Extent | None: ...
     def read(self, offset: int, nbytes: int) -> bytes: ...
+    def blocks(self, offset: int, nbytes: int, limit: int) -> Iterator[memoryview]: ...
 
 
 class Run:
     """Bytes that stand in a file from `start` on."""
 
     __slots__ = ("_file", "_start")
+
+    seekable = True
 
     def __init__(self, file: ByteFile, start: int) -> None:
         self._file = file
@@ -37,6 +43,10 @@ class Run:
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return a part of them."""
         return self._file.pread(self._start + offset, nbytes)
+
+    def blocks(self, offset: int, nbytes: int, limit: int) -> Iterator[memoryview]:
+        """Never called: a part of them has an extent."""
+        raise AssertionError(offset, nbytes, limit)
 
 
 class Storage:

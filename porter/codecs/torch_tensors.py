@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from math import prod
 
 import numpy as np
 
+from porter.blocks import c_order_blocks
 from porter.codecs.ndarrays import MOST_ELEMENTS, swapped
+from porter.codecs.streams import ChangedTensor, Stream, StreamedTensor, slabs, span
 from porter.codecs.torch_storages import Bytes, Storage
 from porter.errors import InputError
-from porter.tensor import Array, DType, Extent, LazyTensor, Shape, Strided
+from porter.tensor import MOST_HELD, Array, DType, LazyTensor, Shape, Strided
 
 
 class TorchTensor:
@@ -30,7 +32,7 @@ class TorchTensor:
         self.stride = stride
         self.conj = False
         self.neg = False
-        self.span = _span(shape, stride)
+        self.span = _checked_span(shape, stride)
         """Elements from the first to the last, both counted."""
         if type(offset) is not int or offset < 0:
             raise InputError("a tensor that begins before its storage")
@@ -51,34 +53,50 @@ class TorchTensor:
 
     def lazy(self) -> LazyTensor:
         """Return the tensor; its storage must have been found by now."""
+        tie = self._tie()
+        stored = self._stored(tie)
+        if self.conj or self.neg or self._swapped:
+            return ChangedTensor(stored, self._change)
+        return stored
+
+    def _stored(self, tie: Hashable) -> LazyTensor:
+        """Return the tensor as its bytes stand in the storage."""
+        source, start = self._place()
+        width = self.dtype.itemsize
+        start += self.offset * width
+        extent, strided = None, None
+        if self.contiguous:
+            extent = source.extent(start, prod(self.shape) * width)
+        elif self.span == prod(self.shape) and 0 not in self.stride:
+            # Close together, in another order of the axes.
+            found = source.extent(start, self.span * width)
+            steps = tuple(stride * width for stride in self.stride)
+            strided = None if found is None else Strided(found.file, found.offset, steps)
+        stream = None if extent or strided else self._stream(source, start)
+        if stream is not None:
+            return StreamedTensor(self.dtype, self.shape, self._whole, stream, tie=tie)
         return LazyTensor(
-            self.dtype,
-            self.shape,
-            self._read,
-            extent=self._extent(),
-            strided=self._strided(),
-            tie=self._tie(),
+            self.dtype, self.shape, self._whole, extent=extent, strided=strided, tie=tie
         )
 
-    def _strided(self) -> Strided | None:
-        """Where the elements are when they lie close together, in another order of the axes."""
-        if self.conj or self.neg or self.contiguous or self._swapped:
-            return None
-        if self.span != prod(self.shape) or 0 in self.stride:
-            return None
-        source, start = self._place()
+    def _stream(self, source: Bytes, start: int) -> Stream | None:
+        """Return what yields the elements without holding all of them, where that is possible."""
         width = self.dtype.itemsize
-        found = source.extent(start + self.offset * width, self.span * width)
-        if found is None:
+        if self.contiguous:
+            return lambda limit: source.blocks(start, prod(self.shape) * width, limit)
+        most = MOST_HELD // width
+        if 0 in self.shape or slabs(self.shape, self.stride, most) is None:
             return None
-        return Strided(found.file, found.offset, tuple(stride * width for stride in self.stride))
+        if not source.seekable:
+            return None
 
-    def _extent(self) -> Extent | None:
-        if self.conj or self.neg or not self.contiguous or self._swapped:
-            return None
-        source, start = self._place()
-        width = self.dtype.itemsize
-        return source.extent(start + self.offset * width, prod(self.shape) * width)
+        def stream(limit: int) -> Iterator[memoryview]:
+            for offset, shape in slabs(self.shape, self.stride, most) or ():
+                stride = self.stride[len(self.shape) - len(shape) :]
+                data = source.read(start + offset * width, span(shape, stride) * width)
+                yield from c_order_blocks(self._view(data, shape, stride), limit)
+
+        return stream
 
     @property
     def _swapped(self) -> bool:
@@ -103,40 +121,39 @@ class TorchTensor:
             self.neg,
         )
 
-    def _read(self) -> Array:
+    def _whole(self) -> Array:
         source, start = self._place()
         width = self.dtype.itemsize
         data = source.read(start + self.offset * width, self.span * width)
-        array: Array = np.frombuffer(data, self.dtype.numpy)
-        if self._swapped:
-            array = swapped(array)
         if self.contiguous:
-            array = array.reshape(self.shape)
-        else:
-            # NumPy checks these bounds once more. Its as_strided has no bfloat16.
-            held = array.view(np.uint8)
-            strides = [step * width for step in self.stride]
-            array = np.ndarray(self.shape, self.dtype.numpy, held, 0, strides)
+            return np.frombuffer(data, self.dtype.numpy).reshape(self.shape)
+        return self._view(data, self.shape, self.stride)
+
+    def _view(self, data: bytes, shape: Shape, stride: Shape) -> Array:
+        # NumPy checks these bounds once more. Its as_strided has no bfloat16.
+        width = self.dtype.itemsize
+        held = np.frombuffer(data, np.uint8)
+        return np.ndarray(shape, self.dtype.numpy, held, 0, [step * width for step in stride])
+
+    def _change(self, array: Array) -> Array:
+        """Return a copy with what the storage does not say done to each element."""
+        array = swapped(array) if self._swapped else array.copy()
         if self.conj or self.neg:
-            array = _signs_flipped(array, self.conj, self.neg)
+            _flip_signs(array, self.conj, self.neg)
         return array
 
 
-def _span(shape: Shape, stride: Shape) -> int:
+def _checked_span(shape: Shape, stride: Shape) -> int:
     """Return the number of elements from the first to the last of a view."""
     if len(stride) != len(shape):
         raise InputError("a tensor whose shape and strides differ in length")
-    last = 0
-    for length, step in zip(shape, stride, strict=True):
-        if type(step) is not int or not 0 <= step <= MOST_ELEMENTS:
-            raise InputError("a tensor with a negative stride, or with one that is no integer")
-        last += (length - 1) * step
-    return 0 if 0 in shape else last + 1
+    if any(type(step) is not int or not 0 <= step <= MOST_ELEMENTS for step in stride):
+        raise InputError("a tensor with a negative stride, or with one that is no integer")
+    return span(shape, stride)
 
 
-def _signs_flipped(array: Array, conj: bool, neg: bool) -> Array:
-    """Return a copy with sign bits turned: arithmetic could change the payload of a NaN."""
-    array = np.array(array, order="C", copy=True)
+def _flip_signs(array: Array, conj: bool, neg: bool) -> None:
+    """Turn sign bits in place: arithmetic could change the payload of a NaN."""
     flat = array.reshape(-1)
     if array.dtype.kind == "c":
         parts = flat.view(f"f{array.dtype.itemsize // 2}")
@@ -148,7 +165,6 @@ def _signs_flipped(array: Array, conj: bool, neg: bool) -> Array:
         np.negative(flat, out=flat)
     else:
         _flip(flat)
-    return array
 
 
 def _flip(values: Array) -> None:

@@ -7,9 +7,12 @@ and `caffe2/serialize/inline_container.h`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from porter.codecs.files import InputFile
 from porter.codecs.pickle_values import HeldBytes, Source
 from porter.codecs.pickles import Unpickler
+from porter.codecs.streams import cut
 from porter.codecs.torch_names import TORCH, leaf
 from porter.codecs.torch_storages import Run, Storages
 from porter.codecs.unwrap import EXPANSION, check_total, unwrap
@@ -154,11 +157,16 @@ class _Deflated:
 
     __slots__ = ("_member",)
 
+    seekable = False
+
     def __init__(self, member: Member) -> None:
         self._member = member
 
     def extent(self, offset: int, nbytes: int) -> None:
         return None
+
+    def blocks(self, offset: int, nbytes: int, limit: int) -> Iterator[memoryview]:
+        return cut(self._member.checked(limit), offset, nbytes)
 
     def read(self, offset: int, nbytes: int) -> bytes:
         return self._member.read()[offset : offset + nbytes]

@@ -114,10 +114,8 @@ class Member:
     def verify(self) -> None:
         """Compare the checksum once, reading the member through; `InputError` if it differs."""
         if not self._sound:
-            value = 0
-            for block in self.blocks(_CHECKED):
-                value = crc32(block, value)
-            self._compare(value)
+            for _ in self.checked(_CHECKED):
+                pass
 
     def _compare(self, value: int) -> None:
         if value != self.crc:
@@ -131,6 +129,16 @@ class Member:
                 yield self.file.pread(self.offset + start, min(limit, self.size - start))
         else:
             yield from self._inflated(limit)
+
+    def checked(self, limit: int = BLOCK) -> Iterator[bytes]:
+        """Yield the bytes; when the last was taken, compare the checksum."""
+        value = 0
+        for block in self.blocks(limit):
+            if not self._sound:
+                value = crc32(block, value)
+            yield block
+        if not self._sound:
+            self._compare(value)
 
     def _inflated(self, limit: int) -> Iterator[bytes]:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -172,10 +180,7 @@ class Member:
 
     def read(self) -> bytes:
         """Return all bytes, checksum compared."""
-        data = b"".join(self.blocks())
-        if not self._sound:
-            self._compare(crc32(data))
-        return data
+        return b"".join(self.checked())
 
 
 class _Part:
