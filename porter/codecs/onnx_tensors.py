@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from porter.codecs.files import InputFile, open_beside
-from porter.codecs.protobuf import BYTES, VARINT, Field, Walker, unpacked
+from porter.codecs.protobuf import BYTES, Field, Walker, unpacked
 from porter.errors import InputError, printable
 from porter.tensor import DTYPES, Array, DType, Extent, LazyTensor, Shape
 
@@ -71,7 +71,7 @@ def locate(walker: Walker, tensor: Tensor, files: dict[str, InputFile]) -> LazyT
 def _plain(walker: Walker, tensor: Tensor, parts: list[Field]) -> LazyTensor:
     """Return a tensor whose bytes stand in the file as they are, in one run or in several."""
     have = sum(part.span.nbytes for part in parts)
-    if have != tensor.nbytes or any(part.kind == VARINT for part in parts):
+    if have != tensor.nbytes:
         raise _mismatch(walker, tensor, have)
     if len(parts) == 1:
         extent = Extent(walker.file, parts[0].span.start, have)
@@ -89,7 +89,7 @@ def _numbers(walker: Walker, tensor: Tensor, parts: list[Field]) -> LazyTensor:
     """Return a tensor whose elements are varints: small numbers, or the bits of small floats."""
     size = prod(tensor.shape)
     have = sum(part.span.nbytes if part.kind == BYTES else 10 for part in parts)
-    if not size <= have <= 10 * max(size, 1) or any(p.kind not in (BYTES, VARINT) for p in parts):
+    if not size <= have <= 10 * size:
         raise _mismatch(walker, tensor, have)
 
     def read() -> Array:
@@ -109,7 +109,7 @@ def _numbers(walker: Walker, tensor: Tensor, parts: list[Field]) -> LazyTensor:
 
 def _narrowed(walker: Walker, tensor: Tensor, values: list[int]) -> Array:
     """Return varints as the dtype; a number that it cannot hold is refused."""
-    bits = 8 * tensor.dtype.itemsize
+    bits = 1 if tensor.dtype.name == "bool" else 8 * tensor.dtype.itemsize
     signed = tensor.dtype.name.startswith("int")
     wide = np.array(values, np.uint64)
     below = np.iinfo(f"i{tensor.dtype.itemsize}").min if signed else 0
@@ -144,7 +144,7 @@ def _outside(walker: Walker, tensor: Tensor, files: dict[str, InputFile]) -> Laz
         what = f"{name} wants {length} bytes at byte {offset} of"
         told = printable(place["location"])
         raise InputError(f"truncated: {what} {told}, which has {file.size}", walker.file.path)
-    tie = ("external", file.identity[:2], offset)
+    tie = ("external", file.identity, offset)
     extent = Extent(file, offset, length)
     return LazyTensor.stored(tensor.dtype, tensor.shape, extent, tie=tie)
 

@@ -16,7 +16,16 @@ from math import prod
 from porter.codecs.files import InputFile
 from porter.codecs.flat import flat
 from porter.codecs.onnx_tensors import Tensor, locate
-from porter.codecs.protobuf import BYTES, VARINT, Span, Walker, signed, unpacked
+from porter.codecs.protobuf import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Span,
+    Walker,
+    signed,
+    unpacked,
+)
 from porter.errors import InputError, printable
 from porter.tensor import DTYPES, DType, LazyTensor, Origin, StateDict
 
@@ -25,6 +34,7 @@ MOST_ELEMENTS = 1 << 48
 DEEPEST = 100
 _LONGEST_TEXT = 1 << 20
 _LONGEST_NOTE = 256 << 20
+_MOST_NOTES = 100_000
 
 # Number to kind of the fields that may come, and those of them that may come once.
 _MODEL = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES}
@@ -115,8 +125,8 @@ def _note(walker: Walker, span: Span, metadata: dict[str, str]) -> None:
         texts[part.number] = walker.text(part.span, _LONGEST_NOTE)
     if texts[1] in metadata:
         raise walker.broken(f"the note {printable(texts[1])} is there twice")
-    if len(metadata) >= 100_000:
-        raise walker.broken("more than 100,000 notes")
+    if len(metadata) >= _MOST_NOTES:
+        raise walker.broken(f"more than {_MOST_NOTES} notes")
     metadata[texts[1]] = texts[2]
 
 
@@ -162,7 +172,9 @@ def _node(walker: Walker, span: Span, found: _Found, depth: int) -> None:
 
 _TENSOR = {2: VARINT, 3: BYTES, 6: BYTES, 8: BYTES, 9: BYTES, 12: BYTES, 13: BYTES}
 _TENSOR |= {14: VARINT, 16: BYTES}
-_REPEATED = {1, 4, 5, 7, 10, 11}
+# Packed, or one by one: a reader of protobuf passes over a field of another kind in silence.
+_REPEATED = {1: (BYTES, VARINT), 4: (BYTES, FIXED32), 5: (BYTES, VARINT), 7: (BYTES, VARINT)}
+_REPEATED |= {10: (BYTES, FIXED64), 11: (BYTES, VARINT)}
 _TENSOR_ONCE = {2, 8, 9, 12, 14}
 
 
@@ -173,7 +185,7 @@ def parse_tensor(walker: Walker, span: Span) -> Tensor:
     code = 0
     seen: set[int] = set()
     for part in walker.fields(span):
-        if part.number not in _REPEATED:
+        if part.kind not in _REPEATED.get(part.number, ()):
             _expect(walker, "tensor", part.number, part.kind, _TENSOR)
         _once(walker, "tensor", part.number, seen, _TENSOR_ONCE)
         if part.number == 1:

@@ -22,7 +22,6 @@ from porter import codecs
 from porter.codecs import (
     beside,
     files,
-    onnx_weights,
     output,
     provenance,
     safetensors,
@@ -36,7 +35,6 @@ from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import HeldBytes
 from porter.codecs.pickles import Unpickler
 from porter.codecs.pieces import Late
-from porter.codecs.protobuf import Span, Walker, signed, unpacked
 from porter.codecs.read_back import differences
 from porter.errors import InputError, SystemFault, UsageError
 from porter.tensor import BLOCK, LazyTensor, StateDict
@@ -138,57 +136,6 @@ def test_bytearray_of_old_protocols_is_read() -> None:
     """Protocol 2 writes a bytearray as latin-1 text."""
     data = pickle.dumps(bytearray(b"\xe9b"), 2)
     assert Unpickler(HeldBytes(data, "x"), 0, len(data), COMMON).load() == "éb"
-
-
-def _field(number: int, content: bytes) -> bytes:
-    key = number << 3 | 2
-    head = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
-    return head + bytes([len(content)]) + content
-
-
-INITIALIZER = _field(5, b"\x08\x01\x10\x01" + _field(8, b"w") + _field(9, b"1234"))
-NOTE = _field(14, _field(1, b"k") + _field(2, b"v"))
-
-
-def onnx(folder: Path, *fields: bytes) -> str:
-    """Write a model of one weight and some fields around it."""
-    path = folder / "a.onnx"
-    path.write_bytes(b"\x08\x07" + b"".join(fields) + _field(7, INITIALIZER))
-    return str(path)
-
-
-def test_training_of_a_model_is_named(tmp_path: Path) -> None:
-    """What an ONNX file keeps for training is left behind, and said."""
-    state = codecs.read(onnx(tmp_path, NOTE, _field(20, b"")))
-    assert state.origin is not None
-    assert state.origin.skipped == ("training_info, which belongs to the training",)
-    assert state.origin.metadata == {"k": "v"}
-
-
-def test_notes_of_a_model_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A note comes once; so many initialisers, and no more."""
-    with pytest.raises(InputError, match="the note k is there twice"):
-        codecs.read(onnx(tmp_path, NOTE, NOTE))
-    many = b"".join(_field(14, _field(1, b"%06d" % i)) for i in range(100_001))
-    with pytest.raises(InputError, match="more than 100,000 notes"):
-        codecs.read(onnx(tmp_path, many))
-    monkeypatch.setattr(onnx_weights, "MOST_TENSORS", 0)
-    with pytest.raises(InputError, match="more than 0 initialisers"):
-        codecs.read(onnx(tmp_path))
-
-
-def test_numbers_of_a_model_end(path: Path) -> None:
-    """A varint has ten bytes at most, and ends inside its message."""
-    path.write_bytes(b"\xff" * 20)
-    walker = Walker(InputFile(path))
-    with pytest.raises(InputError, match="does not end at byte 10"):
-        list(walker.fields(Span(0, 20)))
-    with pytest.raises(InputError, match="truncated inside a number"):
-        list(walker.fields(Span(0, 3)))
-    with pytest.raises(InputError, match="does not end"):
-        list(unpacked(b"\xff" * 20))
-    with pytest.raises(InputError, match="truncated inside a number"):
-        list(unpacked(b"\x01\xff"))
 
 
 def test_reading_back_tells_every_difference() -> None:
@@ -419,26 +366,6 @@ def test_tensors_that_overlap_are_told(tmp_path: Path) -> None:
             for n, at in (("a", 0), ("b", 1)))  # fmt: skip
     with pytest.raises(InputError, match="b overlaps another tensor: begins at 1, 2 expected"):
         codecs.read(header(tmp_path, f"{{{','.join(rows)}}}", b"abc"))
-
-
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [(0, 0), (1, 1), (2**63 - 1, 2**63 - 1), (2**63, -(2**63)), (2**64 - 1, -1)],
-)
-def test_a_varint_of_64_bits_has_a_sign(value: int, number: int) -> None:
-    """The upper half of the unsigned numbers stands for the negative ones."""
-    assert signed(value) == number
-
-
-def test_a_field_of_the_limit_is_read_and_a_longer_one_is_not(tmp_path: Path) -> None:
-    """A field is measured before its bytes are read."""
-    path = tmp_path / "x"
-    path.write_bytes(b"abcdef")
-    with InputFile(path) as file:
-        walker = Walker(file)
-        assert walker.bytes(Span(1, 4), 3) == b"bcd"
-        with pytest.raises(InputError, match="4 bytes; 3 is the limit"):
-            walker.bytes(Span(1, 5), 3)
 
 
 def test_ties_are_equal_to_their_last_byte() -> None:
