@@ -112,10 +112,10 @@ def _narrowed(walker: Walker, tensor: Tensor, values: list[int]) -> Array:
     bits = 1 if tensor.dtype.name == "bool" else 8 * tensor.dtype.itemsize
     signed = tensor.dtype.name.startswith("int")
     wide = np.array(values, np.uint64)
-    below = np.iinfo(f"i{tensor.dtype.itemsize}").min if signed else 0
     above = (1 << (bits - 1 if signed else bits)) - 1
     shown = wide.view(np.int64) if signed else wide
-    if shown.size and (int(shown.min()) < below or int(shown.max()) > above):
+    # ~above is the smallest number of a signed dtype; the others have none below zero.
+    if shown.size and (int(shown.min()) < ~above or int(shown.max()) > above):
         raise walker.broken(
             f"{printable(tensor.name)} has numbers that {tensor.dtype.name} has not"
         )

@@ -47,7 +47,7 @@ class Member:
         self.size = size
         self.offset = 0
         """Where its bytes begin in the file."""
-        self._sound = crc == 0  # 0: the writer computed none, or there is nothing
+        self._sound = not crc  # 0: the writer computed none, or there is nothing
         # Position and CRC of all before it, one value: several threads may read a member.
         self._run = (-1, 0)
 
@@ -94,7 +94,7 @@ class Member:
         reached, value = self._run
         if offset == self.offset:
             return 0
-        if not self._sound and offset != reached:
+        if offset != reached:
             self.verify()
         return value
 

@@ -51,6 +51,8 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "program": (b"\x7fELF", "a program"),
     "PDF": (b"%PDF-1.4", "PDF"),
     "tensor stream": (b"\0" * 16 + b"\6\0\0\0", "pdiparams"),
+    "tensor stream, cut short": (b"\0" * 17, "pdiparams"),
+    "zeros": (b"\0" * 16, "no format that porter reads"),
     "text": (b"hello", "no format that porter reads"),
 }
 

@@ -255,6 +255,12 @@ def test_elements_are_read_in_every_form(kind: str, tmp_path: Path) -> None:
     assert numpy_helper.to_array(proto).tobytes() == found.tobytes()
 
 
+def test_elements_in_one_run_stay_in_the_file(tmp_path: Path) -> None:
+    """One run is copied from where it stands; several are put together when they are read."""
+    for kind, stays in (("one run", True), ("doubles", True), ("two runs", False)):
+        assert (read(tmp_path, ELEMENTS[kind][0])["w"].extent is not None) is stays
+
+
 MISPLACED: dict[str, tuple[bytes, str]] = {
     "nothing": (tensor(1, [1]), "w has no elements"),
     "nothing of a scalar": (tensor(1, []), "w has no elements"),

@@ -329,11 +329,33 @@ def test_checksum_is_followed_while_reading(tmp_path: Path) -> None:
         member.pread(member.offset + 5, 10)
     with pytest.raises(InputError, match="checksum differs"):
         member.part().pread(member.offset, 10)
+    with pytest.raises(InputError, match="checksum differs"):
+        member.part().pread_into(member.offset, memoryview(bytearray(10)))
     member = directory(data, tmp_path)["x"]
     assert member.pread(member.offset + 5, 10) == NOISE[5:15]
     assert member.part().pread(member.offset + 7, 10) == NOISE[7:17]
+    buffer = bytearray(10)
+    member.part().pread_into(member.offset + 9, memoryview(buffer))
+    assert buffer == NOISE[9:19]
     assert member.path.endswith("z.zip")
     assert member.part().path == member.path
+
+
+def test_member_read_in_order_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block behind block, every byte is read a single time, and the checksum is compared."""
+    member = directory(built([("w", b"first"), ("x", NOISE)]), tmp_path)["x"]
+    sizes: list[int] = []
+    pread = InputFile.pread
+
+    def counted(file: InputFile, offset: int, nbytes: int) -> bytes:
+        sizes.append(nbytes)
+        return pread(file, offset, nbytes)
+
+    monkeypatch.setattr(InputFile, "pread", counted)
+    for start in range(0, len(NOISE), 10_000):
+        assert member.pread(member.offset + start, 10_000) == NOISE[start : start + 10_000]
+        assert member.is_sound is (start == 40_000)
+    assert sizes == [10_000] * 5
 
 
 def test_checksum_of_zero_means_none(tmp_path: Path) -> None:
