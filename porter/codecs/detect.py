@@ -24,6 +24,7 @@ _TITLES = {
     "torch-legacy": "an old torch file",
     "paddle": "a bare pickle, as Paddle writes",
 }
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How `pickle` writes torch's magic number, 0x1950a86a20f9469cfc6c."""
 _OTHERS = (
@@ -50,7 +51,7 @@ def detect(file: InputFile) -> str:
         return _zip_kind(file)
     if head[:6] == b"\x93NUMPY":
         return "npy"
-    if head[:1] == b"\x80" and 2 <= (head[1:2] or b"\0")[0] <= 5:
+    if head.startswith(_PICKLES):
         return "torch-legacy" if _LEGACY_MAGIC in head[:32] else "paddle"
     if head[257:262] == b"ustar" or _is_old_tar(head):
         return "torch-legacy"

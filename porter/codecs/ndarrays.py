@@ -125,7 +125,7 @@ class NdArray:
         assert self.dtype is not None
         assert self.dtype.dtype is not None
         dtype = dtype or self.dtype.dtype
-        swap = self.dtype.big and dtype.itemsize > 1
+        swap = self.dtype.big
         order = self.fortran and sum(length != 1 for length in self.shape) > 1
         extent = None
         if type(self.data) is Blob and not order and _has_descriptor(self.data):

@@ -17,13 +17,21 @@ from tests.codecs.torch_pickles import (
     archive,
 )
 
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[2:]
 SNIFFED: dict[str, tuple[bytes, str]] = {
     "torch": (archive({}), "torch"),
     "npy": (b"\x93NUMPY\1\0", "npy"),
     "pickle": (b"\x80\x02}.", "paddle"),
     "legacy": (pickle.dumps(0x1950A86A20F9469CFC6C, 2), "torch-legacy"),
     "legacy, protocol 4": (pickle.dumps(0x1950A86A20F9469CFC6C, 4), "torch-legacy"),
+    "protocol 5": (b"\x80\5}.", "paddle"),
+    "magic in front": (b"\x80\4" + b"N" * 17 + MAGIC, "torch-legacy"),
+    "magic behind much": (b"\x80\4" + b"N" * 18 + MAGIC, "paddle"),
+    "tar": (bytes(257) + b"ustar" + bytes(250), "torch-legacy"),
+    "old tar": (b"storages".ljust(512, b"\0"), "torch-legacy"),
     "safetensors": (b"\2\0\0\0\0\0\0\0{}", "safetensors"),
+    "safetensors, header of 123 bytes": (b"{" + bytes(7) + b" \t\r\n{}", "safetensors"),
+    "index": (b'{"weight_map": {}}', "index"),
     "onnx": (b"\x08\x07\x12\x00", "onnx"),
 }
 
@@ -53,6 +61,10 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "tensor stream": (b"\0" * 16 + b"\6\0\0\0", "pdiparams"),
     "tensor stream, cut short": (b"\0" * 17, "pdiparams"),
     "zeros": (b"\0" * 16, "no format that porter reads"),
+    "old tar, cut short": (b"storages".ljust(511, b"\0"), "no format that porter reads"),
+    "protocol 1": (b"\x80\1}.", "no format that porter reads"),
+    "protocol 6": (b"\x80\6}.", "no format that porter reads"),
+    "half a pickle": (b"\x80", "no format that porter reads"),
     "text": (b"hello", "no format that porter reads"),
 }
 

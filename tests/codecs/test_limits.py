@@ -380,6 +380,14 @@ def test_ties_are_equal_to_their_last_byte() -> None:
     assert not ties.equal(left, right)
 
 
+def test_ties_are_of_one_dtype_and_one_shape() -> None:
+    """The same bytes taken as something else are another tensor."""
+    made = np.zeros((2, 3), np.float32)
+    assert ties.equal(LazyTensor.of(made), LazyTensor.of(made.copy()))
+    for other in (made.reshape(3, 2), made.view(np.int32)):
+        assert not ties.equal(LazyTensor.of(made), LazyTensor.of(other))
+
+
 def test_a_note_of_ties_with_one_odd_entry_is_refused() -> None:
     """Every entry of the note must be a name, not just one of them."""
     tensors = {"a": LazyTensor.of(np.zeros(1)), "b": LazyTensor.of(np.zeros(1))}
