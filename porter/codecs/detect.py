@@ -27,6 +27,8 @@ _TITLES = {
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How `pickle` writes torch's magic number, 0x1950a86a20f9469cfc6c."""
+_ZIP_HEADER = 30
+"""Bytes of a zip before the first member's name; the name's length is in them."""
 _OTHERS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
@@ -57,7 +59,7 @@ def detect(file: InputFile) -> str:
         return "torch-legacy"
     if head[:1] == b"{" and b"\0" not in head[:8]:  # a safetensors length has zeros in it
         return "index"
-    if len(head) > 8 and head[8:].lstrip(b" \t\r\n")[:1] == b"{":
+    if head[8:].lstrip(b" \t\r\n")[:1] == b"{":
         return "safetensors"
     _refuse_others(head, file)
     if _is_onnx(head):
@@ -78,8 +80,8 @@ def check_name(file: InputFile, found: str) -> None:
 
 def _zip_kind(file: InputFile) -> str:
     """Tell npz from torch by the first member: all of an npz are arrays."""
-    length = int.from_bytes(file.pread(26, 2), "little") if file.size >= 30 else 0
-    name = file.pread(30, min(length, file.size - 30)) if length else b""
+    length = int.from_bytes(file.pread(26, 2), "little") if file.size > _ZIP_HEADER else 0
+    name = file.pread(_ZIP_HEADER, min(length, file.size - _ZIP_HEADER)) if length else b""
     return "npz" if name.endswith(b".npy") else "torch"
 
 

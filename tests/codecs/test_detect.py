@@ -19,6 +19,9 @@ from tests.codecs.torch_pickles import (
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[2:]
 SNIFFED: dict[str, tuple[bytes, str]] = {
+    "zip, cut short": (b"PK\3\4", "torch"),
+    "zip, cut in a name": (b"PK\3\4" + bytes(22) + b"\x09\0\0\0w.npy", "npz"),
+    "zip of one letter": (b"PK\3\4" + bytes(22) + b"\x09\0\0\0w", "torch"),
     "torch": (archive({}), "torch"),
     "npy": (b"\x93NUMPY\1\0", "npy"),
     "pickle": (b"\x80\x02}.", "paddle"),
@@ -32,6 +35,7 @@ SNIFFED: dict[str, tuple[bytes, str]] = {
     "safetensors": (b"\2\0\0\0\0\0\0\0{}", "safetensors"),
     "safetensors, header of 123 bytes": (b"{" + bytes(7) + b" \t\r\n{}", "safetensors"),
     "index": (b'{"weight_map": {}}', "index"),
+    "index with a NUL": (b'{"a": 12\0}', "index"),
     "onnx": (b"\x08\x07\x12\x00", "onnx"),
 }
 
