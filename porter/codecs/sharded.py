@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 from porter.codecs import safetensors, torch_zip
-from porter.codecs.files import InputFile, check_relative, open_beside
+from porter.codecs.files import InputFile, open_beside
 from porter.codecs.flat import flat
 from porter.codecs.json_scan import Scanner
 from porter.errors import InputError, listed, printable
@@ -40,8 +40,6 @@ class Index:
 def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
     """Return the tensors of all shards; `InputError` when they and the index disagree."""
     index = read_index(file)
-    for name in set(index.files.values()):
-        check_relative(file.path, name)
     _check_numbers(file.path, set(index.files.values()))
     tensors: dict[str, LazyTensor] = {}
     origins: list[Origin] = []

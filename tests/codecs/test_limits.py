@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import pickle
 import struct
@@ -24,8 +23,6 @@ from porter.codecs import (
     files,
     output,
     provenance,
-    safetensors,
-    sharded,
     ties,
     torch_tar,
     zips,
@@ -148,43 +145,6 @@ def test_reading_back_tells_every_difference() -> None:
     assert differences({"c": written["c"]}, wrong, {"c": written["c"]}) == [
         "other bytes than were written: c"
     ]
-
-
-def header(folder: Path, text: str, data: bytes = b"") -> str:
-    """Write a safetensors file."""
-    path = folder / "a.safetensors"
-    path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + data)
-    return str(path)
-
-
-def test_header_of_safetensors_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many tensors, so many notes, so many bytes."""
-    rows = ",".join(f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in "abc")
-    assert len(codecs.read(header(tmp_path, f'{{"__metadata__":{{"n":"1","m":"2"}},{rows}}}'))) == 3
-    monkeypatch.setattr(safetensors, "MOST_TENSORS", 2)
-    with pytest.raises(InputError, match="more than 2 tensors"):
-        codecs.read(header(tmp_path, f"{{{rows}}}"))
-    monkeypatch.setattr(safetensors, "_MOST_NOTES", 1)
-    with pytest.raises(InputError, match="more than 1 entries of metadata"):
-        codecs.read(header(tmp_path, '{"__metadata__":{"n":"1","m":"2"}}'))
-    monkeypatch.setattr(safetensors, "LARGEST_HEADER", 40)
-    with pytest.raises(UsageError, match=r"a header of \d+ bytes; safetensors allows 40"):
-        codecs.write(StateDict.of({"w": np.ones(2)}), str(tmp_path / "b"), "safetensors")
-    (tmp_path / "short").write_bytes(b"1234")
-    with pytest.raises(InputError, match="truncated: 4 bytes are no safetensors file"):
-        safetensors.read(InputFile(tmp_path / "short"))
-
-
-def test_index_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many bytes, so many tensors."""
-    path = tmp_path / "a.index.json"
-    path.write_text(json.dumps({"weight_map": {"a": "x", "b": "x"}}))
-    monkeypatch.setattr(sharded, "MOST_TENSORS", 1)
-    with pytest.raises(InputError, match="more than 1 tensors"):
-        codecs.read(str(path))
-    monkeypatch.setattr(sharded, "LARGEST_INDEX", 9)
-    with pytest.raises(InputError, match=r"an index of \d+ bytes; 9 is the limit"):
-        codecs.read(str(path))
 
 
 @pytest.mark.parametrize(
@@ -342,34 +302,6 @@ def test_array_tells_how_many_bytes_are_there(tmp_path: Path) -> None:
         codecs.write(state, str(tmp_path / "b.npy"), "npy")
 
 
-@pytest.mark.parametrize(
-    ("code", "offsets", "message"),
-    [
-        ("U8", (1, 3), "w follows a gap: begins at 1, 0 expected"),
-        ("U8", (0, 2), ": tensors fill 2 bytes, the file has 3"),
-        ("U8", (0, 4), "truncated: tensors fill 4 bytes, the file has 3"),
-        ("F4", (0, 3), "w has dtype F4, which packs elements into parts of bytes"),
-        ("F5", (0, 3), "w has dtype F5, unknown"),
-    ],
-)
-def test_header_says_what_is_wrong_with_it(
-    code: str, offsets: tuple[int, int], message: str, tmp_path: Path
-) -> None:
-    """Gaps, missing bytes and dtypes are each told as what they are."""
-    begin, end = offsets
-    row = f'"w":{{"dtype":"{code}","shape":[{end - begin}],"data_offsets":[{begin},{end}]}}'
-    with pytest.raises(InputError, match=message):
-        codecs.read(header(tmp_path, f"{{{row}}}", b"abc"))
-
-
-def test_tensors_that_overlap_are_told(tmp_path: Path) -> None:
-    """Two tensors may not share a byte."""
-    rows = (f'"{n}":{{"dtype":"U8","shape":[2],"data_offsets":[{at},{at + 2}]}}'
-            for n, at in (("a", 0), ("b", 1)))  # fmt: skip
-    with pytest.raises(InputError, match="b overlaps another tensor: begins at 1, 2 expected"):
-        codecs.read(header(tmp_path, f"{{{','.join(rows)}}}", b"abc"))
-
-
 def test_ties_are_equal_to_their_last_byte() -> None:
     """Tensors whose first blocks agree and whose last do not are not tied again."""
     one = np.zeros(BLOCK + 8, np.uint8)
@@ -393,30 +325,6 @@ def test_a_note_of_ties_with_one_odd_entry_is_refused() -> None:
     tensors = {"a": LazyTensor.of(np.zeros(1)), "b": LazyTensor.of(np.zeros(1))}
     with pytest.raises(InputError, match="no table of names"):
         ties.restore(tensors, '{"a": "b", "c": 1}', "x.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("index", "what"),
-    [
-        (r'{"weight_map": {"a\q": "x.safetensors"}}', "a text that is no JSON"),
-        ('{"metadata": {"total_size": [1]}, "weight_map": {}}', "neither a text nor a number"),
-    ],
-)
-def test_odd_json_is_refused_where_it_stands(index: str, what: str, tmp_path: Path) -> None:
-    """An escape that JSON has not, and a list where a number goes, are named."""
-    path = tmp_path / "model.safetensors.index.json"
-    path.write_text(index)
-    with pytest.raises(InputError, match=what):
-        codecs.read(str(path))
-
-
-def test_an_index_is_written_as_others_write_it() -> None:
-    """Two spaces a level, names as they are, a newline at the end: what huggingface_hub writes."""
-    text = sharded.text_of({"é": "m.safetensors"}, 4).decode()
-    assert text == (
-        '{\n  "metadata": {\n    "total_size": 4\n  },\n'
-        '  "weight_map": {\n    "é": "m.safetensors"\n  }\n}\n'
-    )
 
 
 def test_sizes_over_32_bits_have_the_long_form_alone() -> None:
