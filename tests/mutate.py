@@ -31,9 +31,9 @@ from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[1]
 READERS = (
-    "cursor", "detect", "files", "flat", "json_scan", "names", "ndarrays", "npy", "npz",
+    "beside", "cursor", "detect", "files", "flat", "json_scan", "names", "ndarrays", "npy", "npz",
     "onnx_tensors", "onnx_weights", "paddle", "pickle_values", "pickle_window", "pickles",
-    "protobuf", "safetensors", "sharded", "ties", "torch_legacy", "torch_names",
+    "protobuf", "safetensors", "sharded", "streams", "ties", "torch_legacy", "torch_names",
     "torch_storages", "torch_tar", "torch_tensors", "torch_zip", "unwrap", "zip_members", "zips",
 )  # fmt: skip
 """Modules of `porter.codecs` that look at input."""
