@@ -156,8 +156,9 @@ class _Run:
         parameters = self._parameters()
         if journal.parameters not in ("", parameters):
             if not self.force:
-                what = "a run with other parameters was interrupted here"
-                raise UsageError(f"{what}; repeat it as it was, or --force starts anew", self.base)
+                what = "a run with other parameters, or of an input that has changed, was"
+                what = f"{what} interrupted here; repeat it as it was, or --force starts anew"
+                raise UsageError(what, self.base)
             journal.done.clear()
             journal.digests.clear()
         journal.parameters = parameters

@@ -25,6 +25,7 @@ from porter.codecs.files import InputFile
 from porter.codecs.provenance import SOURCES
 from porter.codecs.shard_writing import parse_size, split
 from porter.errors import InputError, SystemFault, UsageError
+from porter.repack import repack
 from porter.tensor import DTYPES, LazyTensor, StateDict
 
 ARRAYS = {f"l{i}": np.full((5, 5), i, np.float32) for i in range(7)}
@@ -124,6 +125,20 @@ codecs.write(state, sys.argv[1], sys.argv[2], max_shard_size="250B", metadata={"
 """
 
 
+# Of a file, too.
+_KILLED_REPACK = """
+import os, sys
+from porter.codecs import shard_writing
+from porter.repack import repack
+note = shard_writing._Journal.note
+def stop(self, name, written):
+    note(self, name, written)
+    os.kill(os.getpid(), 9)
+shard_writing._Journal.note = stop
+repack(sys.argv[1], sys.argv[2], max_shard_size=250)
+"""
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_killed_run_is_taken_up(name: str, tmp_path: Path) -> None:
     """Killed after each shard and begun again, the set is byte for byte an uninterrupted one."""
@@ -178,6 +193,22 @@ def test_other_parameters_do_not_resume(tmp_path: Path) -> None:
         write(tmp_path, metadata={"other": "1"})
     write(tmp_path, metadata={"other": "1"}, force=True)
     assert not (tmp_path / ".model.safetensors.porter-parts").exists()
+
+
+def test_changed_input_does_not_resume(tmp_path: Path) -> None:
+    """Half of the shards of one input and half of another are no set."""
+    source = tmp_path / "a.npz"
+    np.savez(source, **ARRAYS)
+    output, options = tmp_path / "model.safetensors", {"max_shard_size": 250}
+    command = [sys.executable, "-c", _KILLED_REPACK, str(source), str(output)]
+    assert subprocess.run(command, check=False).returncode == -9
+    np.savez(source, **{name: array + 1 for name, array in ARRAYS.items()})
+    with pytest.raises(UsageError, match="of an input that has changed"):
+        repack(source, output, **options)
+    assert not list(tmp_path.glob("model*"))
+    repack(source, output, force=True, **options)
+    back = codecs.read(str(tmp_path / "model.safetensors.index.json"))
+    assert all((back[name].read() == array + 1).all() for name, array in ARRAYS.items())
 
 
 def test_second_writer_waits_for_nobody(tmp_path: Path) -> None:
