@@ -182,17 +182,22 @@ def _promises(setting: Setting) -> Group:
         case("nor reading back", *SYNCED),
         case("nor sync", *DIGESTS),
         case("nor digests", *BARE),
+        _convert(
+            "names alone, synced, digests",
+            _table("names"),
+            path,
+            target,
+            "torch",
+            _RENAMED["paddle"],
+            *SYNCED,
+        ),
     ]
     return group
 
 
 def _vit(setting: Setting) -> Group:
     """A small model, as a whole process."""
-    source = setting.folder / "vit.pth"
-    if not source.exists():
-        import porter
-
-        porter.init("vit-base-p16-224", source, to="torch")
+    source = _vit_source(setting)
     target = setting.target("paddle")
 
     def case(name: str, *options: str) -> Case:
@@ -311,6 +316,32 @@ def _verification(setting: Setting) -> Group:
     return group
 
 
+def _load_model(setting: Setting) -> Group:
+    """ViT-B/16 from a file onto a device: the GPU where there is one, the CPU too."""
+    source = _vit_source(setting)
+    devices = ["cuda"] if Path("/dev/nvidiactl").exists() else []
+    group = Group("load", "a model onto its device", made=(source,), rehearsed=True)
+    group.cases.append(Case("import torch", (sys.executable, "-c", "import torch")))
+    for device in [*devices, "cpu"]:
+        for script, said in (
+            ("state_to_device", f"torch.load, every tensor to {device}"),
+            ("model_to_device", f"a model built, load_state_dict, to {device}"),
+            ("porter_to_device", f"porter.load_model, {device}"),
+        ):
+            argv = (sys.executable, str(HERE / "scripts.py"), script, str(source), device)
+            group.cases.append(Case(said, argv, (source,)))
+    return group
+
+
+def _vit_source(setting: Setting) -> Path:
+    source = setting.folder / "vit.pth"
+    if not source.exists():
+        import porter
+
+        porter.init("vit-base-p16-224", source, to="torch")
+    return source
+
+
 def series(setting: Setting) -> Iterator[Group]:
     """Yield one group for each size up to twice the large one: time and memory against size."""
     plain = _table("plain")
@@ -341,5 +372,6 @@ GROUPS: dict[str, Callable[[Setting], Group]] = {
     "many": _many,
     "startup": _startup,
     "verification": _verification,
+    "load": _load_model,
     "scripts": _scripts,
 }

@@ -127,6 +127,38 @@ def load_paddle(source: str, target: str) -> None:
     paddle.load(source)
 
 
+def state_to_device(source: str, device: str) -> None:
+    """Load a torch checkpoint and move every tensor: a model is not even built."""
+    import torch
+
+    state = {n: t.to(device) for n, t in torch.load(source, weights_only=True).items()}
+    _wait(state)
+
+
+def model_to_device(source: str, device: str) -> None:
+    """Build a model as people do, load its state dict and move it."""
+    import torch
+
+    from porter.architectures import find
+    from porter.runtimes.models import build
+
+    model = build(find("vit-base-p16-224"), "torch")
+    model.load_state_dict(torch.load(source, map_location="cpu", weights_only=True))
+    _wait(model.to(device).state_dict())
+
+
+def porter_to_device(source: str, device: str) -> None:
+    """Load the same model by porter."""
+    import porter
+
+    _wait(porter.load_model("vit-base-p16-224", source, device=device).state_dict())
+
+
+def _wait(state) -> None:
+    """Ask the device for a value: its copies may not be done."""
+    next(reversed(state.values())).sum().item()
+
+
 def import_both(source: str, target: str) -> None:
     """Import torch and paddle one after the other, each in a process of its own."""
     import subprocess

@@ -5,7 +5,6 @@ Everything is read from data files when first asked for; no framework is importe
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -143,6 +142,8 @@ def find(name: str) -> Architecture:
         if family is not None:
             own = listed((variant.name for variant in family), 12)
             raise UsageError(f"{printable(name)} is a family; its variants are {own}")
+        import difflib  # For who is wrong alone.
+
         near = difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.6)
         hint = list(dict.fromkeys(names[n].name for n in near))
         raise UsageError(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from porter import __version__, casts, codecs, endpoint, fetch
 from porter._callable import make_callable
-from porter.adapt import adapt as adapted
 from porter.architectures import Architecture, find
 from porter.codecs.output import Written
 from porter.endpoint import Endpoint
@@ -25,12 +24,11 @@ from porter.mapping.plan import Plan
 from porter.mapping.recognise import shapes_of
 from porter.mapping.table import CANONICAL, Table
 from porter.mapping.table import load as load_table
-from porter.seeded import seeded
 from porter.tensor import Origin, StateDict
-from porter.verify.weights import WeightProof, prove_weights
 
 if TYPE_CHECKING:
     from porter.verify.verdict import Verdict
+    from porter.verify.weights import WeightProof
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, bytes done, bytes in all)."""
@@ -161,6 +159,8 @@ def convert(
         outcome = replace(outcome, notes=(*outcome.notes, *notes))
     canonical, write_plan = fitted.plan.read(state), fitted.plan
     if adapt:
+        from porter.adapt import adapt as adapted
+
         canonical, changes = adapted(
             fitted.architecture,
             canonical,
@@ -242,6 +242,8 @@ def _seeded(
     dry_run: bool,
 ) -> StateDict:
     """Return the seeded checkpoint that stands in for an INPUT, written unless on a dry run."""
+    from porter.seeded import seeded
+
     variant, path = subject.variant, os.fspath(path)
     if variant is None:
         raise UsageError("a table of your own needs an INPUT: porter cannot make its weights")
@@ -273,6 +275,8 @@ def init(
     **options: Any,
 ) -> Written:
     """Write a seeded checkpoint of a variant, in which every tensor matters."""
+    from porter.seeded import seeded
+
     variant = find(architecture)
     side = endpoint.parse(to, variant.table)
     container = endpoint.container_for(os.fspath(output), side)
@@ -335,6 +339,8 @@ def _proven(
 ) -> Conversion:
     """Add the weight-level proof and, where the frameworks are there, the forward proof."""
     if not altered:
+        from porter.verify.weights import prove_weights
+
         back = _read_back(outcome.output)
         cast = None if dtype is None else casts.FLOATS[dtype]
         outcome = replace(outcome, weights=prove_weights(fitted.plan, state, back, cast))

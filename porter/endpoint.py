@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -51,6 +50,8 @@ def parse(text: str, table: Table) -> Endpoint:
     """
     head, _, dialect = text.partition(":")
     if head not in FORMATS:
+        import difflib
+
         near = difflib.get_close_matches(head, FORMATS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(

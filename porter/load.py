@@ -11,7 +11,7 @@ from porter.architectures import find
 from porter.errors import UsageError, printable
 from porter.fit import fit
 from porter.runtimes.models import build, need
-from porter.tensor import LazyTensor
+from porter.tensor import Array, LazyTensor
 
 
 def load_model(
@@ -23,6 +23,7 @@ def load_model(
     *,
     dialect: str | None = None,
     key: str | None = None,
+    device: str | None = None,
     **options: Any,
 ) -> Any:
     """Return an `nn.Module` (torch) or `nn.Layer` (paddle) in evaluation mode, weights loaded.
@@ -30,11 +31,14 @@ def load_model(
     The checkpoint, a path or an http or https address, may be of any format and dialect of the
     family; the dialect is recognised when it is not given. `num_classes` and `image_size`
     (pixels) are taken from the checkpoint when None; what a checkpoint contradicts is refused.
-    `options` go to the model's class.
+    `device` ("cuda", "cuda:1") is where torch's model stands, the CPU unless given; Paddle's
+    stands where `paddle.set_device` says. `options` go to the model's class.
     Parameters keep the model's own float32 unless the whole checkpoint is of another float.
     """
     if framework not in ("torch", "paddle"):
         raise UsageError(f"framework {printable(framework)!r} is neither torch nor paddle")
+    if device is not None and framework != "torch":
+        raise UsageError("device is for torch; paddle.set_device says where Paddle's models stand")
     architecture = find(variant)
     need(framework)
     state = fetch.read(path, key=key)
@@ -49,6 +53,8 @@ def load_model(
         num_classes=fitted.plan.num_classes,
         image_size=fitted.plan.image_size,
         features=fitted.plan.features,
+        blank=True,
+        device=device,
         **options,
     )
     fill(model, fitted.plan.apply(state), framework)
@@ -72,15 +78,31 @@ def fill(model: Any, state: dict[str, LazyTensor] | Any, framework: str) -> None
 def _assign(target: Any, tensor: LazyTensor, framework: str) -> None:
     import numpy as np
 
-    array = tensor.read()
-    wide = array.astype(np.float32) if tensor.dtype.name in ("bfloat16", "float16") else array
-    wide = np.array(wide, order="C")
     if framework == "torch":
-        import torch
-
-        with torch.no_grad():
-            target.copy_(torch.from_numpy(wide))
+        _assign_torch(target, tensor)
         return
     import paddle
 
+    wide = np.array(_wide(tensor), order="C")
     target.set_value(paddle.to_tensor(wide.astype(str(target.dtype).rpartition(".")[2].lower())))
+
+
+def _assign_torch(target: Any, tensor: LazyTensor) -> None:
+    """Fill a tensor on any device, its own memory where that is on the CPU."""
+    import torch
+
+    with torch.no_grad():
+        alike = tuple(target.shape) == tensor.shape and target.is_contiguous()
+        if not alike or str(target.dtype) != f"torch.{tensor.dtype.torch}":
+            target.copy_(torch.from_numpy(_wide(tensor).copy(order="C")))
+            return
+        held = target if target.device.type == "cpu" else torch.empty_like(target, device="cpu")
+        tensor.read_into(held.reshape(-1).view(torch.uint8).numpy().data)
+        if held is not target:
+            target.copy_(held)
+
+
+def _wide(tensor: LazyTensor) -> Array:
+    """Return a tensor's values, halves as float32."""
+    array = tensor.read()
+    return array.astype("float32") if tensor.dtype.name in ("bfloat16", "float16") else array

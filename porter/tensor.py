@@ -216,6 +216,16 @@ class LazyTensor:
             return extent.file.pread(extent.offset, extent.nbytes)
         return self.read().tobytes()
 
+    def read_into(self, room: memoryview) -> None:
+        """Read the C-order little-endian bytes into `room`, which has `nbytes`."""
+        if self.extent is not None:
+            self.extent.file.pread_into(self.extent.offset, room)
+            return
+        at = 0
+        for block in self.blocks():
+            room[at : at + len(block)] = block
+            at += len(block)
+
     @property
     def strided(self) -> Strided | None:
         """Where the elements lie, if they lie in a file at regular steps."""

@@ -11,6 +11,7 @@ import pytest
 import porter
 from porter.architectures import find
 from porter.errors import MappingError, MissingPackage, UsageError
+from porter.runtimes.models import build
 from porter.seeded import seeded
 from tests.golden.cases import WITH_LOGITS, Case
 
@@ -103,6 +104,32 @@ def test_other_frameworks_are_refused(folder: Path) -> None:
     """There are two."""
     with pytest.raises(UsageError, match="neither torch nor paddle"):
         porter.load_model(SMALL, folder / "a.pth", "jax")
+
+
+def test_nothing_is_drawn_at_random(folder: Path) -> None:
+    """A model that will be filled is not initialised before: that takes longer than to load."""
+    import torch
+
+    before = torch.get_rng_state()
+    for name in ("a.pth", "a.pdparams"):
+        porter.load_model(SMALL, folder / name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_a_blank_model_shows_what_nobody_filled(framework: str) -> None:
+    """Every parameter is NaN: one that is forgotten spoils the output."""
+    model = build(find(SMALL), framework, blank=True)
+    for name, array in arrays(model, framework).items():
+        assert np.isnan(array).all() if array.dtype.kind == "f" else not array.any(), name
+
+
+def test_a_device_is_for_torch(folder: Path) -> None:
+    """The model stands there; Paddle has a device for everything."""
+    model = porter.load_model(SMALL, folder / "a.pth", device="cpu")
+    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+    with pytest.raises(UsageError, match="device is for torch"):
+        porter.load_model(SMALL, folder / "a.pth", "paddle", device="cpu")
 
 
 def test_a_framework_that_is_not_there_says_how_to_get_it(

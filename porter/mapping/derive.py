@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from porter import ops
 from porter.architectures import Architecture, Preprocessing
 from porter.errors import MappingError, TableError, listed
-from porter.mapping.check import Proof, check
 from porter.mapping.fold import fold
 from porter.mapping.link import instances, link, place_of
 from porter.mapping.pattern import Pattern
 from porter.mapping.plan import Shapes
 from porter.mapping.table import CANONICAL, WHOLE, Dialect, Row, Table
 from porter.skeleton import Entry, Skeleton
+
+if TYPE_CHECKING:
+    from porter.mapping.check import Proof
 
 _NEUTRAL = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", 1.0)
 _NO_TABLE = Table("", (), {}, {}, "", "", "")
@@ -57,6 +60,8 @@ def hold(
     table: Table, source: Shapes, dialect: str | None = None, container: str = ""
 ) -> Iterator[Proof]:
     """Prove each dialect of a table for one checkpoint; `fitting` says which it is in."""
+    from porter.mapping.check import check
+
     yield from check([fitting(table, source, dialect, container)[0]])
 
 

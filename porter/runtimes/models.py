@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from porter.architectures import Architecture
@@ -19,11 +21,15 @@ def build(
     num_classes: int | None = None,
     image_size: int | None = None,
     features: Sequence[str] = (),
+    blank: bool = False,
+    device: str | None = None,
     **options: Any,
 ) -> Any:
     """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
 
     `image_size` is in pixels; `options` go to the model's class (`drop_path_rate`, say).
+    With `blank`, nothing is drawn at random, which takes longer than to read a checkpoint:
+    parameters are NaN, to be filled, and so are torch's buffers. `device` is torch's for those.
     `MissingPackage` is raised when the framework is not installed.
     """
     need(framework)
@@ -31,12 +37,39 @@ def build(
     config = dict(architecture.config)
     for feature in features:
         config.update(architecture.features[feature])
-    return getattr(module, architecture.model)(
+    make = partial(
+        getattr(module, architecture.model),
         image_size=image_size or architecture.image_size,
         num_classes=num_classes or architecture.num_classes,
         **config,
         **options,
     )
+    if not blank:
+        return make()
+    return _blank_torch(make, device) if framework == "torch" else _blank_paddle(make)
+
+
+def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
+    import torch
+
+    with torch.device("meta"):
+        model = make()
+    model.to_empty(device=device or "cpu")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(math.nan if tensor.is_floating_point() else 0)
+    return model
+
+
+def _blank_paddle(make: Callable[[], Any]) -> Any:
+    import numpy as np
+    import paddle
+
+    with paddle.LazyGuard():
+        model = make()
+    for parameter in model.parameters():
+        parameter.set_value(np.full(parameter.shape, np.nan, np.float32))
+    return model
 
 
 def need(framework: str) -> None:

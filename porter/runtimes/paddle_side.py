@@ -53,6 +53,8 @@ class PaddleSide:
         num_classes: int,
         image_size: int,
         features: Sequence[str],
+        *,
+        blank: bool = False,
     ) -> None:
         self._paddle.set_default_dtype("float32")
         model = build(
@@ -61,6 +63,7 @@ class PaddleSide:
             num_classes=num_classes,
             image_size=image_size,
             features=features,
+            blank=blank,
         )
         self.adopt(model)
 

@@ -55,7 +55,7 @@ class Session:
         """
         chosen = find(architecture)
         chosen = dataclasses.replace(chosen, config={**chosen.config, **(config or {})})
-        self._side.build(chosen, num_classes, image_size, features)
+        self._side.build(chosen, num_classes, image_size, features, blank=not lacking)
         state = codecs.read(weights, key=key)
         left_out = set(skipped)
         self._weights = {n: t for n, t in state.items() if n not in left_out}

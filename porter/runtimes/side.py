@@ -109,8 +109,10 @@ class Side(Protocol):
         num_classes: int,
         image_size: int,
         features: Sequence[str],
+        *,
+        blank: bool = False,
     ) -> None:
-        """Build the reference model, in evaluation mode."""
+        """Build the reference model, in evaluation mode; `blank` if every tensor will be set."""
 
     def adopt(self, model: Any) -> None:
         """Take a model that was built elsewhere; it is put in evaluation mode."""

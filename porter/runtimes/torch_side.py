@@ -54,6 +54,8 @@ class TorchSide:
         num_classes: int,
         image_size: int,
         features: Sequence[str],
+        *,
+        blank: bool = False,
     ) -> None:
         model = build(
             architecture,
@@ -61,6 +63,7 @@ class TorchSide:
             num_classes=num_classes,
             image_size=image_size,
             features=features,
+            blank=blank,
         )
         self.adopt(model)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import porter
 from porter.architectures import find
 from porter.errors import MissingPackage, UsageError
 from porter.runtimes.process import Pool, Worker
@@ -78,6 +79,17 @@ def test_torch_on_a_gpu_agrees_with_what_paddle_gave_on_a_cpu(
     wrong = run(RECORDED, weights(**{FAULT: untransposed()}), cuda, precision, pool)
     assert wrong.failed
     assert not any(check.passed for check in wrong.checks if check.precision == "float64")
+
+
+@on_gpu
+def test_a_model_is_loaded_onto_a_gpu(cuda: str, tmp_path: Path) -> None:
+    """Every tensor stands there with the bits of the file."""
+    porter.init("shunted-t", tmp_path / "a.pth")
+    model = porter.load_model("shunted-t", tmp_path / "a.pth", device=cuda)
+    wanted = seeded(SHUNTED).arrays()
+    for name, value in model.state_dict().items():
+        assert value.device.type == "cuda"
+        assert value.cpu().numpy().tobytes() == wanted[name].tobytes(), name
 
 
 @on_gpu
