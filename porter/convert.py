@@ -184,7 +184,10 @@ def convert(
         converted,
         target,
         force=force,
-        metadata=_metadata(outcome, fitted, right, dtype),
+        metadata={
+            **_metadata(outcome, fitted, right),
+            **_options(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
+        },
         inputs=state.origin.files,
         progress=progress,
         **options,
@@ -293,12 +296,28 @@ def init(
     )
 
 
-def _metadata(
-    outcome: Conversion, fitted: Fitted, right: Endpoint, dtype: str | None
+def _options(
+    wrapper: str,
+    dtype: str | None,
+    drop: Sequence[str],
+    fill: Mapping[str, float] | None,
+    seed: int | None,
 ) -> dict[str, str]:
+    """Return what was chosen or asked for, as the output says it."""
+    said = {
+        "source_key": printable(wrapper),
+        "dtype": dtype or "",
+        "drop": ", ".join(printable(name) for name in drop),
+        "fill": ", ".join(f"{printable(name)}={value}" for name, value in (fill or {}).items()),
+        "adapt": "" if seed is None else f"seed {seed}",
+    }
+    return {f"porter.{key}": value for key, value in said.items() if value}
+
+
+def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str, str]:
     """Return the provenance that the output carries."""
     table = fitted.architecture.table
-    found = {
+    return {
         "format": {"torch": "pt", "paddle": "pd", "flax": "flax"}[
             table.dialect(right.dialect).convention.framework
         ],
@@ -310,7 +329,6 @@ def _metadata(
         "porter.source_dialect": outcome.plan.source.dialect.name,
         "porter.table": f"{table.family} sha256:{table.digest}",
     }
-    return found if dtype is None else {**found, "porter.dtype": dtype}
 
 
 def _sizes(fitted: Fitted) -> dict[str, str]:

@@ -27,6 +27,8 @@ SUFFIXES = {
 }
 """The container that an output's suffix asks for."""
 _OWN = (provenance.DIGESTS, provenance.SOURCES, safetensors.HEADER, safetensors.TIES)
+_STEP = ("porter.source_key", "porter.dtype", "porter.uint16", "porter.layout", "porter.without")
+"""What an earlier step was asked for, and says nothing of this one."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,7 +83,7 @@ def repack(
         target,
         format,
         force=force,
-        metadata=_metadata(origin, format, dtype),
+        metadata=_metadata(origin, format, dtype, uint16),
         max_shard_size=max_shard_size,
         inputs=origin.files,
         progress=progress,
@@ -99,9 +101,9 @@ def format_of(path: str) -> str:
     return SUFFIXES[suffix]
 
 
-def _metadata(origin: Origin, format: str, dtype: str | None) -> dict[str, str]:
+def _metadata(origin: Origin, format: str, dtype: str | None, uint16: str) -> dict[str, str]:
     """Return the metadata of the source, with this step's provenance in place of the last."""
-    found = {key: value for key, value in origin.metadata.items() if key not in _OWN}
+    found = {key: value for key, value in origin.metadata.items() if key not in (*_OWN, *_STEP)}
     if format == "safetensors":
         found.setdefault("format", "pt")
     found["porter.version"] = __version__
@@ -111,6 +113,8 @@ def _metadata(origin: Origin, format: str, dtype: str | None) -> dict[str, str]:
         found["porter.source_key"] = printable(origin.wrapper)
     if dtype is not None:
         found["porter.dtype"] = dtype
+    if uint16 != "auto":
+        found["porter.uint16"] = uint16
     return found
 
 

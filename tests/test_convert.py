@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import porter
+from porter import codecs
 from porter.architectures import find
 from porter.errors import InputError, MappingError, UsageError
 from porter.runtimes.models import build
@@ -233,3 +234,36 @@ def test_shards_are_written_proven_and_read_again(tmp_path: Path) -> None:
     porter.convert("shunted-t", done.output, tmp_path / "b.pth", from_="safetensors", to="torch",
                    verify=False)  # fmt: skip
     same(porter.open(tmp_path / "b.pth").arrays(), arrays)
+
+
+def test_options_are_on_record(tmp_path: Path) -> None:
+    """What was dropped, filled, cast and chosen is in the output's metadata."""
+    arrays = {**weights("shunted-t"), "extra": np.ones(1)}
+    del arrays["norm4.bias"]
+    source = torch_save(arrays, tmp_path / "in.pth", lambda state: {"model_ema": state})
+    target = tmp_path / "out.safetensors"
+    options = {"drop": ["extra"], "fill": {"norm4.bias": 0.0}, "dtype": "fp16"}
+    porter.convert(
+        "shunted-t", source, target, from_="torch", to="safetensors", verify=False, **options
+    )
+    origin = codecs.read(str(target)).origin
+    assert origin is not None
+    assert origin.metadata["porter.drop"] == "extra"
+    assert origin.metadata["porter.fill"] == "norm4.bias=0.0"
+    assert origin.metadata["porter.dtype"] == "fp16"
+    assert origin.metadata["porter.source_key"] == "model_ema"
+    assert origin.metadata["porter.table"].startswith("shunted sha256:")
+    assert "porter.adapt" not in origin.metadata
+
+
+def test_adapting_is_on_record(tmp_path: Path) -> None:
+    """A new head came from a seed, which the output says."""
+    source = torch_save(weights("shunted-t"), tmp_path / "in.pth")
+    target = tmp_path / "out.safetensors"
+    porter.convert(
+        "shunted-t", source, target, from_="torch", to="safetensors", verify=False,
+        adapt=True, num_classes=5, seed=7,
+    )  # fmt: skip
+    origin = codecs.read(str(target)).origin
+    assert origin is not None
+    assert origin.metadata["porter.adapt"] == "seed 7"

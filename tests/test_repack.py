@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -241,3 +242,31 @@ def test_names_keep_their_key_path_until_a_key_takes_it_off(tmp_path: Path) -> N
     assert whole.origin.wrapper == "model"
     assert any("optimizer" in line for line in whole.origin.skipped)
     assert list(repack(path, tmp_path / "bare.safetensors", key="model").state) == ["w"]
+
+
+def test_options_are_on_record_and_those_of_the_last_step_are_not(tmp_path: Path) -> None:
+    """What was asked for is in the output's metadata; the next step speaks for itself."""
+    array = np.arange(4, dtype=np.uint16)
+    pickled = pickle.dumps({"model": {"w": array, "f": np.ones(2, np.float32)}}, 4)
+    (tmp_path / "a.pdparams").write_bytes(pickled)
+    one = tmp_path / "b.pdparams"
+    repack(
+        tmp_path / "a.pdparams", one, uint16="bfloat16", dtype="fp16", key="model", digests=False
+    )
+    said = metadata_of(one)
+    assert said["porter.uint16"] == "bfloat16"
+    assert said["porter.dtype"] == "fp16"
+    assert said["porter.source_key"] == "model"
+    assert said["porter.without"] == "digests"
+    two = tmp_path / "c.safetensors"
+    repack(one, two)
+    left = {"porter.uint16", "porter.dtype", "porter.source_key", "porter.without"}
+    assert not left & set(metadata_of(two))
+    assert metadata_of(two)["porter.source"] == "b.pdparams"
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return what an output says about itself."""
+    origin = codecs.read(str(path)).origin
+    assert origin is not None
+    return dict(origin.metadata)
