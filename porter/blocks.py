@@ -23,6 +23,8 @@ _DEPTH = 128
 """Rows of a tile."""
 _FEWEST_ROWS = 16
 """Rows of a panel, however long they are."""
+_WIDEST_PANEL = 4 << 20
+"""Bytes of a panel whose rows are long: whole tiles are worth more than a core's own cache."""
 
 
 _kept: list[Array] = []
@@ -131,12 +133,12 @@ def _turned(array: Array, limit: int, at: int) -> Iterator[memoryview]:
     # A cache line of a narrow type holds more elements: wider tiles use all of it.
     width = 128 if array.itemsize <= 2 else 64
     rows, columns = array.shape
-    fitting = limit // (columns * array.itemsize)
-    height = max(_FEWEST_ROWS, fitting // width * width if fitting > width else fitting)
-    whole = np.empty(min(rows, height) * columns * array.itemsize + LINE, np.uint8)
+    row = columns * array.itemsize
+    height = limit // row // width * width or min(width, max(_FEWEST_ROWS, _WIDEST_PANEL // row))
+    whole = np.empty(min(rows, height) * row + LINE, np.uint8)
     for start in range(0, rows, height):
         shape = (min(height, rows - start), columns)
-        block = _fitted(whole, shape[0] * columns * array.itemsize, at)
+        block = _fitted(whole, shape[0] * row, at)
         panel = np.frombuffer(block, np.uint8).view(array.dtype).reshape(shape)
         _turn(array[start : start + height], panel, min(width, height))
         yield block

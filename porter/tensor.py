@@ -6,7 +6,15 @@ Nothing here knows a file format or a framework.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Hashable,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    ValuesView,
+)
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -378,6 +386,23 @@ class StateDict(Mapping[str, LazyTensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    # What `Mapping` makes of the three above takes several times as long.
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def keys(self) -> KeysView[str]:
+        """Return the names, in order."""
+        return self._tensors.keys()
+
+    def values(self) -> ValuesView[LazyTensor]:
+        """Return the tensors, in order."""
+        return self._tensors.values()
+
+    def items(self) -> ItemsView[str, LazyTensor]:
+        """Return names and tensors, in order."""
+        return self._tensors.items()
 
     @property
     def nbytes(self) -> int:
