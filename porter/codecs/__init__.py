@@ -1,7 +1,7 @@
 """File formats: a checkpoint to a state dict of unread tensors, and back.
 
-A format is one module with `read` and `pieces`; `CODECS` says which there are. Formats are
-recognised by content, never by name alone.
+A format has a module with `read` and the same or another with `pieces`; `CODECS` says which
+there are. Formats are recognised by content, never by name alone.
 """
 
 from __future__ import annotations
