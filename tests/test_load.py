@@ -116,6 +116,21 @@ def test_nothing_is_drawn_at_random(folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("name", ["swin-tiny-w7-224", "vit-tiny-depthwise-224"])
+def test_buffers_are_filled_too(tmp_path: Path, name: str) -> None:
+    """What the architecture computes stands where nothing was computed at first."""
+    porter.init(name, tmp_path / "a.safetensors", to="safetensors")
+    wanted = seeded(find(name)).arrays()
+    for framework in ("torch", "paddle"):
+        found = arrays(porter.load_model(name, tmp_path / "a.safetensors", framework), framework)
+        assert set(found) == set(wanted)
+        buffers = [n for n in wanted if n.endswith(("_index", "_mask"))]
+        assert buffers
+        for key in buffers:
+            assert found[key].tobytes() == wanted[key].tobytes(), key
+        assert not any(np.isnan(array).any() for array in found.values())
+
+
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
 def test_a_blank_model_shows_what_nobody_filled(framework: str) -> None:
     """Every parameter is NaN: one that is forgotten spoils the output."""
