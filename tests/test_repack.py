@@ -9,6 +9,8 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ REFUSED = {
 }
 """Honest files that porter refuses all the same, and what it says."""
 
+SECONDS = 5
+MEMORY = 64 << 20
+"""What a bad file may cost at most: the worst of them takes about a second, traced, and 14 MB."""
+
 
 def read_independently(path: Path) -> dict[str, dict[str, Any]]:
     """Read a safetensors file without porter, in the form of the collection."""
@@ -54,14 +60,20 @@ def entries(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("case", REJECTED, ids=lambda case: case.name)
 def test_bad_file_is_refused(case: Case, tmp_path: Path) -> None:
-    """A bad file ends in one line that names it; nothing is written and nothing has run."""
+    """A bad file ends soon in one line that names it; nothing is held, written or run."""
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     target.mkdir()
     path = case.write(source)
     (target / "old.safetensors").write_bytes(b"old")
+    begin = time.process_time()
+    tracemalloc.start()
     with pytest.raises(PorterError) as caught:
         repack(path, target / "old.safetensors", force=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.process_time() - begin < SECONDS
+    assert peak < MEMORY
     assert caught.value.exit_code == 2
     assert str(caught.value).startswith(str(source))
     assert "\n" not in str(caught.value)
