@@ -45,6 +45,10 @@ class StreamedTensor(LazyTensor):
         for block in self._stream(limit):
             yield memoryview(block)
 
+    def whole(self) -> bytes:
+        """Return the bytes of a small tensor, of which `read` may need all that is around it."""
+        return b"".join(self.blocks())
+
     @property
     def held(self) -> int:
         """Bytes that `blocks` holds beside one block."""
@@ -78,6 +82,10 @@ class ChangedTensor(LazyTensor):
         limit = max(limit // LINE, 1) * LINE
         for block in whole_elements(self._base.blocks(limit), numpy.itemsize):
             yield as_bytes(self._change(np.frombuffer(block, np.uint8).view(numpy)))
+
+    def whole(self) -> bytes:
+        """Return the bytes of a small tensor."""
+        return b"".join(self.blocks())
 
     @property
     def place(self) -> tuple[str, int] | None:

@@ -228,6 +228,22 @@ def test_no_tensor_is_held_whole(
     assert np.asarray(tensor.read(), order="C").tobytes() == expected.tobytes()
 
 
+def test_a_small_part_of_a_deflated_storage_is_written_without_the_rest(tmp_path: Path) -> None:
+    """What is gathered with others before it is written is cut out of the stream as well."""
+    torch_file(torch.from_numpy(numbers())[4:6], tmp_path / "a.pth", pack=True)
+    state = codecs.read(str(tmp_path / "a.pth"))
+    tracemalloc.start()
+    try:
+        codecs.write(state, str(tmp_path / "b.safetensors"), "safetensors")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < NBYTES // 2
+    np.testing.assert_array_equal(
+        codecs.read(str(tmp_path / "b.safetensors"))["w"].read(), numbers()[4:6]
+    )
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_slabs_cover_a_view_in_order(data: st.DataObject) -> None:
