@@ -16,6 +16,8 @@ from porter.tensor import BLOCK, Array, DType, LazyTensor, Shape
 
 _AGAIN = 4
 """A storage may be read so many times over rather than be held."""
+_STEP = 1 << 20
+"""Bytes made at a time of what is around a small tensor."""
 
 Stream = Callable[[int], Iterator[bytes] | Iterator[memoryview]]
 """Yields the elements in C order, blocks of about so many bytes."""
@@ -47,7 +49,7 @@ class StreamedTensor(LazyTensor):
 
     def whole(self) -> bytes:
         """Return the bytes of a small tensor, of which `read` may need all that is around it."""
-        return b"".join(self.blocks())
+        return b"".join(self.blocks(_STEP))
 
     @property
     def held(self) -> int:
@@ -85,7 +87,7 @@ class ChangedTensor(LazyTensor):
 
     def whole(self) -> bytes:
         """Return the bytes of a small tensor."""
-        return b"".join(self.blocks())
+        return b"".join(self.blocks(_STEP))
 
     @property
     def place(self) -> tuple[str, int] | None:
