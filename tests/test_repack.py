@@ -180,6 +180,26 @@ def test_ties_survive_a_format_that_cannot_share(tmp_path: Path) -> None:
     assert torch.equal(back["b"], shared)
 
 
+def test_ties_of_an_archive_stand_in_its_record(tmp_path: Path) -> None:
+    """A `.npz` cannot share nor say so: the record beside it does, as long as it is true."""
+    shared = torch.randn(4, 3)
+    torch.save({"a": shared, "b": shared, "c": torch.ones(4, 3)}, tmp_path / "a.pth")
+    repack(tmp_path / "a.pth", tmp_path / "b.npz")
+    repack(tmp_path / "b.npz", tmp_path / "c.pth")
+    back = torch.load(tmp_path / "c.pth")
+    assert back["a"].data_ptr() == back["b"].data_ptr() != back["c"].data_ptr()
+    np.savez(tmp_path / "b.npz", a=shared.numpy(), b=shared.numpy() + 1)
+    state = codecs.read(str(tmp_path / "b.npz"))
+    assert state["a"].tie is None
+    assert state.origin is not None
+    assert "not any more: b" in state.origin.notes[0]
+    record = tmp_path / "b.npz.porter.json"
+    said = json.loads(record.read_text())
+    for wrong in ({"b": 1}, ["b"], None):
+        record.write_text(json.dumps({**said, "ties": wrong}))
+        assert set(codecs.read(str(tmp_path / "b.npz"))) == {"a", "b"}
+
+
 def test_broken_tie_is_said_and_not_made(tmp_path: Path) -> None:
     """A tie that another program has undone is reported, and no value is lost to it."""
     one, other = np.ones(3, np.float32), np.zeros(3, np.float32)

@@ -10,6 +10,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from porter.codecs import ties
 from porter.codecs.files import InputFile
 from porter.errors import InputError, UsageError
 from porter.tensor import StateDict
@@ -57,13 +58,22 @@ def refuse_foreign(path: str) -> None:
 
 
 def with_record(state: StateDict) -> StateDict:
-    """Return the state dict with the metadata of the record beside its file, if there is one."""
+    """Return the state dict with the metadata of the record beside its file, if there is one.
+
+    Tensors of a `.npz`, which cannot share, are tied again where the record says so and their
+    bytes are still equal.
+    """
     origin = state.origin
     if origin is None or origin.format in OWN_METADATA:
         return state
+    tensors, notes = dict(state), origin.notes
     try:
         record = read_beside(origin.path + SUFFIX)
+        if origin.format == "npz":
+            noted = ties.compact(record.get("ties", {}))
+            notes += ties.restore(tensors, noted, origin.path)
     except InputError:
         return state
     metadata = {str(key): str(value) for key, value in record["metadata"].items()}
-    return StateDict(state, replace(origin, metadata={**metadata, **origin.metadata}))
+    metadata.update(origin.metadata)
+    return StateDict(tensors, replace(origin, metadata=metadata, notes=notes))
