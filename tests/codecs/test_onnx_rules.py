@@ -121,6 +121,7 @@ GRAPHS: dict[str, tuple[bytes, str]] = {
     "in segments": (field(5, tensor(1, [1], field(3, b""))), "an initialiser in segments"),
     "of text": (field(5, tensor(8, [1], field(6, b"a"))), "an initialiser of text"),
     "no type": (field(5, field(8, b"w")), "w is undefined"),
+    "name of other bytes": (field(5, field(8, b"\xff")), "a text that is not UTF-8"),
     "undefined": (field(5, tensor(0, [1])), "w is undefined"),
     "of 4 bits": (field(5, tensor(22, [1])), "w is of 4 bits"),
     "of a new type": (field(5, tensor(99, [1])), "w is of type 99"),

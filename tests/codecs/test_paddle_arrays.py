@@ -121,6 +121,19 @@ def test_uint16_is_bfloat16_only_where_the_file_says_tensor() -> None:
         codecs.read(dumped(value), uint16="half")
 
 
+def test_long_arrays_stay_in_the_file_whatever_they_are_called() -> None:
+    """The same bits under another dtype lie where they lay, in either order."""
+    array = np.arange(5000, dtype=np.uint16).reshape(50, 100)
+    path = dumped({"c": array, "f": np.asfortranarray(array)})
+    for choice in ("uint16", "bfloat16"):
+        state = codecs.read(path, uint16=choice)
+        numpy = DTYPES[choice].numpy
+        assert same(state["c"], array.view(numpy))
+        assert same(state["f"], np.asfortranarray(array).view(numpy))
+        assert state["c"].extent is not None
+        assert state["f"].strided is not None
+
+
 def test_slices_are_joined() -> None:
     """A parameter in slices is one tensor again, of its own shape, bfloat16 if it was one."""
     state = codecs.read(dumped(sliced()))

@@ -113,6 +113,14 @@ def test_index_that_does_not_fit_is_refused(kind: str, pair: Path) -> None:
         codecs.read(index(pair, content))
 
 
+def test_index_of_other_bytes_is_refused(tmp_path: Path) -> None:
+    """An index is UTF-8."""
+    path = index(tmp_path, "")
+    Path(path).write_bytes(b'{"weight_map": {"\xff": "x"}}')
+    with pytest.raises(InputError, match="the index is not UTF-8"):
+        codecs.read(path)
+
+
 def test_tensor_in_two_shards_is_told(pair: Path) -> None:
     """A name that both shards hold is refused as that."""
     shard(pair, NAMES[1], StateDict.of({"a": np.ones(1), "b": np.ones(1)}))

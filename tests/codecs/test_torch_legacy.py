@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from porter import codecs
+from porter.codecs.cursor import Cursor
+from porter.codecs.files import InputFile
 from porter.errors import InputError
 from tests.codecs.torch_files import (
     LEGACY,
@@ -62,3 +64,14 @@ def test_damaged_legacy_file_is_refused(kind: str, tmp_path: Path) -> None:
     path.write_bytes(change(data))
     with pytest.raises(InputError, match=message):
         codecs.read(str(path))
+
+
+def test_length_is_looked_at_and_left(tmp_path: Path) -> None:
+    """A length may be zero and not below; looking at it does not move the place."""
+    (tmp_path / "a").write_bytes(bytes(8) + b"\xff" * 8)
+    with InputFile(tmp_path / "a") as file:
+        cursor = Cursor(file, 0, 16)
+        assert cursor.peek_integer(8) == 0
+        assert cursor.integer(8) == 0
+        with pytest.raises(InputError, match="a length below zero"):
+            cursor.peek_integer(8)

@@ -113,7 +113,7 @@ def test_pickle_in_a_folder_below_is_none(tmp_path: Path) -> None:
 
 def test_deflated_storages_are_inflated(tmp_path: Path) -> None:
     """An archive packed again by hand is read, views of its storages too."""
-    source = {"w": BASE, "v": BASE[1:3], "t": BASE.t()}
+    source = {"w": BASE, "v": BASE[1:3], "t": BASE.t(), "o": BASE[:, ::2]}
     path = Path(saved(source, tmp_path / "a.pth"))
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:

@@ -1,0 +1,75 @@
+"""The record beside an output: what is one, and whose metadata it gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from porter import codecs
+from porter.codecs import beside
+from porter.errors import InputError, UsageError
+from porter.tensor import StateDict
+
+RECORD = {"schema": beside.SCHEMA, "metadata": {"k": "v"}}
+
+
+def record(path: Path, content: object = RECORD) -> str:
+    """Write a record beside `path`: a value, or text as it is."""
+    target = Path(f"{path}{beside.SUFFIX}")
+    target.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(target)
+
+
+FOREIGN: dict[str, tuple[object, str]] = {
+    "no JSON": ("{", "is no JSON"),
+    "deep": ("[" * 100_000, "is no JSON"),
+    "no object": ([], "makes no sense"),
+    "another schema": ({**RECORD, "schema": "x"}, "is no record of provenance that this porter"),
+    "no schema": ({"metadata": {}}, "is no record of provenance that this porter knows"),
+    "no metadata": ({"schema": beside.SCHEMA}, "the record of provenance has no metadata"),
+    "metadata of a list": ({**RECORD, "metadata": []}, "the record of provenance has no metadata"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_record_is_left_alone(kind: str, tmp_path: Path) -> None:
+    """It is not read, not replaced, and of no account to a checkpoint that is read."""
+    content, message = FOREIGN[kind]
+    codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / "a.pth"), "torch")
+    path = record(tmp_path / "a.pth", content)
+    with pytest.raises(InputError, match=message):
+        beside.read_beside(path)
+    with pytest.raises(UsageError, match="stands where the provenance goes, and is not porter's"):
+        beside.refuse_foreign(path)
+    state = beside.with_record(codecs.read(str(tmp_path / "a.pth")))
+    assert state.origin is not None
+    assert state.origin.metadata == {}
+
+
+def test_record_of_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record as long as the limit, and no longer."""
+    path = record(tmp_path / "a")
+    size = Path(path).stat().st_size
+    monkeypatch.setattr(beside, "_LARGEST_RECORD", size)
+    assert beside.read_beside(path) == RECORD
+    monkeypatch.setattr(beside, "_LARGEST_RECORD", size - 1)
+    with pytest.raises(InputError, match=f"a record of {size} bytes; {size - 1} is the limit"):
+        beside.read_beside(path)
+    beside.refuse_foreign(str(tmp_path / "none"))
+
+
+def test_record_gives_what_a_format_has_no_place_for(tmp_path: Path) -> None:
+    """A format with metadata of its own is not given that of a record that lies beside it."""
+    for name, format, expected in (("a.pth", "torch", {"k": "v"}), ("a.st", "safetensors", None)):
+        codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / name), format)
+        record(tmp_path / name)
+        found = codecs.read(str(tmp_path / name))
+        assert found.origin is not None
+        given = beside.with_record(found)
+        assert given.origin is not None
+        assert given.origin.metadata == (expected or found.origin.metadata)
+    state = StateDict.of({"a": np.ones(3)})
+    assert beside.with_record(state) is state
