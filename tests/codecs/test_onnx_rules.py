@@ -422,6 +422,38 @@ def test_numbers_of_a_model_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x00\x01", "a field 0 of kind 0 at byte 1"),
+        (b"\x0b\x01", "a field 1 of kind 3 at byte 1"),
+        (b"\x0c\x01", "a field 1 of kind 4 at byte 1"),
+        (b"\x0a\x02x", "truncated: 2 bytes wanted at byte 2"),
+        (b"\x0d123", "truncated: 4 bytes wanted at byte 1"),
+        (b"\x091234567", "truncated: 8 bytes wanted at byte 1"),
+    ],
+)
+def test_what_is_no_field_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
+    """Numbers begin at one, groups are of another age, and what is announced is there."""
+    (tmp_path / "x").write_bytes(data)
+    with InputFile(tmp_path / "x") as file, pytest.raises(InputError, match=message):
+        list(Walker(file).fields(Span(0, len(data))))
+
+
+def test_fields_of_every_kind_are_told_apart(tmp_path: Path) -> None:
+    """A field has its number, its kind, and its value or its place."""
+    data = b"\x08\x96\x01" + b"\x11" + bytes(8) + b"\x1a\x03abc" + b"\xa5\x01" + bytes(4)
+    (tmp_path / "x").write_bytes(b"??" + data)
+    with InputFile(tmp_path / "x") as file:
+        found = [tuple(part) for part in Walker(file).fields(Span(2, 2 + len(data)))]
+    assert found == [
+        (1, VARINT, 150, (5, 5)),
+        (2, FIXED64, 0, (6, 14)),
+        (3, BYTES, 0, (16, 19)),
+        (20, FIXED32, 0, (21, 25)),
+    ]
+
+
+@pytest.mark.parametrize(
     ("value", "number"),
     [(0, 0), (1, 1), (2**63 - 1, 2**63 - 1), (2**63, -(2**63)), (2**64 - 1, -1)],
 )
