@@ -68,7 +68,7 @@ class Storage:
         self.views = 0
         """Tensors that look into it."""
         self.part_of: Storage | None = None
-        self.start = 0
+        self.start: int
         """For a part of another storage (torch before 0.4): its first byte there."""
 
 

@@ -128,11 +128,47 @@ def test_headers_of_all_ages(text: str, tmp_path: Path) -> None:
     assert npy.read(InputFile(tmp_path / "a.npy"))[""].nbytes == 16
 
 
+def test_header_has_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header is as long as it says, inside of the file, and has a limit."""
+    path = tmp_path / "a.npy"
+    for data, message in (
+        (b"\x93NUMPY\x01", "is no NumPy array"),
+        (b"\x93NUMPY\x01\x00\x00", "truncated: no header"),
+        (b"\x93NUMPY\x01\x00\x00\x00", "a header that NumPy does not write"),
+        (b"\x93NUMPY\x02\x00\x00\x00\x00", "truncated: no header"),
+        (b"\x93NUMPY\x02\x00\x00\x00\x00\x00", "a header that NumPy does not write"),
+        (b"\x93NUMPY\x01\x00\x03\x00{}", "a header of 3 bytes"),
+        (b"\x93NUMPY\x02\x00\x03\x00\x00\x00{}", "a header of 3 bytes"),
+        (b"\x93NUMPY\x01\x00\x02\x00{}", "a header that NumPy does not write"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            npy.read(InputFile(path))
+    path.write_bytes(written(GOOD))
+    monkeypatch.setattr(npy, "LARGEST_HEADER", len(GOOD))
+    assert npy.read(InputFile(path))[""].nbytes == 16
+    monkeypatch.setattr(npy, "LARGEST_HEADER", len(GOOD) - 1)
+    with pytest.raises(InputError, match=f"a header of {len(GOOD)} bytes"):
+        npy.read(InputFile(path))
+
+
+@pytest.mark.parametrize("order", "<>|")
+def test_one_byte_has_no_order(order: str, tmp_path: Path) -> None:
+    """An array of bytes is copied as it lies, whatever order it says."""
+    text = GOOD.replace("<f4", f"{order}u1")
+    (tmp_path / "a.npy").write_bytes(written(text, b"1234"))
+    found = npy.read(InputFile(tmp_path / "a.npy"))[""]
+    assert found.extent is not None
+    assert found.read().tobytes() == b"1234"
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         (GOOD.replace("False", "0"), "does not write"),
         (GOOD.replace("'<f4'", "False"), "does not write"),
+        (GOOD.replace("False", "'<f4'"), "does not write"),
+        (GOOD.replace("(2, 2)", "True"), "does not write"),
         (GOOD.replace("(2, 2)", "(2 2)"), "makes no sense"),
         (GOOD.replace("(2, 2)", "(4)"), "makes no sense"),
         (GOOD.replace("(2, 2)", "(02, 2)"), "makes no sense"),

@@ -439,6 +439,34 @@ def test_what_is_no_field_is_refused(data: bytes, message: str, tmp_path: Path) 
         list(Walker(file).fields(Span(0, len(data))))
 
 
+def test_a_window_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that lie in the bytes held are taken from them, wherever they begin."""
+    (tmp_path / "x").write_bytes(bytes(range(100)))
+    with InputFile(tmp_path / "x") as file:
+        walker = Walker(file)
+        taken: list[int] = []
+        pread = file.pread
+
+        def counted(_: InputFile, offset: int, nbytes: int) -> bytes:
+            taken.append(offset)
+            return pread(offset, nbytes)
+
+        monkeypatch.setattr(InputFile, "pread", counted)
+        assert [walker.varint(at, 100)[0] for at in (20, 20, 21, 99, 22)] == [20, 20, 21, 99, 22]
+        assert taken == [20]
+        assert [walker.varint(at, 100)[0] for at in (3, 20, 99)] == [3, 20, 99]
+        assert taken == [20, 3]
+
+
+def test_a_number_ends_inside_of_its_message(tmp_path: Path) -> None:
+    """The byte behind the message is not taken for the number's last."""
+    (tmp_path / "x").write_bytes(b"\xff\x01")
+    with InputFile(tmp_path / "x") as file:
+        assert Walker(file).varint(0, 2) == (255, 2)
+        with pytest.raises(InputError, match="truncated inside a number"):
+            Walker(file).varint(0, 1)
+
+
 def test_fields_of_every_kind_are_told_apart(tmp_path: Path) -> None:
     """A field has its number, its kind, and its value or its place."""
     data = b"\x08\x96\x01" + b"\x11" + bytes(8) + b"\x1a\x03abc" + b"\xa5\x01" + bytes(4)

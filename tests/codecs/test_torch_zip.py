@@ -111,15 +111,20 @@ def test_pickle_in_a_folder_below_is_none(tmp_path: Path) -> None:
         codecs.read(str(path))
 
 
-def test_deflated_storages_are_inflated(tmp_path: Path) -> None:
-    """An archive packed again by hand is read, views of its storages too."""
-    source = {"w": BASE, "v": BASE[1:3], "t": BASE.t(), "o": BASE[:, ::2]}
-    path = Path(saved(source, tmp_path / "a.pth"))
+def deflated(path: Path) -> bytes:
+    """Return a zip packed again."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
         for item in old.infolist():
             new.writestr(item.filename, old.read(item.filename))
-    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def test_deflated_storages_are_inflated(tmp_path: Path) -> None:
+    """An archive packed again by hand is read, views of its storages too."""
+    source = {"w": BASE, "v": BASE[1:3], "t": BASE.t(), "o": BASE[:, ::2]}
+    path = Path(saved(source, tmp_path / "a.pth"))
+    path.write_bytes(deflated(path))
     state = codecs.read(str(path))
     assert all(same(state[name], tensor) for name, tensor in source.items())
     assert all(tensor.extent is None for tensor in state.values())
@@ -132,13 +137,25 @@ def test_inflating_again_and_again_is_bounded(
     monkeypatch.setattr(torch_zip, "_FREE", 0)
     zeros = torch.zeros(1 << 20)
     path = Path(saved({str(i): zeros[i : i + 1] for i in range(200)}, tmp_path / "a.pth"))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        for item in old.infolist():
-            new.writestr(item.filename, old.read(item.filename))
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(deflated(path))
     with pytest.raises(InputError, match="many tensors share deflated records"):
         codecs.read(str(path))
+
+
+def test_first_view_of_a_deflated_record_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every further one counts as the whole record, up to the limit."""
+    monkeypatch.setattr(torch_zip, "EXPANSION", 0)
+    zeros = torch.zeros(1000)
+    for views, again in ((1, 0), (2, 4000), (3, 8000)):
+        path = Path(saved({str(i): zeros[i : i + 9] for i in range(views)}, tmp_path / "a.pth"))
+        path.write_bytes(deflated(path))
+        monkeypatch.setattr(torch_zip, "_FREE", again)
+        assert len(codecs.read(str(path))) == views
+        monkeypatch.setattr(torch_zip, "_FREE", again - 1)
+        with pytest.raises(InputError, match="many tensors share deflated records"):
+            codecs.read(str(path))
 
 
 def test_missing_checksums_are_said(tmp_path: Path) -> None:
