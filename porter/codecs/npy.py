@@ -188,10 +188,11 @@ def tensor(
     stored: LazyTensor | None = None
     if place is not None:
         file, start = place[0], place[1] + header.size
-        extent = None if fortran else Extent(file, start, header.nbytes)
-        strides = fortran_strides(shape, dtype.itemsize)
-        strided = Strided(file, start, strides) if fortran else None
-        stored = LazyTensor(dtype, shape, read, extent=extent, strided=strided)
+        if fortran:
+            strided = Strided(file, start, fortran_strides(shape, dtype.itemsize))
+            stored = LazyTensor(dtype, shape, read, strided=strided)
+        else:
+            stored = LazyTensor.stored(dtype, shape, Extent(file, start, header.nbytes))
     elif stream is not None and not fortran:
         stored = StreamedTensor(dtype, shape, read, stream)
     if stored is None:

@@ -152,6 +152,24 @@ def test_header_has_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         npy.read(InputFile(path))
 
 
+def test_two_bytes_have_an_order(tmp_path: Path) -> None:
+    """The shortest elements that are swapped."""
+    (tmp_path / "a.npy").write_bytes(written(GOOD.replace("<f4", ">i2"), b"\0\1\0\2\0\3\1\0"))
+    assert npy.read(InputFile(tmp_path / "a.npy"))[""].read().tolist() == [[1, 2], [3, 256]]
+
+
+@pytest.mark.parametrize("shape", ["(16,)", "(1, 16, 1)", f"({'1, ' * 63}16)", f"(0, {1 << 48})"])
+def test_order_of_one_axis_is_every_order(shape: str, tmp_path: Path) -> None:
+    """An array of one long axis lies in the file as it is; shapes may be as long as the limits."""
+    text = GOOD.replace("<f4", "|u1").replace("(2, 2)", shape).replace("False", "True")
+    path = tmp_path / "a.npy"
+    path.write_bytes(written(text, b"" if "0," in shape else bytes(range(16))))
+    found = npy.read(InputFile(path))[""]
+    assert found.extent is not None
+    assert found.shape == np.load(path).shape
+    assert np.array_equal(found.read(), np.load(path))
+
+
 @pytest.mark.parametrize("order", "<>|")
 def test_one_byte_has_no_order(order: str, tmp_path: Path) -> None:
     """An array of bytes is copied as it lies, whatever order it says."""
@@ -174,6 +192,7 @@ def test_one_byte_has_no_order(order: str, tmp_path: Path) -> None:
         (GOOD.replace("(2, 2)", "(02, 2)"), "makes no sense"),
         (GOOD.replace("(2, 2)", "(1," + "1," * 64 + ")"), "makes no sense"),
         (GOOD.replace("(2, 2)", f"({1 << 60}, 0)"), "more elements"),
+        (GOOD.replace("(2, 2)", f"({(1 << 48) + 1}, 0)"), "more elements"),
         (GOOD.replace("'shape'", "'descr': '<f4', 'shape'"), "twice"),
         (GOOD.replace("<f4", "f1"), "none that other"),
         (GOOD.replace("<f4", "<f04"), "none that other"),
