@@ -266,6 +266,7 @@ def test_deflated_pickle_has_a_limit(tmp_path: Path) -> None:
     [
         (b"N", "list of storage keys is none"),
         (b"]K\x01a", "list of storage keys is none"),
+        (b"](X\1\0\0\x000K\x01e", "list of storage keys is none"),
         (b"]X\1\0\0\0xa", "does not fit the tensors"),
     ],
 )

@@ -104,110 +104,6 @@ def test_npy_holds_one_array(tmp_path: Path) -> None:
         codecs.write(state, str(tmp_path / "a.npy"), "npy")
 
 
-def written(text: str, data: bytes = b"\0" * 16, version: bytes = b"\x01\x00") -> bytes:
-    body = text.encode("latin-1")
-    length = len(body).to_bytes(2 if version == b"\x01\x00" else 4, "little")
-    return b"\x93NUMPY" + version + length + body + data
-
-
-GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        GOOD,
-        GOOD.replace("'", '"'),
-        "{'shape': (2L, 2L), 'descr': '<f4', 'fortran_order': False}",
-        "{'shape': (4,), 'descr': '=f4', 'fortran_order': True}   \n",
-    ],
-)
-def test_headers_of_all_ages(text: str, tmp_path: Path) -> None:
-    """Headers as other versions of NumPy and Python write them are read."""
-    (tmp_path / "a.npy").write_bytes(written(text))
-    assert npy.read(InputFile(tmp_path / "a.npy"))[""].nbytes == 16
-
-
-def test_header_has_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header is as long as it says, inside of the file, and has a limit."""
-    path = tmp_path / "a.npy"
-    for data, message in (
-        (b"\x93NUMPY\x01", "is no NumPy array"),
-        (b"\x93NUMPY\x01\x00\x00", "truncated: no header"),
-        (b"\x93NUMPY\x01\x00\x00\x00", "a header that NumPy does not write"),
-        (b"\x93NUMPY\x02\x00\x00\x00\x00", "truncated: no header"),
-        (b"\x93NUMPY\x02\x00\x00\x00\x00\x00", "a header that NumPy does not write"),
-        (b"\x93NUMPY\x01\x00\x03\x00{}", "a header of 3 bytes"),
-        (b"\x93NUMPY\x02\x00\x03\x00\x00\x00{}", "a header of 3 bytes"),
-        (b"\x93NUMPY\x01\x00\x02\x00{}", "a header that NumPy does not write"),
-    ):
-        path.write_bytes(data)
-        with pytest.raises(InputError, match=message):
-            npy.read(InputFile(path))
-    path.write_bytes(written(GOOD))
-    monkeypatch.setattr(npy, "LARGEST_HEADER", len(GOOD))
-    assert npy.read(InputFile(path))[""].nbytes == 16
-    monkeypatch.setattr(npy, "LARGEST_HEADER", len(GOOD) - 1)
-    with pytest.raises(InputError, match=f"a header of {len(GOOD)} bytes"):
-        npy.read(InputFile(path))
-
-
-def test_two_bytes_have_an_order(tmp_path: Path) -> None:
-    """The shortest elements that are swapped."""
-    (tmp_path / "a.npy").write_bytes(written(GOOD.replace("<f4", ">i2"), b"\0\1\0\2\0\3\1\0"))
-    assert npy.read(InputFile(tmp_path / "a.npy"))[""].read().tolist() == [[1, 2], [3, 256]]
-
-
-@pytest.mark.parametrize("shape", ["(16,)", "(1, 16, 1)", f"({'1, ' * 63}16)", f"(0, {1 << 48})"])
-def test_order_of_one_axis_is_every_order(shape: str, tmp_path: Path) -> None:
-    """An array of one long axis lies in the file as it is; shapes may be as long as the limits."""
-    text = GOOD.replace("<f4", "|u1").replace("(2, 2)", shape).replace("False", "True")
-    path = tmp_path / "a.npy"
-    path.write_bytes(written(text, b"" if "0," in shape else bytes(range(16))))
-    found = npy.read(InputFile(path))[""]
-    assert found.extent is not None
-    assert found.shape == np.load(path).shape
-    assert np.array_equal(found.read(), np.load(path))
-
-
-@pytest.mark.parametrize("order", "<>|")
-def test_one_byte_has_no_order(order: str, tmp_path: Path) -> None:
-    """An array of bytes is copied as it lies, whatever order it says."""
-    text = GOOD.replace("<f4", f"{order}u1")
-    (tmp_path / "a.npy").write_bytes(written(text, b"1234"))
-    found = npy.read(InputFile(tmp_path / "a.npy"))[""]
-    assert found.extent is not None
-    assert found.read().tobytes() == b"1234"
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        (GOOD.replace("False", "0"), "does not write"),
-        (GOOD.replace("'<f4'", "False"), "does not write"),
-        (GOOD.replace("False", "'<f4'"), "does not write"),
-        (GOOD.replace("(2, 2)", "True"), "does not write"),
-        (GOOD.replace("(2, 2)", "(2 2)"), "makes no sense"),
-        (GOOD.replace("(2, 2)", "(4)"), "makes no sense"),
-        (GOOD.replace("(2, 2)", "(02, 2)"), "makes no sense"),
-        (GOOD.replace("(2, 2)", "(1," + "1," * 64 + ")"), "makes no sense"),
-        (GOOD.replace("(2, 2)", f"({1 << 60}, 0)"), "more elements"),
-        (GOOD.replace("(2, 2)", f"({(1 << 48) + 1}, 0)"), "more elements"),
-        (GOOD.replace("'shape'", "'descr': '<f4', 'shape'"), "twice"),
-        (GOOD.replace("<f4", "f1"), "none that other"),
-        (GOOD.replace("<f4", "<f04"), "none that other"),
-        (GOOD.replace("<f4", "|V4"), "type is lost"),
-        (GOOD + "x", "does not write"),
-        ("", "does not write"),
-    ],
-)
-def test_every_rule_of_the_header(text: str, what: str, tmp_path: Path) -> None:
-    """Each rule refuses the header that breaks it."""
-    (tmp_path / "a.npy").write_bytes(written(text))
-    with pytest.raises(InputError, match=what):
-        npy.read(InputFile(tmp_path / "a.npy"))
-
-
 @QUICK
 @given(data=st.data())
 def test_any_damage_is_refused_or_harmless(data: st.DataObject, tmp_path: Path) -> None:
@@ -240,3 +136,60 @@ def test_every_flipped_bit_of_an_archive_is_found(tmp_path: Path) -> None:
         except InputError:
             continue
         assert values == {"w": [0, 1, 2, 3]}, position
+
+
+def test_name_of_the_limit_is_written() -> None:
+    """A zip counts the bytes of a name in 16 bits, the suffix among them."""
+    array = LazyTensor.of(np.zeros(1))
+    npz.check(StateDict({"x" * 65_531: array}))
+    with pytest.raises(UsageError, match="a name of 65532 bytes"):
+        npz.check(StateDict({"x" * 65_532: array}))
+
+
+@pytest.mark.parametrize("name", ["/a", "a\\b", "..", "a/../b", "../a"])
+def test_name_that_leads_out_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+    """Programs unpack archives: every way out is closed, for reading and for writing."""
+    with pytest.raises(UsageError, match="is a path that leads out of a folder"):
+        npz.check(StateDict({name: LazyTensor.of(np.zeros(1))}))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr(f"{name}.npy", saved(np.zeros(1)))
+    with pytest.raises(InputError, match="is a path that leads out of a folder"):
+        npz.read(InputFile(tmp_path / "a.npz"))
+
+
+def test_arrays_without_checksums_are_counted(tmp_path: Path) -> None:
+    """What cannot be checked is said, and nothing where there is nothing to say."""
+    np.savez(tmp_path / "a.npz", a=np.zeros(3), b=np.ones(3))
+    origin = npz.read(InputFile(tmp_path / "a.npz")).origin
+    assert origin is not None
+    assert origin.notes == ()
+    data = (tmp_path / "a.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        crc = archive.getinfo("a.npy").CRC.to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(data.replace(crc, bytes(4)))
+    origin = npz.read(InputFile(tmp_path / "a.npz")).origin
+    assert origin is not None
+    assert origin.notes == ("1 of 2 arrays carry no checksum: damage cannot be seen.",)
+
+
+def test_stored_array_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Header and elements in their order, the checksum compared on the way."""
+    array = np.arange(100_000.0)
+    np.savez(tmp_path / "a.npz", w=array)
+    taken: list[int] = []
+    pread, pread_into = InputFile.pread, InputFile.pread_into
+
+    def counted(file: InputFile, offset: int, nbytes: int) -> bytes:
+        taken.append(nbytes)
+        return pread(file, offset, nbytes)
+
+    def counted_into(file: InputFile, offset: int, buffer: memoryview) -> None:
+        taken.append(len(buffer))
+        pread_into(file, offset, buffer)
+
+    monkeypatch.setattr(InputFile, "pread", counted)
+    monkeypatch.setattr(InputFile, "pread_into", counted_into)
+    found = npz.read(InputFile(tmp_path / "a.npz"))["w"]
+    assert found.extent is not None
+    assert b"".join(map(bytes, found.blocks(1 << 16))) == array.tobytes()
+    assert array.nbytes < sum(taken) < array.nbytes + 10_000

@@ -367,8 +367,10 @@ def test_put_keeps_what_is_hashable() -> None:
     assert len(target) == 4
     with pytest.raises(InputError, match="set twice"):
         put(target, [(True, 1)])
-    with pytest.raises(InputError, match="a tuple as the key"):
-        put(target, [((1, (2,)), 0)])
+    put(target, [(tuple(range(16)), 6)])
+    for key in ((1, (2,)), tuple(range(17))):
+        with pytest.raises(InputError, match="a tuple as the key"):
+            put(target, [(key, 0)])
 
 
 WRITTEN: list[Callable[[Pickling], Any]] = [

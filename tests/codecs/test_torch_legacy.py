@@ -75,3 +75,10 @@ def test_length_is_looked_at_and_left(tmp_path: Path) -> None:
         assert cursor.integer(8) == 0
         with pytest.raises(InputError, match="a length below zero"):
             cursor.peek_integer(8)
+
+
+def test_expanded_views_are_bounded(tmp_path: Path) -> None:
+    """Views that together would fill far more than the file are refused here as well."""
+    path = saved({"w": torch.zeros(1).expand(1 << 25)}, tmp_path / "a.pth", **LEGACY)
+    with pytest.raises(InputError, match="134217728 bytes of tensors out of a file of"):
+        codecs.read(path)
