@@ -169,7 +169,7 @@ def _members(file: InputFile) -> dict[str, tuple[int, int]]:
 def _name(header: bytes) -> str:
     """Return the name of a member; `InputError` where readers could see two."""
     name, _, rest = header[:100].partition(b"\0")
-    if rest.strip(b"\0") or header[345:500].strip(b"\0"):
+    if rest.strip(b"\0") or header[345:].strip(b"\0"):
         what = printable(name.decode("latin-1"))
         raise InputError(f"tar: the name {what} goes on where not every reader looks")
     return name.decode("latin-1").removeprefix("./")

@@ -83,6 +83,15 @@ def test_file_that_ends_early_is_told(path: Path, monkeypatch: pytest.MonkeyPatc
         file.pread_into(5, bytearray(10))
 
 
+def test_what_is_no_file_is_closed_at_once(tmp_path: Path) -> None:
+    """The descriptor is closed though the error, which knows of it, is still held."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(InputError, match="is a directory, not a file") as held:
+        InputFile(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+    assert held.value.path == str(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("code", "leaf", "message"),
     [

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from porter import codecs
-from porter.codecs import torch_legacy
+from porter.codecs import torch_legacy, torch_tar
 from porter.codecs.files import InputFile
 from porter.errors import InputError
 from tests.codecs.torch_files import (
@@ -188,6 +188,7 @@ TAR_DAMAGE: dict[str, tuple[Callable[[], bytes], str]] = {
     "record too long": (lambda: extended(b"99 size=5\n"), "that makes no sense"),
     "record without a number": (lambda: extended(b"x size=5\n"), "that makes no sense"),
     "record of no length": (lambda: extended(b"0 size=5\n"), "that makes no sense"),
+    "record of nine digits": (lambda: extended(b"000000017 size=1\n"), "that makes no sense"),
     "record without a value": (lambda: extended(b"7 size\n"), "that makes no sense"),
     "record twice": (lambda: extended(b"9 size=1\n9 size=1\n"), "that makes no sense"),
     "part is no tuple": (
@@ -228,7 +229,10 @@ def test_sizes_in_extended_headers_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(old_tar(size="{}"))
     assert list(codecs.read(str(path))) == ["w", "t"]
+    path.write_bytes(old_tar(size="{:018d}"))
+    assert list(codecs.read(str(path))) == ["w", "t"]
     for size, message in (
+        ("{:019d}", "no number"),
         ("{}0000000", "truncated: a member of"),
         ("x", "no number"),
         ("1" + "0" * 5000, "no number"),
@@ -236,6 +240,46 @@ def test_sizes_in_extended_headers_are_read(tmp_path: Path) -> None:
         path.write_bytes(old_tar(size=size))
         with pytest.raises(InputError, match=message):
             codecs.read(str(path))
+
+
+def test_tar_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is as much as a limit is read, and one more is refused."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(old_tar())
+    data = old_tar()
+    longest = 1 + max(int(data[at + 124 : at + 136].strip(b"\0 "), 8) for at in _extended(data))
+    for name, most, message in (
+        ("_MOST_OBJECTS", 2, "the number of entries makes no sense"),
+        ("_MOST_MEMBERS", 3, "or one of too many"),
+        ("_MOST_EXTENDED", longest - 1, "an extended header of"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch_tar, name, most)
+            assert list(codecs.read(str(path))) == ["w", "t"]
+            patch.setattr(torch_tar, name, most - 1)
+            with pytest.raises(InputError, match=message):
+                codecs.read(str(path))
+
+
+def _extended(tar: bytes) -> list[int]:
+    """Return where the extended headers begin."""
+    return [at for at in range(0, len(tar), 512) if tar[at + 156 : at + 158] == b"x\0"]
+
+
+def test_tar_may_end_with_its_last_member(tmp_path: Path) -> None:
+    """The two empty blocks at the end may be missing, and the rest of the last block."""
+    path = tmp_path / "a.pth"
+    item = tarfile.TarInfo("other")
+    for size, data in ((0, b""), (512, bytes(512)), (3, b"abc")):
+        item.size = size
+        path.write_bytes(item.tobuf() + data)
+        with InputFile(path) as file:
+            assert torch_tar.is_tar(file)
+            assert torch_tar._members(file) == {"other": (512, 512 + size)}
+    for zeros in (511, 512, 2048):
+        path.write_bytes(bytes(zeros))
+        with InputFile(path) as file:
+            assert not torch_tar.is_tar(file)
 
 
 def test_odd_tars_are_refused(tmp_path: Path) -> None:
