@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from porter.codecs import files
 from porter.codecs.files import InputFile, open_beside
 from porter.errors import InputError
 
@@ -32,6 +33,43 @@ def test_refuses_what_is_not_there(path: Path, offset: int, size: int) -> None:
     """A range outside of the file is an error that names both lengths."""
     with InputFile(path) as file, pytest.raises(InputError, match="the file has 100"):
         file.pread(offset, size)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(99, 2), (100, 1), (-1, 1)])
+def test_refuses_to_fill_from_what_is_not_there(path: Path, offset: int, size: int) -> None:
+    """A buffer that reaches beyond the file is not begun with."""
+    buffer = bytearray(size)
+    with InputFile(path) as file, pytest.raises(InputError, match="the file has 100"):
+        file.pread_into(offset, buffer)
+    assert buffer == bytes(size)
+
+
+def test_file_that_changes_fills_no_buffer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the bytes ends with a look at the file, also where there are none left."""
+    with InputFile(path) as file:
+        file.close()
+        file.close()
+    file = InputFile(path)
+    path.write_bytes(bytes(101))
+    with pytest.raises(InputError, match="changed while it was being read"):
+        file.pread_into(0, bytearray(4))
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+    with pytest.raises(InputError, match="changed while it was being read"):
+        file.pread_into(0, bytearray(4))
+
+
+def test_each_byte_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short read is one call; one that would come in parts is begun in parts."""
+    calls: list[str] = []
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda *args: calls.append("pread") or pread(*args))
+    monkeypatch.setattr(os, "preadv", lambda *args: calls.append("preadv") or preadv(*args))
+    monkeypatch.setattr(files, "_LARGEST_READ", 7)
+    with InputFile(path) as file:
+        assert file.pread(3, 7) == bytes(range(3, 10))
+        assert calls == ["pread"]
+        assert file.pread(3, 8) == bytes(range(3, 11))
+        assert calls == ["pread", "preadv", "preadv"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "dangling", "device"])
