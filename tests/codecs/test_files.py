@@ -47,8 +47,11 @@ def test_refuses_to_fill_from_what_is_not_there(path: Path, offset: int, size: i
 def test_file_that_changes_fills_no_buffer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the bytes ends with a look at the file, also where there are none left."""
     with InputFile(path) as file:
+        descriptor = file.fileno()
         file.close()
         file.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
     file = InputFile(path)
     path.write_bytes(bytes(101))
     with pytest.raises(InputError, match="changed while it was being read"):
