@@ -61,6 +61,18 @@ def test_file_that_changes_fills_no_buffer(path: Path, monkeypatch: pytest.Monke
         file.pread_into(0, bytearray(4))
 
 
+def test_descriptor_zero_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the standard input is closed, the first file that is opened gets its number."""
+    closed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closed.append)
+        file = InputFile(path)
+        opened, file._fd = file._fd, 0
+        file.close()
+    os.close(opened)
+    assert closed == [0]
+
+
 def test_each_byte_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short read is one call; one that would come in parts is begun in parts."""
     calls: list[str] = []
