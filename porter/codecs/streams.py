@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from porter.blocks import LINE, as_bytes
+from porter.blocks import LINE, as_bytes, c_order_blocks
 from porter.tensor import BLOCK, Array, DType, LazyTensor, Shape
 
 _AGAIN = 4
@@ -160,6 +160,30 @@ def slabs(shape: Shape, strides: Shape, most: int) -> Iterator[tuple[int, Shape]
                 yield start + row * strides[axis], (rows, *inner)
 
     return parts()
+
+
+def columns(
+    read: Callable[[int, int], bytes], dtype: DType, shape: Shape, strides: Shape, most: int
+) -> Stream:
+    """Return the stream of a matrix whose rows step least, its columns read piece by piece.
+
+    `read` takes an offset and a length in bytes; `shape` and `strides` count elements, of which
+    `most` are held.
+    """
+    (rows, width), (step, pitch), item = shape, strides, dtype.itemsize
+    height = max(1, most // width)
+
+    def stream(limit: int) -> Iterator[memoryview]:
+        for top in range(0, rows, height):
+            count = min(height, rows - top)
+            reach = (count - 1) * step + 1
+            part = np.empty((width, count), dtype.numpy)
+            for column in range(width):
+                data = read((column * pitch + top * step) * item, reach * item)
+                part[column] = np.frombuffer(data, np.uint8).view(dtype.numpy)[::step]
+            yield from c_order_blocks(part.T, limit)
+
+    return stream
 
 
 def span(shape: Shape, strides: Shape) -> int:

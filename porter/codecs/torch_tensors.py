@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
-from porter.blocks import c_order_blocks
+from porter.blocks import c_order_blocks, merge_axes
 from porter.codecs.ndarrays import MOST_ELEMENTS, swapped
-from porter.codecs.streams import ChangedTensor, Stream, StreamedTensor, slabs, span
+from porter.codecs.streams import ChangedTensor, Stream, StreamedTensor, columns, slabs, span
 from porter.codecs.torch_storages import Bytes, Storage
 from porter.errors import InputError
 from porter.tensor import MOST_HELD, Array, DType, LazyTensor, Shape, Strided
@@ -85,10 +85,17 @@ class TorchTensor:
         if self.contiguous:
             return lambda limit: source.blocks(start, prod(self.shape) * width, limit)
         most = MOST_HELD // width
-        if 0 in self.shape or slabs(self.shape, self.stride, most) is None:
+        if 0 in self.shape or not source.seekable:
             return None
-        if not source.seekable:
-            return None
+        if slabs(self.shape, self.stride, most) is None:
+            shape, stride = merge_axes(self.shape, self.stride)
+            if len(shape) != 2 or not 0 < stride[0] < stride[1]:
+                return None
+
+            def read(offset: int, nbytes: int) -> bytes:
+                return source.read(start + offset, nbytes)
+
+            return columns(read, self.dtype, shape, stride, most)
 
         def stream(limit: int) -> Iterator[memoryview]:
             for offset, shape in slabs(self.shape, self.stride, most) or ():

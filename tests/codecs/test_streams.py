@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from porter import codecs
 from porter.codecs import torch_tensors
 from porter.codecs.streams import slabs, span, whole_elements
 from porter.errors import InputError
+from tests.codecs.torch_files import raw, same
 
 NBYTES = 24 << 20
 LIMIT = 1 << 20
@@ -84,6 +86,12 @@ def rows_of_parts(path: Path) -> Any:
     array = numbers(nbytes=2 * NBYTES).reshape(2, -1, 4, 256)
     torch_file(torch.from_numpy(array)[:, :, ::2], path)
     return array[:, :, ::2]
+
+
+def transposed_with_gaps(path: Path) -> Any:
+    array = numbers(nbytes=4 * NBYTES)
+    torch_file(torch.from_numpy(array)[::2, ::2].T, path)
+    return array[::2, ::2].T
 
 
 def deflated_torch(path: Path) -> Any:
@@ -184,6 +192,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "torch big-endian": ("pth", big_torch),
     "torch every other column": ("pth", every_other_column),
     "torch parts of rows": ("pth", rows_of_parts),
+    "torch transposed with gaps": ("pth", transposed_with_gaps),
     "torch deflated": ("pth", deflated_torch),
     "torch part of a deflated": ("pth", deflated_part),
     "torch deflated big-endian": ("pth", deflated_big_torch),
@@ -267,6 +276,27 @@ def test_slabs_cover_a_view_in_order(data: st.DataObject) -> None:
         return
     expected = np.ndarray(shape, memory.dtype, memory, 0, [8 * s for s in strides]).reshape(-1)
     assert np.concatenate([view(*part) for part in found]).tolist() == expected.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_view_of_torch_is_read(data: st.DataObject) -> None:
+    """Whatever may be held, and whether the storage was inflated: the elements are torch's."""
+    shape = tuple(data.draw(st.lists(st.integers(0, 6), max_size=4)))
+    strides = tuple(data.draw(st.sampled_from([0, 1, 2, 3, 7, 40])) for _ in shape)
+    dtype = data.draw(st.sampled_from([torch.uint8, torch.bfloat16, torch.complex64]))
+    size = span(shape, strides) + 3
+    storage = torch.arange(size * torch.empty((), dtype=dtype).element_size()).to(torch.uint8)
+    view = storage.view(dtype).as_strided(shape, strides, 2)
+    view = view.conj() if dtype.is_complex and data.draw(st.booleans()) else view
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_tensors, "MOST_HELD", data.draw(st.sampled_from([8, 40, 1 << 20])))
+        path = Path(folder, "a.pth")
+        torch_file(view, path, pack=data.draw(st.booleans()))
+        (tensor,) = codecs.read(str(path)).values()
+        plain = torch.empty(shape, dtype=dtype).copy_(view)
+        assert same(tensor, plain)
+        assert b"".join(map(bytes, tensor.blocks(64))) == raw(plain)
 
 
 @given(st.lists(st.binary(max_size=20)), st.sampled_from([1, 2, 8, 16]))
