@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from porter.codecs.beside import with_record
 from porter.codecs.detect import check_name
@@ -25,30 +24,31 @@ if TYPE_CHECKING:
     from porter.codecs.saving import Progress
 
 
+Read: TypeAlias = Callable[..., StateDict]
+Pieces: TypeAlias = "Callable[..., Iterator[Piece]]"
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """One format: the modules that read and, unless it is too old, write it.
+    """One format: what loads how it is read and, unless it is too old, written.
 
     A module is loaded when it is first asked: who looks into a file waits for one of them.
     """
 
     title: str
-    reading: str
-    writing: str = ""
+    reading: Callable[[], Read]
+    writing: Callable[[], Pieces] | None = None
 
     @property
-    def read(self) -> Callable[..., StateDict]:
+    def read(self) -> Read:
         """How it is read."""
-        return cast("Callable[..., StateDict]", _own(self.reading, "read"))
+        return self.reading()
 
     @property
-    def pieces(self) -> Callable[[StateDict, Mapping[str, str]], Iterator[Piece]]:
+    def pieces(self) -> Pieces:
         """What a file of it is made of."""
-        return cast("Callable[..., Iterator[Piece]]", _own(self.writing, "pieces"))
-
-
-def _own(module: str, name: str) -> Any:
-    return getattr(import_module(f"porter.codecs.{module}"), name)
+        assert self.writing is not None, self.title
+        return self.writing()
 
 
 def detect(path: str) -> str:
@@ -146,13 +146,94 @@ def _codec(format: str) -> Codec:
     return CODECS[format]
 
 
+# Imports are written out: no name of a module is ever made of text.
+
+
+def _read_torch() -> Read:
+    from porter.codecs.torch_zip import read
+
+    return read
+
+
+def _read_torch_legacy() -> Read:
+    from porter.codecs.torch_legacy import read
+
+    return read
+
+
+def _read_paddle() -> Read:
+    from porter.codecs.paddle import read
+
+    return read
+
+
+def _read_safetensors() -> Read:
+    from porter.codecs.safetensors import read
+
+    return read
+
+
+def _read_npz() -> Read:
+    from porter.codecs.npz import read
+
+    return read
+
+
+def _read_npy() -> Read:
+    from porter.codecs.npy import read
+
+    return read
+
+
+def _read_onnx() -> Read:
+    from porter.codecs.onnx_weights import read
+
+    return read
+
+
+def _read_index() -> Read:
+    from porter.codecs.sharded import read
+
+    return read
+
+
+def _write_torch() -> Pieces:
+    from porter.codecs.torch_writing import pieces
+
+    return pieces
+
+
+def _write_paddle() -> Pieces:
+    from porter.codecs.paddle_writing import pieces
+
+    return pieces
+
+
+def _write_safetensors() -> Pieces:
+    from porter.codecs.safetensors import pieces
+
+    return pieces
+
+
+def _write_npz() -> Pieces:
+    from porter.codecs.npz import pieces
+
+    return pieces
+
+
+def _write_npy() -> Pieces:
+    from porter.codecs.npy import pieces
+
+    return pieces
+
+
 CODECS: dict[str, Codec] = {
-    "torch": Codec("a torch checkpoint", "torch_zip", "torch_writing"),
-    "torch-legacy": Codec("a torch checkpoint from before 1.6", "torch_legacy"),
-    "paddle": Codec("a Paddle checkpoint", "paddle", "paddle_writing"),
-    "safetensors": Codec("a safetensors file", "safetensors", "safetensors"),
-    "npz": Codec("a NumPy archive", "npz", "npz"),
-    "npy": Codec("a NumPy array", "npy", "npy"),
-    "onnx": Codec("an ONNX model", "onnx_weights"),
-    "index": Codec("a checkpoint in shards", "sharded"),
+    "torch": Codec("a torch checkpoint", _read_torch, _write_torch),
+    "torch-legacy": Codec("a torch checkpoint from before 1.6", _read_torch_legacy),
+    "paddle": Codec("a Paddle checkpoint", _read_paddle, _write_paddle),
+    "safetensors": Codec("a safetensors file", _read_safetensors, _write_safetensors),
+    "npz": Codec("a NumPy archive", _read_npz, _write_npz),
+    "npy": Codec("a NumPy array", _read_npy, _write_npy),
+    "onnx": Codec("an ONNX model", _read_onnx),
+    "index": Codec("a checkpoint in shards", _read_index),
 }
