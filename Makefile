@@ -83,6 +83,7 @@ fuzz: setup
 gpu: setup
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python docs/reports/gpu.py
+	$(BIN)/python -m benchmarks --groups load --out docs/reports/gpu-speed
 
 reports: setup
 	$(BIN)/python docs/reports/examples.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,6 +115,15 @@ def test_nothing_is_drawn_at_random(folder: Path) -> None:
     for name in ("a.pth", "a.pdparams"):
         porter.load_model(SMALL, folder / name)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_a_model_loads_no_compiler(folder: Path) -> None:
+    """torch loads sympy to draw numbers for a tensor without memory: a second, for nothing."""
+    code = (
+        f"import porter, sys; porter.load_model({SMALL!r}, 'a.pth');"
+        "assert 'torch' in sys.modules and 'sympy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
 
 
 @pytest.mark.parametrize("name", ["swin-tiny-w7-224", "vit-tiny-depthwise-224"])

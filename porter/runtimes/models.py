@@ -11,6 +11,11 @@ from typing import Any
 from porter.architectures import Architecture
 from porter.errors import MissingPackage
 
+_INITIALISERS = {
+    "uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "constant_", "erfinv_", "mul_",
+    "add_", "clamp_", "fill_", "zero_",
+}  # fmt: skip
+"""What the functions of `torch.nn.init` are, or call."""
 PACKAGES = {"torch": "torch", "paddle": "paddlepaddle"}
 
 
@@ -29,7 +34,7 @@ def build(
 
     `image_size` is in pixels; `options` go to the model's class (`drop_path_rate`, say).
     With `blank`, nothing is drawn at random, which takes longer than to read a checkpoint:
-    parameters are NaN, to be filled, and so are torch's buffers. `device` is torch's for those.
+    parameters are NaN, to be filled, and so are torch's buffers. `device` is where those are.
     `MissingPackage` is raised when the framework is not installed.
     """
     need(framework)
@@ -51,13 +56,35 @@ def build(
 
 def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    with torch.device("meta"):
+    class Undrawn(TorchFunctionMode):  # type: ignore[misc]
+        """Leaves a parameter as it is where an initialiser would fill it.
+
+        Without memory there is nothing to fill, but torch loads its compiler to find that out.
+        """
+
+        def __torch_function__(
+            self, function: Any, types: Any, arguments: Any = (), named: Any = None
+        ) -> Any:
+            named = named or {}
+            first = arguments[0] if arguments else named.get("tensor")
+            if function.__name__ in _INITIALISERS and isinstance(first, torch.nn.Parameter):
+                return first
+            return function(*arguments, **named)
+
+    with torch.device("meta"), Undrawn():
         model = make()
-    model.to_empty(device=device or "cpu")
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.fill_(math.nan if tensor.is_floating_point() else 0)
+
+    def blank(like: Any) -> Any:
+        value = math.nan if like.is_floating_point() else 0
+        return torch.full(like.shape, value, dtype=like.dtype, device=device or "cpu")
+
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, torch.nn.Parameter(blank(parameter)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, blank(buffer))
     return model
 
 
