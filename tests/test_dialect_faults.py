@@ -53,8 +53,8 @@ def mutants(linked: Linked, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, 
             continue  # a row swapped for another is caught by its weights
         fits = [g for key, g in groups.items() if _fit(key, g, (row, use), links, shapes)]
         for other in fits[:1]:
-            crossed = {a: replace(a, dialect=b.dialect) for a, b in zip(links, other, strict=True)}
-            crossed |= {b: replace(b, dialect=a.dialect) for a, b in zip(links, other, strict=True)}
+            crossed = {a: a._replace(dialect=b.dialect) for a, b in zip(links, other, strict=True)}
+            crossed |= {b: b._replace(dialect=a.dialect) for a, b in zip(links, other, strict=True)}
             yield f"{row} ({use}) swapped with {other[0].row}", _with(linked, crossed)
 
 
@@ -62,11 +62,11 @@ def _faults(links: Sequence[Link], shapes: Mapping[str, Shape]) -> Iterator[tupl
     first = [shapes[name] for name in links[0].dialect]
     if all(len(shape) == 2 and shape[0] == shape[1] for shape in first):
         turn = ops.Permute((1, 0))
-        yield "transposed", [replace(link, ops=(*link.ops, turn)) for link in links]
+        yield "transposed", [link._replace(ops=(*link.ops, turn)) for link in links]
     if len(first) > 1:
         yield (
             "in another order",
-            [replace(link, dialect=(*link.dialect[1:], link.dialect[0])) for link in links],
+            [link._replace(dialect=(*link.dialect[1:], link.dialect[0])) for link in links],
         )
 
 
