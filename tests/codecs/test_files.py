@@ -61,6 +61,49 @@ def test_file_that_changes_fills_no_buffer(path: Path, monkeypatch: pytest.Monke
         file.pread_into(0, bytearray(4))
 
 
+def test_file_is_closed_where_it_is_left(path: Path) -> None:
+    """At the end of a block, and when nothing holds it any more."""
+    before = os.listdir("/proc/self/fd")
+    with InputFile(path) as file:
+        assert os.listdir("/proc/self/fd") != before
+    assert os.listdir("/proc/self/fd") == before
+    assert file.size == 100
+    other = InputFile(path)
+    assert os.listdir("/proc/self/fd") != before
+    del other
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_page_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a page come out of memory; those before it, behind it or longer are read."""
+    (tmp_path / "a").write_bytes(bytes(range(250)) * 40)
+    taken: list[tuple[int, int]] = []
+    pread = InputFile.pread
+
+    def counted(file: InputFile, offset: int, nbytes: int) -> bytes:
+        taken.append((offset, nbytes))
+        return pread(file, offset, nbytes)
+
+    monkeypatch.setattr(InputFile, "pread", counted)
+    monkeypatch.setattr(files, "_PAGE", 100)
+    data = (tmp_path / "a").read_bytes()
+    window = files.Window(InputFile(tmp_path / "a"))
+    for offset, nbytes, reads in (
+        (50, 10, [(50, 100)]),
+        (50, 10, []),
+        (55, 95, []),
+        (149, 1, []),
+        (149, 2, [(149, 100)]),
+        (148, 1, [(148, 100)]),
+        (148, 300, [(148, 300)]),
+        (9990, 10, [(9990, 10)]),
+        (9999, 1, []),
+    ):
+        assert window.pread(offset, nbytes) == data[offset : offset + nbytes]
+        assert taken == reads
+        taken.clear()
+
+
 def test_descriptor_zero_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the standard input is closed, the first file that is opened gets its number."""
     closed: list[int] = []
