@@ -171,7 +171,7 @@ def check_relative(model: str, name: str) -> None:
 
 def _open(path: str) -> int:
     # Without O_NONBLOCK opening a FIFO waits for a writer, perhaps for ever.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDONLY | os.O_NONBLOCK
     try:
         return os.open(path, flags)
     except FileNotFoundError as fault:

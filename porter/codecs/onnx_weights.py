@@ -189,7 +189,7 @@ def parse_tensor(walker: Walker, span: Span) -> Tensor:
             _expect(walker, "tensor", part.number, part.kind, _TENSOR)
         _once(walker, "tensor", part.number, seen, _TENSOR_ONCE)
         if part.number == 1:
-            packed = walker.bytes(part.span, 4096) if part.kind == BYTES else b""
+            packed = walker.bytes(part.span, 4096)  # A single number has no span.
             dims += map(signed, unpacked(packed) if part.kind == BYTES else (part.value,))
             if len(dims) > 64:
                 raise walker.broken("a tensor of more than 64 dimensions")

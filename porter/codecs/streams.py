@@ -135,14 +135,12 @@ def cut(blocks: Iterator[bytes], start: int, nbytes: int) -> Iterator[memoryview
 def slabs(shape: Shape, strides: Shape, most: int) -> Iterator[tuple[int, Shape]] | None:
     """Return (start, shape) of the parts of a strided view, in C order, that span `most` each.
 
-    Counted in elements. None where they would be read many times over, because its last axis
-    steps widest.
+    Counted in elements, one at least. None where they would be read many times over, because its
+    last axis steps widest.
     """
     axis, inner = 0, shape
-    while axis < len(shape) and span(shape[axis + 1 :], strides[axis + 1 :]) > most:
+    while span(shape[axis + 1 :], strides[axis + 1 :]) > most:
         axis += 1
-    if axis == len(shape):
-        return None
     inner = shape[axis + 1 :]
     reach = span(inner, strides[axis + 1 :])
     height = min(shape[axis], (most - reach) // max(strides[axis], 1) + 1)

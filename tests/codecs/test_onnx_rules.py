@@ -184,6 +184,8 @@ INNER: dict[str, tuple[bytes, int]] = {
     "graph in a graph": (node(field(6, node(field(6, field(5, b""))))), 1),
     "other attributes": (node(field(1, b"axis") + field(3, 7) + field(4, b"text")), 0),
     "number where a tensor goes": (node(field(5, 1)), 0),
+    "bytes where an attribute goes": (field(1, field(5, b"\x2a\0\x2a\0", FIXED32)), 0),
+    "bytes where a node goes": (node(field(6, field(1, b"\x2a\2\x2a\0", FIXED32))), 0),
     "other fields": (field(1, field(1, b"x") + field(4, b"Relu") + field(5, 3)), 0),
     "graph of other fields": (node(field(6, field(2, b"name") + field(1, 3) + field(9, b""))), 0),
 }
