@@ -85,7 +85,7 @@ class TorchTensor:
         if self.contiguous:
             return lambda limit: source.blocks(start, prod(self.shape) * width, limit)
         most = MOST_HELD // width
-        if 0 in self.shape or not source.seekable:
+        if not source.seekable:
             return None
         if slabs(self.shape, self.stride, most) is None:
             shape, stride = merge_axes(self.shape, self.stride)
