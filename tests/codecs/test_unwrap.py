@@ -218,6 +218,19 @@ def test_deep_nesting_is_refused() -> None:
         find(tree)
 
 
+def test_a_hundred_dictionaries_are_not_too_deep() -> None:
+    """One in another, a hundred are read; what holds no tensors may lie one deeper."""
+    for bottom, levels in (({"w": T()}, 100), ({"w": T(), "empty": {}}, 100), ({"w": T()}, 101)):
+        tree: dict[str, Any] = bottom
+        for _ in range(levels - 1):
+            tree = {"a": tree}
+        if levels == 100:
+            assert len(names(tree)) == 1
+        else:
+            with pytest.raises(InputError, match="deeper than 100"):
+                find(tree)
+
+
 @pytest.mark.parametrize("levels", [60, 15])
 @pytest.mark.parametrize("bottom", [1, T()])
 def test_shared_dictionaries_do_not_multiply(bottom: Any, levels: int) -> None:
