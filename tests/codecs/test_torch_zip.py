@@ -15,6 +15,7 @@ import torch
 from porter import codecs
 from porter.codecs import torch_zip
 from porter.codecs.files import InputFile
+from porter.codecs.zip_members import Member
 from porter.errors import InputError
 from porter.tensor import StateDict
 from tests.codecs.torch_files import (
@@ -156,6 +157,62 @@ def test_first_view_of_a_deflated_record_is_free(
         monkeypatch.setattr(torch_zip, "_FREE", again - 1)
         with pytest.raises(InputError, match="many tensors share deflated records"):
             codecs.read(str(path))
+
+
+def test_further_views_may_fill_the_file_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer file may be inflated for longer."""
+    monkeypatch.setattr(torch_zip, "EXPANSION", 1)
+    monkeypatch.setattr(torch_zip, "_FREE", 0)
+    zeros = torch.zeros(10)
+    path = Path(saved({"a": zeros, "b": zeros[1:]}, tmp_path / "a.pth"))
+    path.write_bytes(deflated(path))
+    assert len(codecs.read(str(path))) == 2
+
+
+def test_views_of_a_stored_record_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is inflated for them, and a stored pickle is not held."""
+    for name, most in (("EXPANSION", 0), ("_FREE", 0), ("_LARGEST_HELD", 0)):
+        monkeypatch.setattr(torch_zip, name, most)
+    path = saved({str(i): BASE[i:] for i in range(3)}, tmp_path / "a.pth")
+    assert len(codecs.read(path)) == 3
+
+
+def test_pickle_of_the_limit_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deflated pickle as long as the limit, and no longer."""
+    path = Path(saved({"w": BASE}, tmp_path / "a.pth"))
+    with zipfile.ZipFile(path) as archive:
+        size = len(archive.read("a/data.pkl"))
+    path.write_bytes(deflated(path))
+    monkeypatch.setattr(torch_zip, "_LARGEST_HELD", size)
+    assert list(codecs.read(str(path))) == ["w"]
+    monkeypatch.setattr(torch_zip, "_LARGEST_HELD", size - 1)
+    with pytest.raises(InputError, match=rf"data\.pkl is deflated and has {size} bytes"):
+        codecs.read(str(path))
+
+
+def test_byte_order_that_is_long_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused by its length: a deflated one could be of any."""
+    path = Path(saved({"w": BASE}, tmp_path / "a.pth"))
+    data = path.read_bytes()
+    taken: list[str] = []
+    read = Member.read
+
+    def noted(member: Member) -> bytes:
+        taken.append(member.name.rpartition("/")[2])
+        return read(member)
+
+    monkeypatch.setattr(Member, "read", noted)
+    for length in (15, 16, 17):
+        order = b"x" * length
+        path.write_bytes(rewritten(data, lambda n, c, o=order: o if n == "byteorder" else c))  # type: ignore[misc]
+        taken.clear()
+        with pytest.raises(InputError, match="the byte order is neither little nor big"):
+            codecs.read(str(path))
+        assert ("byteorder" in taken) is (length < 16)
 
 
 def test_missing_checksums_are_said(tmp_path: Path) -> None:
