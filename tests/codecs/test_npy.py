@@ -147,7 +147,7 @@ def test_deflated_array_comes_in_blocks(order: str, tmp_path: Path) -> None:
         assert b"".join(map(bytes, tensor.blocks())) == array.tobytes()
 
 
-@pytest.mark.parametrize("axes", range(12))
+@pytest.mark.parametrize("axes", [0, 1, *range(2, 36, 3)])
 def test_header_leaves_room_as_numpy_does(axes: int) -> None:
     """Shapes of any length of text have NumPy's header, byte for byte."""
     for digits in range(1, 12):

@@ -159,6 +159,22 @@ def test_first_view_of_a_deflated_record_is_free(
             codecs.read(str(path))
 
 
+def test_damage_behind_a_view_is_found(tmp_path: Path) -> None:
+    """A checksum is of a whole record: it is compared though a part alone is read."""
+    path = Path(saved({"v": BASE[:2]}, tmp_path / "a.pth"))
+    origin = codecs.read(str(path)).origin
+    assert origin is not None
+    assert origin.notes == ()
+    whole = BASE.numpy().tobytes()
+    data = path.read_bytes()
+    assert data.count(whole) == 1
+    path.write_bytes(data.replace(whole, whole[:-1] + b"!"))
+    with pytest.raises(InputError, match="its checksum differs"):
+        codecs.read(str(path))["v"].read()
+    with pytest.raises(InputError, match="its checksum differs"):
+        list(codecs.read(str(path))["v"].blocks())
+
+
 def test_further_views_may_fill_the_file_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
