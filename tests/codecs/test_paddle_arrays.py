@@ -143,6 +143,32 @@ def test_slices_are_joined() -> None:
     assert same(state["w"], np.arange(6, dtype=np.uint16).reshape(2, 3))
 
 
+def test_one_slice_is_a_parameter() -> None:
+    """A parameter may be cut into a single slice."""
+    value = {
+        "w@@.0": np.arange(4.0),
+        codec.SLICES: {"w": {"OriginShape": (2, 2), "slices": ["w@@.0"]}},
+    }
+    assert same(codecs.read(dumped(value))["w"], np.arange(4.0).reshape(2, 2))
+
+
+def test_what_is_no_dictionary_is_refused() -> None:
+    """Tensors without names are no state dict."""
+    with pytest.raises(InputError, match="holds no tensors under names"):
+        codecs.read(dumped([np.ones(2)]))
+
+
+def test_table_of_names_may_list_what_is_no_array() -> None:
+    """A text with a name is still a text, and left behind."""
+    value = {"w": np.ones(2), "t": "text", codec.NAMES: {"w": "w_0", "t": "t_0"}}
+    assert list(codecs.read(dumped(value))) == ["w"]
+
+
+def test_three_are_no_pair() -> None:
+    """A tensor of Paddle is a name and an array, and nothing more."""
+    assert list(codecs.read(dumped({"w": np.ones(2), "three": ("a", np.ones(2), 3)}))) == ["w"]
+
+
 SIDE_TABLES: dict[str, tuple[Callable[[], Any], str]] = {
     "slice missing": (lambda: sliced(**{"w@@.1": None}), "slice w@@.1 of w is missing"),
     "slice of two dimensions": (lambda: sliced(**{"w@@.1": np.ones((1, 2))}), "or no array"),
