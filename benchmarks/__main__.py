@@ -146,7 +146,7 @@ def _once(case: Case, folder: Path) -> measure.Sample:
     _remove(case.writes, folder)
     if case.folder is not None:
         case.folder.mkdir()
-    measure.warm(case.reads, sum(path.stat().st_size for path in case.reads) * 5 // 4)
+    measure.warm(case.reads)
     try:
         return measure.measure(case.argv, folder)
     finally:

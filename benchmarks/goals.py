@@ -29,10 +29,11 @@ class Goal:
             found = [worst(self.values(groups, time)) for time in ("wall", "fastest")]
         except (KeyError, ValueError):
             return None
-        held = found[0] <= self.limit if self.most else found[0] >= self.limit
+        held = [value <= self.limit if self.most else value >= self.limit for value in found]
+        said = "yes" if held[0] else "by the fastest rounds" if held[1] else "no"
         bound = f"{'≤' if self.most else '≥'} {self.limit:g} {self.unit}"
         shown = [f"{value:.3g} {self.unit}" for value in found]
-        return f"| {self.text} | {bound} | {shown[0]} | {shown[1]} | {'yes' if held else 'no'} |"
+        return f"| {self.text} | {bound} | {shown[0]} | {shown[1]} | {said} |"
 
 
 def table(result: dict[str, Any]) -> str:

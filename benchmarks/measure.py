@@ -8,7 +8,6 @@ interval between two samples.
 
 from __future__ import annotations
 
-import mmap
 import os
 import subprocess
 import threading
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _INTERVAL = 0.004
-_ONES = b"1" * (1 << 22)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,33 +110,14 @@ def _anonymous(pid: int) -> int:
     return 0
 
 
-def warm(paths: Sequence[Path], nbytes: int) -> None:
-    """Bring files into the page cache, and what is waiting to be written to the disk.
-
-    A virtual machine gives memory that is free back to its host, and waits for every page of it
-    when it is needed again: the same `cp` takes twice the time. So `nbytes` of free memory are
-    touched beforehand, for every case alike.
-    """
+def warm(paths: Sequence[Path]) -> None:
+    """Bring files into the page cache, and what is waiting to be written to the disk."""
     os.sync()
     buffer = bytearray(8 << 20)
     for path in paths:
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    _touch(min(nbytes, _free() // 2))
-
-
-def _touch(nbytes: int) -> None:
-    if nbytes:
-        with mmap.mmap(-1, nbytes) as pages:
-            for start in range(0, nbytes, len(_ONES)):
-                pages[start : start + len(_ONES)] = _ONES[: nbytes - start]
-
-
-def _free() -> int:
-    with open("/proc/meminfo") as lines:
-        fields = dict(line.split(":") for line in lines)
-    return int(fields["MemAvailable"].split()[0]) << 10
 
 
 def machine() -> str:

@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from porter.errors import InputError, PorterError, UsageError, printable
 
@@ -33,8 +33,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """A checked http or https address."""
 
     url: str
@@ -55,8 +54,7 @@ class Address:
         return address(url)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """A file that is here now."""
 
     path: str

@@ -41,8 +41,7 @@ MOST_HELD = 25 << 20
 """Bytes of a tensor that is turned that are in memory at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """One element type and what each format calls it (None: the format has none)."""
 
     name: str

@@ -7,8 +7,7 @@ there are. Formats are recognised by content, never by name alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from porter.codecs.beside import with_record
 from porter.codecs.detect import check_name
@@ -28,8 +27,7 @@ Read: TypeAlias = Callable[..., StateDict]
 Pieces: TypeAlias = "Callable[..., Iterator[Piece]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(NamedTuple):
     """One format: what loads how it is read and, unless it is too old, written.
 
     A module is loaded when it is first asked: who looks into a file waits for one of them.

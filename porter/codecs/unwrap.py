@@ -13,8 +13,7 @@ state dict is chosen by rules a person can follow, and what was left lying is sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from porter.codecs.pickle_values import Blob, Opaque, Text
 from porter.errors import InputError, UsageError, listed, printable
@@ -73,8 +72,7 @@ class Leaf(Protocol):
 FindLeaf: TypeAlias = Callable[[Any], Leaf | None]
 
 
-@dataclass(slots=True)
-class Unwrapped:
+class Unwrapped(NamedTuple):
     """A state dict, where it was, and what else there was."""
 
     tensors: dict[str, LazyTensor]
@@ -84,18 +82,20 @@ class Unwrapped:
     skipped: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
 class _Node:
     """A dictionary with tensors and what is known of it; one that is shared is one node."""
 
-    value: dict[Any, Any]
-    direct: int = 0
-    """Tensors that stand in it directly."""
-    inner: dict[Any, _Node] = field(default_factory=dict)
-    """Its dictionaries that hold tensors, however deep."""
-    total: int = 0
-    """Tensors in it, however deep, those of a shared dictionary counted each time."""
-    height: int = 1
+    __slots__ = ("direct", "height", "inner", "total", "value")
+
+    def __init__(self, value: dict[Any, Any]) -> None:
+        self.value = value
+        self.direct = 0
+        """Tensors that stand in it directly."""
+        self.inner: dict[Any, _Node] = {}
+        """Its dictionaries that hold tensors, however deep."""
+        self.total = 0
+        """Tensors in it, however deep, those of a shared dictionary counted each time."""
+        self.height = 1
 
 
 _Path: TypeAlias = tuple[Any, ...]

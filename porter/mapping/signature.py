@@ -10,8 +10,8 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 _DECIMAL = re.compile("[0-9]+")
 NEAR = 0.4
@@ -23,8 +23,7 @@ def plain(name: str) -> str:
     return _DECIMAL.sub("#", name)
 
 
-@dataclass(frozen=True, slots=True)
-class Likeness:
+class Likeness(NamedTuple):
     """How much the names of a checkpoint are those of a dialect."""
 
     family: str
