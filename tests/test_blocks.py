@@ -130,3 +130,24 @@ def test_nothing_is_turned(tmp_path: Path) -> None:
     path.write_bytes(b"")
     empty = LazyTensor.stored(DTYPES["float32"], (0, 7), Extent(InputFile(path), 0, 0))
     assert list(ops.Permute((1, 0)).apply(empty).blocks()) == []
+
+
+def test_lent_buffers_go_back_to_the_system() -> None:
+    """A large buffer counts as the process's own memory while it is lent, and is gone when freed."""
+
+    def own() -> int:
+        with open("/proc/self/status") as status:
+            return next(int(x.split()[1]) << 10 for x in status if x.startswith("RssAnon:"))
+
+    nbytes = 64 << 20
+    free_lent()
+    before = own()
+    with lent(nbytes) as buffer:
+        buffer[:] = bytes(nbytes)
+        during = own()
+    with lent(nbytes // 2) as buffer:  # the one that is there
+        assert own() >= during - (4 << 20)
+    free_lent()
+    assert during - before > nbytes * 9 // 10
+    del buffer
+    assert own() - before < nbytes // 10

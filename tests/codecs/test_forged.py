@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +292,7 @@ def test_legacy_magic_is_compared(tmp_path: Path) -> None:
 
 def test_dtype_that_torch_lacks_is_refused_by_name() -> None:
     """Writing names the tensor and the dtype that torch cannot hold."""
-    odd = replace(DTYPES["float32"], name="float4", torch=None)
+    odd = DTYPES["float32"]._replace(name="float4", torch=None)
     state = StateDict({"w": LazyTensor(odd, (1,), lambda: np.zeros(1, np.float32))})
     with pytest.raises(UsageError, match="torch cannot hold w: its dtype is float4"):
         list(pieces(state, {}))
