@@ -133,7 +133,7 @@ def test_nothing_is_turned(tmp_path: Path) -> None:
 
 
 def test_lent_buffers_go_back_to_the_system() -> None:
-    """A large buffer counts as the process's own memory while it is lent, and is gone when freed."""
+    """A large buffer is the process's own memory while it is lent, and nobody's when freed."""
 
     def own() -> int:
         with open("/proc/self/status") as status:
