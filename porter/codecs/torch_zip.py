@@ -112,7 +112,7 @@ def _attach(
     again = 0
     for key, storage in storages.found.items():
         member = members.get(begin + key)
-        if member is None or begin + key not in unused:
+        if member is None:
             raise InputError(f"there is no record data/{printable(key)}")
         unused.discard(begin + key)
         if member.size != storage.nbytes:

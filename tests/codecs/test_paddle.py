@@ -220,3 +220,14 @@ def test_names_that_paddle_keeps_are_refused(name: str) -> None:
     """A tensor called as one of Paddle's side tables cannot be written."""
     with pytest.raises(UsageError, match="for itself"):
         list(pieces(StateDict.of({name: np.zeros(1)}), {}))
+
+
+def test_only_bfloat16_is_told_of(tmp_path: Path) -> None:
+    """A file without it has no note."""
+    for dtype, notes in (("float32", 0), ("bfloat16", 1)):
+        state = StateDict.of({"w": np.ones(2, DTYPES[dtype].numpy)})
+        codecs.write(state, str(tmp_path / f"{dtype}.pdparams"), "paddle")
+        origin = codecs.read(str(tmp_path / f"{dtype}.pdparams")).origin
+        assert origin is not None
+        assert len(origin.notes) == notes
+        assert all(note.startswith("1 tensors of uint16") for note in origin.notes)

@@ -304,3 +304,29 @@ def test_odd_tars_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no storages"):
         codecs.read(str(path))
     assert torch_legacy.is_tar(InputFile(path))
+
+
+@pytest.mark.parametrize(
+    ("records", "size"),
+    [
+        (b"9 size=7\n", 7),
+        (b"00000016 size=7\n", 7),
+        (b"11 mtime=1\n9 size=7\n", 7),
+        (b"11 mtime=1\n", None),
+        (b"000000017 size=7\n", "makes no sense"),
+        (b"9 size=7\n9 size=7\n", "makes no sense"),
+        (b"11 mtime=1\n11 mtime=1\n", "makes no sense"),
+    ],
+)
+def test_records_of_extended_headers(
+    records: bytes, size: int | str | None, tmp_path: Path
+) -> None:
+    """Lengths have eight digits at most, and no key comes twice."""
+    path = tmp_path / "header"
+    path.write_bytes(records)
+    with InputFile(path) as file:
+        if isinstance(size, str):
+            with pytest.raises(InputError, match=size):
+                torch_tar._extended_size(file, 0, len(records))
+        else:
+            assert torch_tar._extended_size(file, 0, len(records)) == size
