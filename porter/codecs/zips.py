@@ -175,7 +175,7 @@ def _wide(file: InputFile, extra: bytes, *values: int) -> list[int]:
 
 def _zip64_field(extra: bytes) -> bytes:
     at = 0
-    while at + 4 <= len(extra):
+    while at < len(extra) - 3:
         kind, length = struct.unpack_from("<2H", extra, at)
         if kind == 1:
             return extra[at + 4 : at + 4 + length]

@@ -226,3 +226,43 @@ def test_a_directory_is_cut_nowhere(tmp_path: Path) -> None:
         end = zips.END.pack(zips.END_MAGIC, 0, 0, 2, 2, 47 + left, at, 0)
         with pytest.raises(InputError, match="the directory ends early"):
             directory(cut + end, tmp_path)
+
+
+def test_a_file_too_short_for_a_locator(tmp_path: Path) -> None:
+    """There is no zip64 record to look for; what is wrong is the directory."""
+    end = zips.END.pack(zips.END_MAGIC, 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(InputError, match="not where the end record says"):
+        directory(zips.LOCAL_MAGIC + end, tmp_path)
+
+
+def test_the_sizes_of_a_descriptor() -> None:
+    """Four bytes each as long as both fit, and eight always."""
+    assert len(list(zips._sizes(FULL32, FULL32))) == 2
+    assert len(list(zips._sizes(FULL32 + 1, 0))) == 1
+    assert len(list(zips._sizes(0, FULL32 + 1))) == 1
+
+
+def test_a_gap_is_no_descriptor_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor has 12 to 24 bytes: a gap of megabytes is refused without a look."""
+    fields = (20, 8, 0, 0, 0, 0)
+    body = zips.LOCAL.pack(zips.LOCAL_MAGIC, *fields, 0, 0, 1, 0) + b"x" + b"abcd"
+    body += bytes(1 << 20)
+    entry = zips.CENTRAL.pack(
+        zips.CENTRAL_MAGIC, 20, *fields[:-1], zlib.crc32(b"abcd"), 4, 4, 1, 0, 0, 0, 0, 0, 0
+    )
+    entry += b"x"
+    data = body + entry + zips.END.pack(zips.END_MAGIC, 0, 0, 1, 1, len(entry), len(body), 0)
+    sizes: list[int] = []
+    real = zips.Window.pread
+
+    def watched(self: zips.Window, offset: int, nbytes: int) -> bytes:
+        sizes.append(nbytes)
+        return real(self, offset, nbytes)
+
+    monkeypatch.setattr(zips.Window, "pread", watched)
+    with pytest.raises(InputError, match="the descriptor of x disagrees"):
+        directory(data, tmp_path)
+    assert sizes
+    assert max(sizes) < 4096
