@@ -71,20 +71,16 @@ def fill(model: Any, state: dict[str, LazyTensor] | Any, framework: str) -> None
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     assert not missing, missing
     assert not unexpected, unexpected
+    assign = _assign_torch if framework == "torch" else _assign_paddle
     for name, target in own.items():
-        _assign(target, state[name], framework)
+        assign(target, state[name])
 
 
-def _assign(target: Any, tensor: LazyTensor, framework: str) -> None:
-    import numpy as np
-
-    if framework == "torch":
-        _assign_torch(target, tensor)
-        return
+def _assign_paddle(target: Any, tensor: LazyTensor) -> None:
     import paddle
 
-    wide = np.array(_wide(tensor), order="C")
-    target.set_value(paddle.to_tensor(wide.astype(str(target.dtype).rpartition(".")[2].lower())))
+    dtype = str(target.dtype).rpartition(".")[2].lower()
+    target.set_value(paddle.to_tensor(_wide(tensor).astype(dtype, order="C")))
 
 
 def _assign_torch(target: Any, tensor: LazyTensor) -> None:

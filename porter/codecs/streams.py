@@ -16,8 +16,6 @@ from porter.tensor import BLOCK, Array, DType, LazyTensor, Shape
 
 _AGAIN = 4
 """A storage may be read so many times over rather than be held."""
-_STEP = 1 << 20
-"""Bytes made at a time of what is around a small tensor."""
 
 Stream = Callable[[int], Iterator[bytes] | Iterator[memoryview]]
 """Yields the elements in C order, blocks of about so many bytes."""
@@ -46,10 +44,6 @@ class StreamedTensor(LazyTensor):
         """Yield the C-order bytes."""
         for block in self._stream(limit):
             yield memoryview(block)
-
-    def whole(self) -> bytes:
-        """Return the bytes of a small tensor, of which `read` may need all that is around it."""
-        return b"".join(self.blocks(_STEP))
 
     @property
     def held(self) -> int:
@@ -84,10 +78,6 @@ class ChangedTensor(LazyTensor):
         limit = max(limit // LINE, 1) * LINE
         for block in whole_elements(self._base.blocks(limit), numpy.itemsize):
             yield as_bytes(self._change(np.frombuffer(block, np.uint8).view(numpy)))
-
-    def whole(self) -> bytes:
-        """Return the bytes of a small tensor."""
-        return b"".join(self.blocks(_STEP))
 
     @property
     def place(self) -> tuple[str, int] | None:

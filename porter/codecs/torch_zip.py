@@ -23,6 +23,8 @@ from porter.tensor import Extent, Origin, StateDict
 FORMAT = "torch"
 
 _NOTES = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+_STEP = 1 << 20
+"""Bytes inflated at a time of a record of which a part is wanted."""
 _LARGEST_HELD = 64 << 20
 """Bytes of a pickle that must be inflated, and so held."""
 _FREE = 1 << 30
@@ -169,7 +171,7 @@ class _Deflated:
         return cut(self._member.checked(limit), offset, nbytes)
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        return self._member.read()[offset : offset + nbytes]
+        return b"".join(self.blocks(offset, nbytes, _STEP))
 
 
 def _notes(members: dict[str, Member]) -> tuple[str, ...]:

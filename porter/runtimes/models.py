@@ -75,6 +75,8 @@ def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
 
     with torch.device("meta"), Undrawn():
         model = make()
+    # A buffer that no state dict holds would stay as it is made here.
+    assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
 
     def blank(like: Any) -> Any:
         value = math.nan if like.is_floating_point() else 0

@@ -108,33 +108,27 @@ def test_tied_tensors_stay_together() -> None:
     assert split(state, 30) == [["a", "d", "b"], ["c"], ["e"]]
 
 
-# The same as `write`, killed when one more shard is on record.
-_KILLED = """
+# The same as `write`, and of a file, killed when one more shard is on record.
+_KILLED_AT_NOTE = """
 import os, sys
-import numpy as np
-from porter import codecs
 from porter.codecs import shard_writing
-from porter.tensor import StateDict
 note = shard_writing._Journal.note
 def stop(self, name, written):
     note(self, name, written)
     os.kill(os.getpid(), 9)
 shard_writing._Journal.note = stop
-state = StateDict.of({f"l{i}": np.full((5, 5), i, np.float32) for i in range(7)})
-codecs.write(state, sys.argv[1], sys.argv[2], max_shard_size="250B", metadata={"a": "b"})
+"""
+_KILLED = f"""{_KILLED_AT_NOTE}
+import numpy as np
+from porter import codecs
+from porter.tensor import StateDict
+state = StateDict.of({{f"l{{i}}": np.full((5, 5), i, np.float32) for i in range(7)}})
+codecs.write(state, sys.argv[1], sys.argv[2], max_shard_size="250B", metadata={{"a": "b"}})
 """
 
 
-# Of a file, too.
-_KILLED_REPACK = """
-import os, sys
-from porter.codecs import shard_writing
+_KILLED_REPACK = f"""{_KILLED_AT_NOTE}
 from porter.repack import repack
-note = shard_writing._Journal.note
-def stop(self, name, written):
-    note(self, name, written)
-    os.kill(os.getpid(), 9)
-shard_writing._Journal.note = stop
 repack(sys.argv[1], sys.argv[2], max_shard_size=250)
 """
 

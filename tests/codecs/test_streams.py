@@ -238,7 +238,7 @@ def test_no_tensor_is_held_whole(
 
 
 def test_a_small_part_of_a_deflated_storage_is_written_without_the_rest(tmp_path: Path) -> None:
-    """What is gathered with others before it is written is cut out of the stream as well."""
+    """A record is inflated a block at a time, and what is not wanted of it is let go."""
     torch_file(torch.from_numpy(numbers())[4:6], tmp_path / "a.pth", pack=True)
     state = codecs.read(str(tmp_path / "a.pth"))
     tracemalloc.start()
