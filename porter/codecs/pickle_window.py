@@ -14,6 +14,8 @@ LARGEST_PICKLE = 512 << 20
 """Bytes of a pickle, its long strings not counted."""
 MARGIN = 16
 """No opcode has more fixed bytes than this behind it."""
+_PADDING = b"\0" * MARGIN
+"""Stands behind each window: no number is cut by its end."""
 _LONGEST_LINE = 256
 _LARGEST_WINDOW = 256 << 10
 _SMALLEST_WINDOW = 1 << 10
@@ -30,9 +32,9 @@ class Window:
         self._end = end
         self._base = start
         """Position in the source of the window's first byte."""
-        self._window = b"\0" * MARGIN
+        self._window = _PADDING
         self._length = 0
-        """Bytes of the window, the padding at the end of the file not counted."""
+        """Bytes of the window, the padding behind it not counted."""
         self._at = 0
         self._edge = 0
         """Where in the window the loop must stop and look."""
@@ -60,16 +62,13 @@ class Window:
         self._fill(MARGIN)
 
     def _fill(self, wanted: int) -> None:
-        """Have at least `wanted` bytes in the window, or all that are left and padding."""
+        """Have at least `wanted` bytes in the window, or all that are left."""
         if self._at + wanted > self._length and self._base + self._length < self._end:
             position = self.offset
             self._reach = min(self._reach * 2, _LARGEST_WINDOW)
             size = min(max(self._reach, wanted), self._end - position)
-            self._window = self._source.pread(position, size)
+            self._window = self._source.pread(position, size) + _PADDING
             self._base, self._at, self._length = position, 0, size
-        last = self._base + self._length >= self._end
-        if last and len(self._window) == self._length:
-            self._window += b"\0" * MARGIN
         self._set_edge()
 
     def _set_edge(self) -> None:

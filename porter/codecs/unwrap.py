@@ -231,19 +231,17 @@ def _flatten(
 ) -> None:
     """Add the tensors of a node under their names; `above` is where it was found."""
     for key, item in node.value.items():
-        inner = node.inner.get(key)
-        found = leaf(item) if inner is None else None
-        if (found is None and inner is None) or (inner is not None and _left_out(key, prefix)):
-            continue
-        if type(key) is not str:
-            where = printable(above + prefix + str(key))
-            raise InputError(
-                f"tensors stand under {where}, whose last part is no text but {_kind(key)}"
-            )
-        if inner is not None:
-            _flatten(inner, prefix + key + ".", leaf, leaves, above)
-        elif found is not None:
-            _add(prefix + key, found, leaves)
+        if (found := leaf(item)) is not None:
+            _add(_name(above, prefix, key), found, leaves)
+        elif (inner := node.inner.get(key)) is not None and not _left_out(key, prefix):
+            _flatten(inner, _name(above, prefix, key) + ".", leaf, leaves, above)
+
+
+def _name(above: str, prefix: str, key: object) -> str:
+    if type(key) is str:
+        return prefix + key
+    where = printable(above + prefix + str(key))
+    raise InputError(f"tensors stand under {where}, whose last part is no text but {_kind(key)}")
 
 
 def _left_out(key: object, prefix: str) -> bool:

@@ -132,9 +132,9 @@ class Member:
 
     def checked(self, limit: int = BLOCK) -> Iterator[bytes]:
         """Yield the bytes; when the last was taken, compare the checksum."""
-        value = 0
+        value, known = 0, self._sound
         for block in self.blocks(limit):
-            if not self._sound:
+            if not known:
                 value = crc32(block, value)
             yield block
         if not self._sound:

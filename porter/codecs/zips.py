@@ -80,7 +80,8 @@ def _find_directory(file: InputFile) -> tuple[int, int, int]:
     if disk or first or here != count:
         raise _bad(file, "one part of several")
     where = end - LOCATOR64.size
-    if where >= 0 and (locator := file.pread(where, LOCATOR64.size))[:4] == LOCATOR64_MAGIC:
+    locator = file.pread(where, LOCATOR64.size) if where >= END64.size else b""
+    if locator[:4] == LOCATOR64_MAGIC:
         found = _find_directory64(file, LOCATOR64.unpack(locator), where)
         for short, full, value in zip(
             (count, size, start), (FULL16, FULL32, FULL32), found, strict=True
@@ -119,7 +120,7 @@ def _entries(file: InputFile, directory: bytes, count: int) -> Iterator[_Entry]:
         name_end = at + fields[10]
         extra_end = name_end + fields[11]
         name, extra = directory[at:name_end], directory[name_end:extra_end]
-        at = extra_end + fields[12]
+        at = extra_end  # Behind it stands a comment, and an entry with one is refused.
         if fields[0] != CENTRAL_MAGIC:
             raise _bad(file, "the directory makes no sense")
         yield _entry(file, fields, name, extra)
@@ -184,8 +185,10 @@ def _zip64_field(extra: bytes) -> bytes:
 
 
 def _check_order(file: InputFile, entries: list[_Entry]) -> None:
+    if not entries:
+        raise _bad(file, "holds no member")
     entries.sort(key=lambda entry: entry.header)
-    if entries and entries[0].header:
+    if entries[0].header:
         raise _bad(file, f"{entries[0].header} bytes before the first member")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,26 @@ def test_record_gives_what_a_format_has_no_place_for(tmp_path: Path) -> None:
         assert ("k" in given.origin.metadata) is takes
     state = StateDict.of({"a": np.ones(3)})
     assert beside.with_record(state) is state
+
+
+def test_a_file_has_the_last_word_about_itself(tmp_path: Path) -> None:
+    """What stands in the file goes before what the record beside it says of the same."""
+    codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / "a.pth"), "torch")
+    record(tmp_path / "a.pth", {**RECORD, "metadata": {"k": "beside", "other": "beside"}})
+    state = codecs.read(str(tmp_path / "a.pth"))
+    assert state.origin is not None
+    origin = replace(state.origin, metadata={"k": "inside"})
+    given = beside.with_record(StateDict(dict(state), origin)).origin
+    assert given is not None
+    assert given.metadata == {"k": "inside", "other": "beside"}
+
+
+@pytest.mark.parametrize("format", ["torch", "npz"])
+def test_ties_are_taken_from_the_record_of_an_archive_alone(format: str, tmp_path: Path) -> None:
+    """Other formats have ties of their own, and none is made by what lies beside them."""
+    path = tmp_path / f"a.{'pth' if format == 'torch' else 'npz'}"
+    codecs.write(StateDict.of({"a": np.ones(3), "b": np.ones(3)}), str(path), format)
+    record(path, {**RECORD, "ties": {"b": "a"}})
+    given = beside.with_record(codecs.read(str(path)))
+    tied = given["a"].tie is not None and given["a"].tie == given["b"].tie
+    assert tied is (format == "npz")

@@ -163,6 +163,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "memo unset, far": (b"\x80\x02j\x07\0\0\0.", "memo 7"),
     "memo of nothing": (b"\x80\x02q\0.", "empty stack"),
     "text cut": (b"\x80\x02X\xff\xff\xff\xffab.", "4294967295 bytes announced, 3 left"),
+    "short text cut": (b"\x80\x02X\5\0\0\0ab.", "5 bytes announced, 3 left"),
+    "long bytes cut": (b"\x80\x03B\x88\x13\0\0" + b"b" * 10, "5000 bytes announced, 10 left"),
     "bytes cut": (b"\x80\x04\x8e" + b"\xff" * 8 + b".", "announced, 1 left"),
     "not UTF-8": (b"\x80\x02X\x01\0\0\0\xff.", "not UTF-8"),
     "surrogate": (b"\x80\x02X\x03\0\0\0\xed\xa0\x80.", "not UTF-8"),
@@ -175,6 +177,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "name of a list": (b"\x80\x04\x8c\x02os]\x93.", "not text"),
     "module of a list": (b"\x80\x04]\x8c\x02os\x93.", "not text"),
     "module pickled": (b"\x80\x02ctorch.nn.modules.linear\nLinear\n.", "save its state_dict"),
+    "made of a text": (b"\x80\x02X\1\0\0\0a)\x81.", "calls a text, which is no name"),
+    "dictionary made with a list": (b"\x80\x02cbuiltins\ndict\n]\x81.", "not with a tuple"),
+    "append to an object": (b"\x80\x02cargparse\nNamespace\n)\x81Na.", "which is no list"),
     "call of a text": (b"\x80\x02X\x01\0\0\0a)R.", "calls a text, which is no name"),
     "call with a list": (b"\x80\x02cbuiltins\nset\n]R.", "not with a tuple"),
     "call with names": (b"\x80\x04ccollections\nOrderedDict\n)X\1\0\0\0aNs\x92.", "no dictionary"),
@@ -350,6 +355,25 @@ def test_opcodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(b"\x80\x02" + b"(" * 500 + b"t" * 500 + b".")
     with pytest.raises(InputError, match="more opcodes"):
         load(b"\x80\x02" + b"(" * 5000 + b"t" * 5000 + b".")
+
+
+def test_opcodes_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked at where the first window ends, but for what an opcode may need."""
+    data = b"\x80\x02" + b"(" * 2000 + b"t" * 2000 + b"."
+    count = 2 * pickle_window._SMALLEST_WINDOW - pickle_window.MARGIN + 1
+    monkeypatch.setattr(pickles, "MOST_OPCODES", count)
+    assert load(data)
+    monkeypatch.setattr(pickles, "MOST_OPCODES", count - 1)
+    with pytest.raises(InputError, match="more opcodes"):
+        load(data)
+
+
+def test_message_without_a_place_begins_with_the_byte() -> None:
+    """A file that is a pickle itself has no member to name."""
+    for data, message in ((b"N.", "byte 0: no pickle"), (b"\x80\x02NNs.", "byte 4: takes from")):
+        with pytest.raises(InputError) as caught:
+            load(data)
+        assert caught.value.message.startswith(message)
 
 
 def test_bytes_are_counted_without_long_strings(monkeypatch: pytest.MonkeyPatch) -> None:

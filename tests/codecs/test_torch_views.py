@@ -91,6 +91,21 @@ def test_views_are_read_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(view(source, (8, 4), (1, 8)), StreamedTensor)
 
 
+def test_views_that_only_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be read many times over, and is no matrix of columns, is read at once."""
+    source = Elsewhere(seekable=True)
+    for shape, stride, most in (
+        ((2, 2, 4), (1, 2, 4), 12),
+        ((3, 4), (0, 4), 12),
+        ((3, 8), (3, 3), 20),
+        ((4, 8), (4, 3), 20),
+    ):
+        monkeypatch.setattr(torch_tensors, "MOST_HELD", 4 * most)
+        assert not isinstance(view(source, shape, stride), StreamedTensor)
+    monkeypatch.setattr(torch_tensors, "MOST_HELD", 4 * 12)
+    assert isinstance(view(source, (4, 4), (1, 5)), StreamedTensor)
+
+
 def test_one_byte_has_no_order(tmp_path: Path) -> None:
     """Numbers of one byte from a big-endian machine are copied as they lie; longer ones turned."""
     (tmp_path / "a").write_bytes(bytes(range(8)))
@@ -104,6 +119,16 @@ def test_one_byte_has_no_order(tmp_path: Path) -> None:
             found.read().tolist()
             == np.arange(8, dtype=np.uint8).view(f">{dtype.numpy.str[1:]}").tolist()
         )
+
+
+@pytest.mark.parametrize(("conj", "neg"), [(True, False), (False, True), (True, True)])
+def test_signs_of_complex_numbers(conj: bool, neg: bool) -> None:
+    """Of both parts, of the second, or of the first: the second is then turned twice."""
+    turned = np.array([1 + 2j, 3 - 4j], np.complex64)
+    torch_tensors._flip_signs(turned, conj, neg)
+    expected = np.array([1 + 2j, 3 - 4j], np.complex64)
+    expected = expected.conj() if conj else expected
+    assert turned.tolist() == (-expected if neg else expected).tolist()
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])

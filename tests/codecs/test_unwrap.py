@@ -394,3 +394,24 @@ def test_errors_are_of_one_family() -> None:
     for tree in (None, {"a": T(problem="x")}, *COLLIDING):
         with pytest.raises(PorterError):
             find(tree)
+
+
+def test_training_states_are_told_by_the_first_part_of_a_name() -> None:
+    """A part of the model may be called as a training state is."""
+    assert names({"a": T(), "block": {"optimizer": {"w": T()}}}) == ["a", "block.optimizer.w"]
+
+
+def test_what_else_there_is_holds_no_training_state_and_not_the_top() -> None:
+    """Nor what is below a training state, nor the top for tensors that lie beside the wrapper."""
+    found = find({"model": SD, "optimizer": {"slow": SD}, "w": T(), "ema": {"z": T()}})
+    assert (found.wrapper, found.others) == ("model", ("ema",))
+
+
+def test_total_is_bounded_to_the_byte() -> None:
+    """64 times the bytes of the file and 64 MiB more, counted with every repetition."""
+    tensor = LazyTensor.of(np.zeros(64 * 100 + (64 << 20), np.uint8))
+    unwrapping.check_total({"a": tensor}, 100)
+    with pytest.raises(InputError, match="67115264 bytes of tensors out of a file of 99"):
+        unwrapping.check_total({"a": tensor}, 99)
+    with pytest.raises(InputError, match="67115265 bytes of tensors out of a file of 100"):
+        unwrapping.check_total({"a": tensor, "b": LazyTensor.of(np.zeros(1, np.uint8))}, 100)

@@ -95,7 +95,9 @@ def test_the_zip64_field_is_found_among_others(tmp_path: Path) -> None:
         assert directory(wide(extra=extra), tmp_path)["x"].read() == b"abcd"
     empty = struct.pack("<2H", 0x4246, 0)
     assert directory(wide(extra=empty + own), tmp_path)["x"].read() == b"abcd"
-    for extra in (b"", other, own[:-1], own[:11], struct.pack("<2HQ", 1, 8, 4), b"\1\0\x18"):
+    short = struct.pack("<2H2Q", 1, 23, 4, 4) + bytes(7)
+    one = struct.pack("<2HQ", 1, 8, 4)
+    for extra in (b"", other, short + other, own[:-1], own[:11], one, b"\1\0\x18"):
         with pytest.raises(InputError, match="zip64 field is missing or short"):
             directory(wide(extra=extra), tmp_path)
 

@@ -77,6 +77,42 @@ def test_members_are_read(kind: str, tmp_path: Path) -> None:
                 assert b"".join(members[name].blocks(limit)) == data
 
 
+def test_folder_that_holds_bytes_is_a_member(tmp_path: Path) -> None:
+    """Only an empty one is left out."""
+    assert list(directory(built([("a/", b"data"), ("b/", b""), ("c", b"")]), tmp_path)) == [
+        "a/", "c",
+    ]  # fmt: skip
+
+
+def _described(mark: bytes, wide: bool, stated: tuple[int, int, int] = (0, 0, 0)) -> bytes:
+    """Return a zip of one member whose sizes stand behind it, and in part before it."""
+    data, crc = b"abcd", zlib.crc32(b"abcd")
+    body = zips.LOCAL.pack(zips.LOCAL_MAGIC, 20, 8, 0, 0, 0, *stated, 1, 0) + b"x" + data
+    body += mark + struct.pack("<I2Q" if wide else "<3I", crc, 4, 4)
+    entry = zips.CENTRAL.pack(
+        zips.CENTRAL_MAGIC, 20, 20, 8, 0, 0, 0, crc, 4, 4, 1, 0, 0, 0, 0, 0, 0
+    )
+    end = zips.END.pack(zips.END_MAGIC, 0, 0, 1, 1, len(entry) + 1, len(body), 0)
+    return body + entry + b"x" + end
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("mark", [zips.DESCRIPTOR_MAGIC, b""])
+def test_descriptors_of_every_form_are_read(mark: bytes, wide: bool, tmp_path: Path) -> None:
+    """With its mark or without, of four bytes a size or of eight."""
+    assert directory(_described(mark, wide), tmp_path)["x"].read() == b"abcd"
+
+
+def test_what_a_described_member_says_beforehand_agrees(tmp_path: Path) -> None:
+    """Each number in front of it is nothing, or the one behind it."""
+    crc = zlib.crc32(b"abcd")
+    for stated in ((crc, 4, 4), (crc, 0, 0), (0, 4, 0), (0, 0, 4)):
+        assert directory(_described(b"", False, stated), tmp_path)
+    for stated in ((1, 0, 0), (0, 5, 0), (0, 0, 5), (crc, 4, 5)):
+        with pytest.raises(InputError, match="directory and local header of x disagree"):
+            directory(_described(b"", False, stated), tmp_path)
+
+
 def edit(data: bytes, old: bytes, new: bytes, count: int = -1) -> bytes:
     """Replace bytes that must be there."""
     assert old in data
@@ -141,6 +177,12 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: local(built([("x", b"abcd"), ("y", b"12")]), 35, b"PK\1\1"),
         "disagree",
     ),
+    "end record alone": (lambda: zips.LOCAL_MAGIC + bytes(18), "truncated, or followed"),
+    "no member": (
+        lambda: b"PK\3\4junk" + zips.END.pack(zips.END_MAGIC, 0, 0, 0, 0, 0, 8, 0),
+        "holds no member",
+    ),
+    "no local header at the end": (lambda: _reaching(30), "disagree"),
     "local header cut": (lambda: _reaching(9), "local header is cut short"),
     "bytes that look like a member": (lambda: _behind(b"PK\3\4junk"), "bytes before the first"),
     "name beyond the directory": (lambda: central(ONE, 28, b"\xff\0"), "directory|empty, too"),
