@@ -1,1 +1,6 @@
 """Mapping tables as data: one TOML file per family."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+"""Where they lie."""

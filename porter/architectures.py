@@ -9,17 +9,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from math import isqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 from porter import skeleton as skeletons
 from porter.errors import UsageError, listed, printable
 from porter.mapping import table as tables
+from porter.reference_models import FOLDER
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
+class Preprocessing(NamedTuple):
     """How an image becomes the model's input; mean and std are of RGB in [0, 1]."""
 
     mean: tuple[float, float, float]
@@ -29,8 +28,7 @@ class Preprocessing:
     """Side of the central crop over the side that the picture is resized to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Positions:
+class Positions(NamedTuple):
     """The tensor whose size tells the image size: (image_size / patch)² + prefix entries."""
 
     tensor: str
@@ -117,11 +115,16 @@ class Architecture:
 def all_variants() -> dict[str, Architecture]:
     """Return every variant by name, families in alphabetical order."""
     found: dict[str, Architecture] = {}
-    folder = resources.files("porter.reference_models") / "variants"
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".toml"):
-            found.update(_family(tomllib.loads(file.read_text())))
+    for text in _texts():
+        found.update(_variants(text))
     return found
+
+
+@cache
+def _texts() -> list[str]:
+    """Return the files of the families."""
+    files = sorted((FOLDER / "variants").glob("*.toml"))
+    return [file.read_text(encoding="utf-8") for file in files]
 
 
 def families() -> dict[str, list[Architecture]]:
@@ -134,30 +137,48 @@ def families() -> dict[str, list[Architecture]]:
 
 def find(name: str) -> Architecture:
     """Return a variant by name or alias; `UsageError` suggests the nearest."""
-    variants = all_variants()
-    names = {_plain(n): a for a in variants.values() for n in (a.name, *a.aliases)}
-    found = variants.get(name) or names.get(_plain(name))
+    plain = _plain(name)
+    # Most files need not be parsed: the name does not stand in them.
+    likely = (_variants(text) for text in _texts() if plain in _plain(text))
+    found = _found(name, {key: one for variants in likely for key, one in variants.items()})
     if found is None:
-        family = families().get(name)
-        if family is not None:
-            own = listed((variant.name for variant in family), 12)
-            raise UsageError(f"{printable(name)} is a family; its variants are {own}")
-        import difflib  # For who is wrong alone.
-
-        near = difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.6)
-        hint = list(dict.fromkeys(names[n].name for n in near))
-        raise UsageError(
-            f"unknown architecture {printable(name)!r}"
-            + (f"; did you mean {listed(hint)}?" if hint else "; see `porter list`")
-        )
+        raise _unknown(name)
     return found
+
+
+def _found(name: str, variants: Mapping[str, Architecture]) -> Architecture | None:
+    return variants.get(name) or _by_any_name(variants).get(_plain(name))
+
+
+def _by_any_name(variants: Mapping[str, Architecture]) -> dict[str, Architecture]:
+    return {_plain(n): a for a in variants.values() for n in (a.name, *a.aliases)}
+
+
+def _unknown(name: str) -> UsageError:
+    """Return what to say of a name that no variant has."""
+    family = families().get(name)
+    if family is not None:
+        own = listed((variant.name for variant in family), 12)
+        return UsageError(f"{printable(name)} is a family; its variants are {own}")
+    import difflib  # For who is wrong alone.
+
+    names = _by_any_name(all_variants())
+    near = difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.6)
+    hint = list(dict.fromkeys(names[n].name for n in near))
+    return UsageError(
+        f"unknown architecture {printable(name)!r}"
+        + (f"; did you mean {listed(hint)}?" if hint else "; see `porter list`")
+    )
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def _family(body: dict[str, Any]) -> dict[str, Architecture]:
+@cache
+def _variants(text: str) -> dict[str, Architecture]:
+    """Return the variants of a family's file."""
+    body = tomllib.loads(text)
     family = body["family"]
     defaults = body.get("defaults", {})
     found = {}
@@ -199,5 +220,5 @@ def _family(body: dict[str, Any]) -> dict[str, Architecture]:
 
 @cache
 def _skeleton(variant: str, framework: str) -> skeletons.Skeleton:
-    folder = resources.files("porter.reference_models") / "skeletons"
-    return skeletons.parse((folder / f"{variant}.{framework}.txt").read_text())
+    file = FOLDER / "skeletons" / f"{variant}.{framework}.txt"
+    return skeletons.parse(file.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from porter import __version__, casts, codecs, endpoint, fetch
 from porter._callable import make_callable
@@ -62,8 +62,7 @@ class Conversion:
         return not failed and not self.graph and (self.weights is None or self.weights.holds)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What is converted: a variant that porter knows, or a table of the user's own."""
 
     stem: str
@@ -327,7 +326,7 @@ def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str,
         "porter.dialect": right.dialect,
         "porter.source": printable(_recorded(outcome.source), 400),
         "porter.source_dialect": outcome.plan.source.dialect.name,
-        "porter.table": f"{table.family} sha256:{table.digest}",
+        "porter.table": f"{table.family} xxh3-128:{table.digest}",
     }
 
 

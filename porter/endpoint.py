@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePath
+from typing import NamedTuple
 
 from porter.errors import UsageError, listed, printable
 from porter.mapping.table import CANONICAL, Table
@@ -28,8 +28,7 @@ FORMATS = {
 _FRAMEWORKS = {"torch": ("torch",), "paddle": ("paddle",)}
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """A naming and the container that it usually comes in."""
 
     dialect: str

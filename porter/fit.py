@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from porter.architectures import Architecture, find
 from porter.errors import MappingError, PorterError, listed
@@ -13,8 +13,7 @@ from porter.mapping.recognise import best_dialect, recognise, shapes_of
 from porter.tensor import LazyTensor, StateDict
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
+class Fitted(NamedTuple):
     """A plan, the variant that it is for, and what the user should know."""
 
     architecture: Architecture

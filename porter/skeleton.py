@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Dim = int | str
 Bound = dict[str, tuple[str, tuple[int, ...]]]
 """{name: (dtype name, shape)} with no symbol left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of a skeleton; `dims` holds sizes and symbols."""
 
     name: str
@@ -41,8 +40,7 @@ class Entry:
         return f"{feature}{name or self.name} {rest}"
 
 
-@dataclass(frozen=True, slots=True)
-class Skeleton:
+class Skeleton(NamedTuple):
     """A variant's tensors in the order of the model's state dict."""
 
     entries: tuple[Entry, ...]

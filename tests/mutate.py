@@ -352,6 +352,7 @@ def _equivalent() -> Iterator[tuple[str, str]]:
 
 def main(modules: list[str]) -> int:
     """Try the mutants of the modules named, or of all readers; 0 when none survives."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # Threads of a library do not outlive a fork.
     session = Session(modules or list(READERS), int(os.environ.get("JOBS", "2")))
     options = ["-q", "-x", "-m", "not slow", "-p", "no:timeout", "-p", "no:cacheprovider",
                "-p", "no:xdist"]  # fmt: skip

@@ -252,7 +252,7 @@ def test_options_are_on_record(tmp_path: Path) -> None:
     assert origin.metadata["porter.fill"] == "norm4.bias=0.0"
     assert origin.metadata["porter.dtype"] == "fp16"
     assert origin.metadata["porter.source_key"] == "model_ema"
-    assert origin.metadata["porter.table"].startswith("shunted sha256:")
+    assert origin.metadata["porter.table"].startswith("shunted xxh3-128:")
     assert "porter.adapt" not in origin.metadata
 
 

@@ -22,13 +22,9 @@ from porter.tensor import BLOCK, DTYPES, Array, DType, Extent, LazyTensor, Shape
 MOST_ELEMENTS = 1 << 60
 MOST_DIMENSIONS = 32
 
-_ML_NAMES = tuple(
-    name for name, dtype in DTYPES.items() if dtype.numpy.type.__module__ == "ml_dtypes"
-)
+_ML_NAMES = tuple(name for name, dtype in DTYPES.items() if dtype.is_ml)
 _BY_CODE = {
-    f"{dtype.numpy.kind}{dtype.itemsize}": dtype
-    for dtype in DTYPES.values()
-    if dtype.name not in _ML_NAMES
+    f"{dtype.numpy.kind}{dtype.itemsize}": dtype for dtype in DTYPES.values() if not dtype.is_ml
 }
 _BIG, _LITTLE = ">", ("<", "|", "=")
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -142,12 +143,22 @@ def publish(
 @contextmanager
 def _synced(fd: int) -> Iterator[None]:
     """Bring a file to the disk beside what is done meanwhile: the disk is what is waited for."""
-    from concurrent.futures import ThreadPoolExecutor
+    faults: list[OSError] = []
 
-    with ThreadPoolExecutor(1, "porter-sync") as pool:
-        synced = pool.submit(os.fsync, fd)
+    def sync() -> None:
+        try:
+            os.fsync(fd)
+        except OSError as fault:
+            faults.append(fault)
+
+    thread = threading.Thread(target=sync, name="porter-sync")
+    thread.start()
+    try:
         yield
-        synced.result()
+    finally:
+        thread.join()
+    if faults:
+        raise faults[0]
 
 
 def named(source: Input) -> str:

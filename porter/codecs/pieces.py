@@ -17,16 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from porter.blocks import LINE, free_lent, room
 from porter.codecs.digests import XXH3, Digest, digest_of
 from porter.codecs.page_cache import Wake, is_too_large
 from porter.codecs.zip_members import Member, crc32
 from porter.tensor import SMALL, Extent, LazyTensor
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 WRITE_BLOCK = 1 << 20
 """Bytes read, hashed and written at a time: they stay in a core's own cache."""
@@ -81,8 +78,7 @@ class Late:
 Piece: TypeAlias = bytes | bytearray | Body | Late
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """Something that is run while a file is written, when its place in a source is reached."""
 
     place: tuple[str, int]
@@ -370,31 +366,40 @@ def run_all(
     total: int,
     progress: Progress | None = None,
 ) -> None:
-    """Run the jobs over a few threads; stop them all at the first error and raise it."""
-    # Who only reads headers has no need of it.
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+    """Run the jobs over a few threads; stop them all at the first error and raise it.
 
-    waiting = iter(jobs)
-    running: set[Future[None]] = set()
-    with ThreadPoolExecutor(workers(), "porter") as pool:
+    They are begun in their order, each when a thread is free.
+    """
+    # What the standard library has for it takes longer to load than most files to be read.
+    waiting, turn = iter(jobs), threading.Lock()
+    faults: list[BaseException] = []
+
+    def work() -> None:
         try:
-            while True:
-                # Only a few jobs are handed out at a time, so that an error stops the rest.
-                for job in waiting:
-                    running.add(pool.submit(job))
-                    if len(running) >= 4 * workers():
-                        break
-                if not running:
-                    break
-                done, running = wait(running, 0.1, FIRST_COMPLETED)
-                for future in done:
-                    future.result()
+            while not meter.stopped:
+                with turn:
+                    job = next(waiting, None)
+                if job is None:
+                    return
+                job()
+        except BaseException as fault:  # noqa: BLE001 - it is raised by the thread that waits
+            faults.append(fault)
+            meter.stopped = True
+
+    threads = [threading.Thread(target=work, name=f"porter_{n}") for n in range(workers())]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.1)
                 if progress is not None:
                     progress(meter.done, total)
-        except BaseException:
-            meter.stopped = True
-            for future in running:
-                future.cancel()
-            raise
-        finally:
-            free_lent()
+    finally:
+        meter.stopped = meter.stopped or any(thread.is_alive() for thread in threads)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        free_lent()
+    if faults:
+        raise faults[0]

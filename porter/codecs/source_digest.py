@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from porter.blocks import room
 from porter.codecs.digests import XXH3, Digest
 from porter.codecs.files import InputFile
 from porter.codecs.pieces import WRITE_BLOCK, Job
@@ -43,8 +44,11 @@ class SourceDigest:
         try:
             file = self._file = self._file or InputFile(self._path)
             end = min(start + _PORTION, self._size)
+            buffer = room(min(WRITE_BLOCK, end - start), start)
             for offset in range(start, end, WRITE_BLOCK):
-                self._digest.update(file.pread(offset, min(WRITE_BLOCK, end - offset)))
+                block = buffer[: end - offset]
+                file.pread_into(offset, block)
+                self._digest.update(block)
         except BaseException:
             self._failed = True
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
@@ -84,8 +83,7 @@ class Link(NamedTuple):
         return [] if self.join is None else [f"split {self.join}" if splits else str(self.join)]
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """A canonical tensor that the dialect does not have."""
 
     canonical: str
@@ -120,8 +118,7 @@ class Linked:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """One layer of a variant: its path, its row in `[layers]`, its parameters by leaf."""
 
     path: str
@@ -222,8 +219,7 @@ def _leaf(dialect: Dialect, layer: Layer, leaf: str) -> Leaf:
     return rules[leaf]
 
 
-@dataclass(frozen=True, slots=True)
-class _Recipe:
+class _Recipe(NamedTuple):
     """What is the same for a parameter of every layer that one row covers."""
 
     layer: Layer

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
+from typing import NamedTuple
 
 from porter.errors import TableError
 from porter.mapping.signature import plain
@@ -20,8 +20,7 @@ _INSIDE = re.compile(r"(?P<name>[a-z_]+)(?:(?P<shift>[+-]\d+)|:(?P<words>[^{}+]+
 _NUMBER = "(?:0|[1-9][0-9]*)"
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(NamedTuple):
     """One hole: its name, the words it may hold (empty: a number), how far it is moved."""
 
     name: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from math import prod
+from typing import NamedTuple
 
 from porter.architectures import Architecture, families, find
 from porter.errors import PorterError
@@ -20,8 +20,7 @@ _MOST_CLASSES = 30_000
 _MOST_POSITIONS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A variant and dialect that a checkpoint fits, exactly or nearly."""
 
     architecture: Architecture

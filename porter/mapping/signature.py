@@ -7,11 +7,12 @@ checkpoint that is none of porter's architectures, no table is read.
 from __future__ import annotations
 
 import json
-import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Set
 from functools import cache
 from typing import NamedTuple
+
+from porter.mappings import FOLDER
 
 _DECIMAL = re.compile("[0-9]+")
 NEAR = 0.4
@@ -62,8 +63,7 @@ def _overlap(mine: Set[str], known: Set[str], separator: str) -> tuple[int, floa
 @cache
 def _names() -> dict[str, dict[str, tuple[str, frozenset[str]]]]:
     """Read {family: {dialect: (separator, names)}}."""
-    data = pkgutil.get_data("porter.mappings", "names.json")
-    assert data is not None
+    data = (FOLDER / "names.json").read_bytes()
     return {
         family: {d: (row[0], frozenset(row[1:])) for d, row in dialects.items()}
         for family, dialects in json.loads(data).items()

@@ -7,26 +7,25 @@ checked without a variant; `porter.mapping.link` applies a table to a variant's 
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import xxhash
 
 from porter.errors import TableError, listed
 from porter.mapping import schema
 from porter.mapping.pattern import Pattern
+from porter.mappings import FOLDER
 
 CANONICAL = "torch"
 WHOLE = ("parameter", "constant")
 """Kinds whose path is the tensor's whole name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One parameter of a kind in a framework."""
 
     name: str
@@ -36,8 +35,7 @@ class Leaf:
     fill: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Convention:
+class Convention(NamedTuple):
     """How one framework stores its layers: {kind: {PyTorch's leaf: Leaf}}."""
 
     framework: str
@@ -46,16 +44,14 @@ class Convention:
     kinds: Mapping[str, Mapping[str, Leaf]]
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """A row of `[layers]`: canonical module path and kind."""
 
     path: Pattern
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row of a dialect: canonical module paths and the dialect's.
 
     One to one is a renaming. One to many splits, many to one joins, by `join`, in PyTorch's
@@ -66,16 +62,15 @@ class Row:
     canonical: tuple[Pattern, ...]
     dialect: tuple[Pattern, ...]
     join: str = "concat 0"
-    ops: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    leaves: Mapping[str, str] = field(default_factory=dict)
+    ops: Mapping[str, tuple[str, ...]] = {}
+    leaves: Mapping[str, str] = {}
 
     def __str__(self) -> str:
         sides = (" + ".join(p.text for p in side) for side in (self.canonical, self.dialect))
         return " = ".join(sides)
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(NamedTuple):
     """Canonical tensors that a dialect does not have, and what the way back writes."""
 
     path: Pattern
@@ -83,16 +78,14 @@ class Absent:
     fill: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
+class Extra(NamedTuple):
     """Tensors that only the dialect has: left out, for a reason."""
 
     path: Pattern
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(NamedTuple):
     """One naming of a family: a framework's conventions and the names that differ."""
 
     name: str
@@ -114,8 +107,7 @@ class Dialect:
         return self.otherwise
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """A family's table, checked."""
 
     family: str
@@ -124,6 +116,7 @@ class Table:
     aliases: Mapping[str, str]
     constants: str
     digest: str
+    """XXH3-128 of the file, in hex."""
     source: str
 
     def dialect(self, name: str) -> Dialect:
@@ -152,14 +145,14 @@ def load(path: Path) -> Table:
 @cache
 def builtin(family: str) -> Table:
     """Read the table that porter ships for a family."""
-    file = resources.files("porter.mappings") / f"{family}.toml"
+    file = FOLDER / f"{family}.toml"
     return _checked(file.read_bytes(), f"mappings/{family}.toml")
 
 
 @cache
 def conventions() -> Mapping[str, Convention]:
     """Read the conventions of every framework."""
-    text = (resources.files("porter.mappings") / "conventions.toml").read_text()
+    text = (FOLDER / "conventions.toml").read_text(encoding="utf-8")
     found = {}
     for framework, body in tomllib.loads(text).items():
         kinds = {
@@ -210,7 +203,7 @@ def _table(data: bytes, source: str) -> Table:
     wrong = [name for name, target in aliases.items() if target not in dialects]
     if wrong:
         raise TableError(f"dialect {listed(wrong)} is an alias of a dialect that is not there")
-    digest = hashlib.sha256(data).hexdigest()
+    digest = xxhash.xxh3_128_hexdigest(data)
     family = body.get("family") or Path(source).stem
     return Table(family, layers, dialects, aliases, body.get("constants", ""), digest, source)
 
