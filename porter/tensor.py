@@ -32,6 +32,8 @@ BLOCK = 8 << 20
 SMALL = 1 << 15
 """Bytes of a tensor that is gathered with others: where in memory it lies does not matter."""
 _FEW_PARTS = 4
+_SHORT_ROW = 32 << 10
+"""Bytes that are read sooner than a part of them is asked for."""
 _SIFTED = 1 << 20
 """Bytes read at a time of which a part is kept: they stay in a core's own cache."""
 
@@ -308,7 +310,7 @@ def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> N
     item = part.itemsize
     if pitch == rows * item and part.shape[1] == rows:
         strided.file.pread_into(strided.offset, part.reshape(-1).view(np.uint8).data)
-    elif pitch == rows * item <= _FEW_PARTS * part.shape[1] * item:
+    elif pitch == rows * item <= max(_SHORT_ROW, _FEW_PARTS * part.shape[1] * item):
         _sift_columns(strided, start, rows, part)
     else:
         _read_columns(strided, start * item, pitch, part)
@@ -317,8 +319,8 @@ def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> N
 def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None:
     """Fill each row of `part` from a whole row of `pitch` elements: all is read, in order.
 
-    Of a few parts this takes less than as many calls as there are rows, and a zip member is
-    compared with its checksum on the way.
+    Of a few parts, or of short rows, this takes less than as many calls as there are rows, and a
+    zip member is compared with its checksum on the way.
     """
     width = pitch * part.itemsize
     step = max(1, _SIFTED // width)

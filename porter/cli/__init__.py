@@ -80,7 +80,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     # A command makes millions of small values that live until its end: to look for cycles among
     # them again and again takes a fifth of the time of 100,000 tensors.
-    gc.set_threshold(1_000_000, 20, 50)
+    gc.set_threshold(10_000_000, 20, 50)
     try:
         code = cli.main(prog_name="porter", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):

@@ -154,8 +154,21 @@ def link(table: Table, dialect: str, names: Iterable[str], sizes: Mapping[str, i
     return linked
 
 
-def instances(table: Table, names: Iterable[str]) -> list[Instance]:
+_latest: tuple[Table, tuple[str, ...], tuple[Instance, ...]] | None = None
+"""Both sides of a plan, and a table of the user's own, have the same names."""
+
+
+def instances(table: Table, names: Iterable[str]) -> tuple[Instance, ...]:
     """Group canonical names into layers; `TableError` lists names that no row covers."""
+    global _latest
+    names = tuple(names)
+    latest = _latest
+    if latest is None or latest[0] is not table or latest[1] != names:
+        latest = _latest = (table, names, tuple(_instances(table, names)))
+    return latest[2]
+
+
+def _instances(table: Table, names: Sequence[str]) -> Iterable[Instance]:
     found: dict[str, Instance] = {}
     unknown = []
     kinds = table.dialects[CANONICAL].convention.kinds
@@ -174,7 +187,7 @@ def instances(table: Table, names: Iterable[str]) -> list[Instance]:
         instance.leaves[leaf] = name  # type: ignore[index]
     if unknown:
         raise TableError(f"no row of [layers] covers {listed(fold(unknown))}", table.source)
-    return list(found.values())
+    return found.values()
 
 
 def place_of(table: Table, name: str) -> tuple[Layer, str, str] | None:
