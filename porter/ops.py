@@ -71,12 +71,12 @@ class Concatenated(LazyTensor):
         """Where reading begins: with the first part."""
         return self.parts[0].place
 
-    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
         """Yield the parts one after the other where that is the order of the bytes."""
         if self.axis == 0 and self.extent is None:
             for part in self.parts:
                 yield from part.blocks(limit, at)
-                at += part.nbytes
+                at = None if at is None else at + part.nbytes
         else:
             yield from super().blocks(limit, at)
 

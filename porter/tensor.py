@@ -210,20 +210,20 @@ class LazyTensor:
         assert array.dtype == self.dtype.numpy, (array.dtype, self.dtype.numpy)
         return array
 
-    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
         """Yield the C-order little-endian bytes, at most about `limit` at a time.
 
         A block holds until the next is asked for; it lies in memory as is best for writing it to
-        a file where the tensor begins at byte `at`.
+        a file where the tensor begins at byte `at`, or, without, for reading it from its own.
         """
         if 0 < self.nbytes <= min(limit, SMALL):
             yield memoryview(self.whole())
         elif self.extent is not None:
-            yield from _extent_blocks(self.extent, limit, at)
+            yield from _extent_blocks(self.extent, limit, self.extent.offset if at is None else at)
         elif (strided := self.strided) is not None:
-            yield from _gathered(self, strided, limit, at)
+            yield from _gathered(self, strided, limit, at or 0)
         else:
-            yield from c_order_blocks(self.read(), limit, at)
+            yield from c_order_blocks(self.read(), limit, at or 0)
 
     def whole(self) -> bytes:
         """Return the C-order little-endian bytes at once, for a tensor of at most `SMALL`."""

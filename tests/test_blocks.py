@@ -34,17 +34,21 @@ def test_any_view_comes_in_c_order(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "f8"])
-@pytest.mark.parametrize("shape", [(300, 517), (1, 999), (1030, 3), (129, 128)])
+@pytest.mark.parametrize(
+    "shape", [(300, 517), (1, 999), (1030, 3), (129, 128), (70, 30_000), (20_000, 70)]
+)
 def test_large_transposes(shape: tuple[int, int], dtype: str) -> None:
     """Matrices larger than a tile are turned without a fault at any edge."""
     array = (np.arange(shape[0] * shape[1]) % 251).astype(dtype).reshape(shape)
-    for limit in (1000, 1 << 20):
+    for limit in (1000, 1 << 20, 8 << 20):
         assert b"".join(map(bytes, c_order_blocks(array.T, limit))) == array.T.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_every_dtype_is_turned(dtype: tensor.DType) -> None:
     """The bytes of every element type come in C order, those that NumPy lacks included."""
+    assert dtype.itemsize == dtype.numpy.itemsize
+    assert tensor.dtype_of(np.zeros(1, dtype.numpy.newbyteorder(">"))) is dtype
     raw = np.arange(12 * dtype.itemsize, dtype=np.uint8) & 1
     array = raw.view(dtype.numpy).reshape(3, 4).T[:, ::2]
     assert b"".join(map(bytes, c_order_blocks(array, 8))) == np.array(array, order="C").tobytes()

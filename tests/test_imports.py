@@ -33,6 +33,23 @@ def test_a_conversion_imports_no_framework(tmp_path: Path) -> None:
     assert not modules_after(code, tmp_path) & FRAMEWORKS
 
 
+def test_what_few_files_need_is_loaded_for_them_alone(tmp_path: Path) -> None:
+    """A small model is converted sooner than the tools for odd files would be loaded."""
+    code = (
+        "import porter, sys\n"
+        "porter.init('shunted-t', 'a.pdparams', to='paddle')\n"
+        "done = ['hashlib', 'ml_dtypes', 'concurrent.futures', 'importlib.resources', 'logging']\n"
+        "for name in [n for n in sys.modules if n.startswith(('porter', *done))]:\n"
+        "    del sys.modules[name]\n"
+        "sys.argv = 'porter convert shunted-t a.pdparams --from paddle --to torch'.split()\n"
+        "sys.argv.append('--no-verify')\n"
+        "from porter.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "assert not set(done) & set(sys.modules), set(done) & set(sys.modules)"
+    )
+    assert not modules_after(code, tmp_path) & {*FRAMEWORKS, "rich"}
+
+
 def test_importing_porter_is_light(tmp_path: Path) -> None:
     """`import porter` pulls in no third-party module at all."""
     assert not modules_after("import porter", tmp_path) & {*FRAMEWORKS, "numpy", "click", "rich"}

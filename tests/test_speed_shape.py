@@ -227,11 +227,18 @@ def test_very_large_files_leave_the_page_cache(
     assert sum(size for _, _, size in gone) >= 2 * state.nbytes - (10 << 20)
 
 
-@pytest.mark.parametrize(("parts", "passes"), [(1, 1), (2, 2), (3, 3), (9, 1)])
+@pytest.mark.parametrize(
+    ("parts", "short", "passes"),
+    [(1, 0, 1), (2, 0, 2), (3, 0, 3), (9, 0, 1), (9, 907 * 4 - 1, 1), (9, 907 * 4, 9)],
+)
 def test_a_matrix_turned_in_parts_is_checked_on_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, passes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, short: int, passes: int
 ) -> None:
-    """In a few parts all is read as often, the checksum with it; in many, once and column-wise."""
+    """In a few parts, or of short rows, all is read as often, the checksum with it.
+
+    In many parts of long rows it is read once and column-wise.
+    """
+    monkeypatch.setattr(tensor, "_SHORT_ROW", short)
     arrays = {"large": np.random.default_rng(0).random((1203, 907), np.float32)}
     state = turned(stored(tmp_path / "in.pth", arrays, "torch"))
     monkeypatch.setattr(tensor, "MOST_HELD", state.nbytes // parts + 8 * 1203)
@@ -241,11 +248,13 @@ def test_a_matrix_turned_in_parts_is_checked_on_the_way(
     assert passes * state.nbytes <= counter.nbytes < (passes + 0.1) * state.nbytes
 
 
+@pytest.mark.parametrize("short", [0, 1 << 15])
 @pytest.mark.parametrize("parts", [1, 3, 9])
 def test_damage_is_seen_in_a_matrix_turned_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int, short: int
 ) -> None:
     """One bit that flipped is an error, however the matrix is read."""
+    monkeypatch.setattr(tensor, "_SHORT_ROW", short)
     arrays = {"large": np.ones((1200, 900), np.float32)}
     path = tmp_path / "in.pth"
     stored(path, arrays, "torch")

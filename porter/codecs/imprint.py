@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from porter.blocks import room
 from porter.codecs import pieces
 from porter.codecs.digests import XXH3, Digest, digest_of, method_of
 from porter.codecs.files import InputFile, Window
@@ -125,8 +126,11 @@ def _has(file: InputFile, ranges: Iterable[tuple[int, int]], expected: str) -> b
 def take(file: InputFile, start: int, nbytes: int, digest: Digest) -> None:
     """Take a range of a file into a digest, a block at a time."""
     end = start + nbytes
+    buffer = room(min(nbytes, pieces.WRITE_BLOCK), start)
     for offset in range(start, end, pieces.WRITE_BLOCK):
-        digest.update(file.pread(offset, min(pieces.WRITE_BLOCK, end - offset)))
+        block = buffer[: end - offset]
+        file.pread_into(offset, block)
+        digest.update(block)
 
 
 def gaps(runs: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

@@ -40,7 +40,7 @@ class StreamedTensor(LazyTensor):
         self._stream = stream
         self._held = held
 
-    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
         """Yield the C-order bytes."""
         for block in self._stream(limit):
             yield memoryview(block)
@@ -72,7 +72,7 @@ class ChangedTensor(LazyTensor):
         flat = np.asarray(self._base.read(), order="C").reshape(-1)
         return self._change(flat).reshape(self.shape)
 
-    def blocks(self, limit: int = BLOCK, at: int = 0) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
         """Yield the C-order bytes, changed block by block."""
         numpy = self.dtype.numpy
         limit = max(limit // LINE, 1) * LINE

@@ -178,7 +178,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "module of a list": (b"\x80\x04]\x8c\x02os\x93.", "not text"),
     "module pickled": (b"\x80\x02ctorch.nn.modules.linear\nLinear\n.", "save its state_dict"),
     "made of a text": (b"\x80\x02X\1\0\0\0a)\x81.", "calls a text, which is no name"),
-    "dictionary made with a list": (b"\x80\x02cbuiltins\ndict\n]\x81.", "not with a tuple"),
+    "dictionary made with a list": (
+        b"\x80\x02ccollections\nOrderedDict\n]\x81.",
+        "not with a tuple",
+    ),
     "append to an object": (b"\x80\x02cargparse\nNamespace\n)\x81Na.", "which is no list"),
     "call of a text": (b"\x80\x02X\x01\0\0\0a)R.", "calls a text, which is no name"),
     "call with a list": (b"\x80\x02cbuiltins\nset\n]R.", "not with a tuple"),

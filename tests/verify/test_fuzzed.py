@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -107,8 +106,8 @@ def run_with(
 ) -> Verdict:
     """Port and verify with wrong rows for Paddle: the file agrees with the table all the same."""
     good = tables.builtin("cait")
-    paddle = replace(good.dialects["paddle"], rows=rows)
-    bad = replace(good, dialects={**good.dialects, "paddle": paddle})
+    paddle = good.dialects["paddle"]._replace(rows=rows)
+    bad = good._replace(dialects={**good.dialects, "paddle": paddle})
     monkeypatch.setattr(tables, "builtin", lambda family: bad)
     verdict = run(pool, fresh, port(fresh))
     assert all(check.passed for check in verdict.checks)
