@@ -96,6 +96,8 @@ def _put(groups: list[dict[str, Any]], made: dict[str, Any]) -> None:
             groups[i] = made
             return
     groups.append(made)
+    names = [*cases.GROUPS, "size"]
+    groups.sort(key=lambda group: names.index(group["name"]))
 
 
 @contextmanager
@@ -122,6 +124,7 @@ def _groups(setting: Setting, chosen: str) -> Iterator[Group]:
 
 def _run(group: Group, folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Run the cases in turn, round by round; the first round's order is that of the list."""
+    measure.forget(path for path in folder.iterdir() if path.is_file() and path not in group.made)
     if group.rehearsed:
         for case in group.cases:
             _once(case, folder)

@@ -129,10 +129,22 @@ def _pairs(setting: Setting, source: str) -> Group:
         if (source, to) not in _TRANSPOSED:
             continue
         from_, into = _TRANSPOSED[source, to]
-        chosen = setting.source(source, "paddle") if from_.endswith("paddle") else path
-        group.made = tuple(dict.fromkeys((*group.made, chosen)))
+        if from_.endswith(":paddle"):
+            continue  # `_turned_back`
         name = f"{source} → {to}, transposed, digests"
-        group.cases.append(_convert(name, _table("plain"), chosen, target, from_, into, *DIGESTS))
+        group.cases.append(_convert(name, _table("plain"), path, target, from_, into, *DIGESTS))
+    return group
+
+
+def _turned_back(setting: Setting) -> Group:
+    """From safetensors in Paddle's layout: a group by itself, for each has one source in memory."""
+    path, target = setting.source("safetensors", "paddle"), setting.target("torch")
+    group = Group("turned-back", "from safetensors, in Paddle's layout", made=(path,))
+    group.cases = [
+        _copy(path, setting.folder / "copy.bin"),
+        _convert("safetensors → torch, transposed, digests", _table("plain"), path, target,
+                 *_TRANSPOSED["safetensors", "torch"], *DIGESTS),
+    ]  # fmt: skip
     return group
 
 
@@ -365,6 +377,7 @@ GROUPS: dict[str, Callable[[Setting], Group]] = {
     "torch": lambda setting: _pairs(setting, "torch"),
     "paddle": lambda setting: _pairs(setting, "paddle"),
     "safetensors": lambda setting: _pairs(setting, "safetensors"),
+    "turned-back": _turned_back,
     "promises": _promises,
     "layout": _layout,
     "shards": _shards,

@@ -19,6 +19,7 @@ class Pickling:
         self._memo: dict[object, int] = {}
         self._count = 0
         self._runs: dict[object, bytes] = {}
+        self._tuples: dict[tuple[int, ...], bytes] = {}
 
     def take(self) -> bytes:
         """Return what was written since the last call."""
@@ -118,12 +119,18 @@ class Pickling:
 
     def integers(self, values: tuple[int, ...]) -> Pickling:
         """Push a tuple of integers."""
-        if not values:
-            self._out += b")"
-            return self
+        known = self._tuples.get(values)
+        if known is None:
+            start = len(self._out)
+            self._integers(values)
+            self._tuples[values] = bytes(self._out[start:])
+        else:
+            self._out += known
+        return self.memoize() if values else self
+
+    def _integers(self, values: tuple[int, ...]) -> None:
         if len(values) > 3:
             self._out += b"("
         for value in values:
             self.integer(value)
-        self._out += (b"\x85", b"\x86", b"\x87")[len(values) - 1] if len(values) <= 3 else b"t"
-        return self.memoize()
+        self._out += (b")", b"\x85", b"\x86", b"\x87")[len(values)] if len(values) <= 3 else b"t"

@@ -70,7 +70,7 @@ def _check_dtype(name: str, tensor: LazyTensor) -> None:
 
 def _data_pkl(state: StateDict, keys: Mapping[str, str], views: Mapping[str, View]) -> bytes:
     out = Pickling(2)
-    _ordered_dict(out)
+    _ordered_dict(out).memoize()
     names = list(state)
     for start in range(0, len(names), _BATCH):
         batch = names[start : start + _BATCH]
@@ -84,26 +84,37 @@ def _data_pkl(state: StateDict, keys: Mapping[str, str], views: Mapping[str, Vie
     return out.raw(b".").take()
 
 
-def _ordered_dict(out: Pickling) -> None:
-    out.name("collections", "OrderedDict").raw(b")R").memoize()
+def _ordered_dict(out: Pickling) -> Pickling:
+    """Push an empty one, not yet noted."""
+    return out.name("collections", "OrderedDict").raw(b")R")
 
 
 def _tensor(out: Pickling, tensor: LazyTensor, key: str, strides: Shape) -> None:
     """Write the call of `_rebuild_tensor_v2`, or of `_v3` where no storage has the dtype."""
-    typed = tensor.dtype.storage is not None
-    out.name("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3").raw(b"(")
-    out.raw(b"(").text("storage", "storage")
-    if typed:
-        out.name("torch", str(tensor.dtype.storage))
-    else:
-        out.name("torch.storage", "UntypedStorage")
-    out.text(key, ("key", key)).text("cpu", "cpu")
+    storage = tensor.dtype.storage
+    typed = storage is not None
+    out.again(("rebuild", storage), lambda out: _rebuild(out, storage))
+    out.text(key, ("key", key)).again("cpu", lambda out: out.text("cpu"))
     out.integer(tensor.size if typed else tensor.nbytes).raw(b"t").memoize().raw(b"Q")
-    out.integer(0).integers(tensor.shape).integers(strides).boolean(False)
-    _ordered_dict(out)
+    out.integer(0).integers(tensor.shape).integers(strides)
+    out.again("no gradient, no hooks", _no_hooks).memoize()
     if not typed:
         out.name("torch", str(tensor.dtype.torch))
     out.raw(b"t").memoize().raw(b"R").memoize()
+
+
+def _rebuild(out: Pickling, storage: str | None) -> None:
+    """Begin the call and, within it, the reference to a storage."""
+    out.name("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3").raw(b"((")
+    out.text("storage", "storage")
+    if storage:
+        out.name("torch", storage)
+    else:
+        out.name("torch.storage", "UntypedStorage")
+
+
+def _no_hooks(out: Pickling) -> None:
+    _ordered_dict(out.boolean(False))
 
 
 def _strides(shape: Shape) -> Shape:

@@ -56,11 +56,19 @@ class Content:
         return self.body.crc32 if self.body else crc32(self.head)
 
 
-@dataclass(slots=True)
 class _Entry:
-    content: Content
-    raw: bytes
-    header: int
+    """A member in its place; what is asked for again and again is known."""
+
+    __slots__ = ("content", "header", "local_size", "nbytes", "raw", "wide")
+
+    def __init__(self, content: Content, header: int) -> None:
+        self.content = content
+        self.raw = content.name.encode()
+        self.header = header
+        self.nbytes = content.nbytes
+        self.wide = self.nbytes >= FULL32
+        self.local_size = LOCAL.size + len(self.raw) + (20 if self.wide else 0)
+        """Bytes of the local header, without its padding."""
 
 
 def zip_pieces(contents: Iterable[Content], align: int = ALIGNMENT) -> Iterator[Piece]:
@@ -71,7 +79,7 @@ def zip_pieces(contents: Iterable[Content], align: int = ALIGNMENT) -> Iterator[
     at = 0
     entries: list[_Entry] = []
     for content in contents:
-        entry = _Entry(content, content.name.encode(), at)
+        entry = _Entry(content, at)
         entries.append(entry)
         padding = _padding(entry, align)
         if content.body is None:
@@ -80,35 +88,26 @@ def zip_pieces(contents: Iterable[Content], align: int = ALIGNMENT) -> Iterator[
             content.body.checksum = True
             content.body.crc32 = crc32(content.head)
             yield from _around(entry, padding, content.body)
-        at += _local_size(entry) + padding + content.nbytes
+        at += entry.local_size + padding + entry.nbytes
     directory = sum(_central_size(entry) for entry in entries)
     yield Late(directory, lambda: b"".join(map(_central, entries)), last=True)
     yield _end(len(entries), directory, at)
 
 
 def _around(entry: _Entry, padding: int, body: Body) -> Iterator[Piece]:
-    size = _local_size(entry) + padding + len(entry.content.head)
+    size = entry.local_size + padding + len(entry.content.head)
     yield Late(size, lambda: _local(entry, padding) + entry.content.head)
     yield body
 
 
-def _is_wide(entry: _Entry) -> bool:
-    return entry.content.nbytes >= FULL32
-
-
-def _local_size(entry: _Entry) -> int:
-    return LOCAL.size + len(entry.raw) + (20 if _is_wide(entry) else 0)
-
-
 def _padding(entry: _Entry, align: int) -> int:
     """Return the length of the filling extra field: nothing, or four bytes at least."""
-    short = -(entry.header + _local_size(entry)) % align
+    short = -(entry.header + entry.local_size) % align
     return short if short == 0 or short >= 4 else short + align
 
 
 def _local(entry: _Entry, padding: int) -> bytes:
-    size = entry.content.nbytes
-    wide = _is_wide(entry)
+    size, wide = entry.nbytes, entry.wide
     extra = struct.pack("<2H2Q", 1, 16, size, size) if wide else b""
     if padding:
         extra += struct.pack("<2H", _PADDING, padding - 4) + b"Z" * (padding - 4)
@@ -134,14 +133,14 @@ def _central_size(entry: _Entry) -> int:
 
 
 def _central_extra(entry: _Entry) -> bytes:
-    values = [value for value in _wide_values(entry) if value >= FULL32]
-    if not values:
+    if not entry.wide and entry.header < FULL32:
         return b""
+    values = [value for value in _wide_values(entry) if value >= FULL32]
     return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values)
 
 
 def _wide_values(entry: _Entry) -> tuple[int, int, int]:
-    return entry.content.nbytes, entry.content.nbytes, entry.header
+    return entry.nbytes, entry.nbytes, entry.header
 
 
 def _central(entry: _Entry) -> bytes:
