@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -123,7 +124,10 @@ def _groups(setting: Setting, chosen: str) -> Iterator[Group]:
 
 
 def _run(group: Group, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Run the cases in turn, round by round; the first round's order is that of the list."""
+    """Run the cases in turn, round by round, each time in another order.
+
+    What a process leaves behind in the memory of the system hastens or hinders the next.
+    """
     measure.forget(path for path in folder.iterdir() if path.is_file() and path not in group.made)
     if group.rehearsed:
         for case in group.cases:
@@ -132,7 +136,8 @@ def _run(group: Group, folder: Path, rounds: int) -> list[dict[str, Any]]:
     failures: dict[int, str] = {}
     for turn in range(rounds):
         order = list(samples)
-        for i in order[turn % len(order) :] + order[: turn % len(order)]:
+        Random(turn).shuffle(order)
+        for i in order:
             case = group.cases[i]
             if i in failures:
                 continue

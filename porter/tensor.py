@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from porter.blocks import LINE, c_order_blocks, lent, merge_axes, room
+from porter.blocks import LINE, between, c_order_blocks, fitted, lent, merge_axes, room
 from porter.errors import UsageError, printable
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -273,7 +273,7 @@ class LazyTensor:
 def _extent_blocks(extent: Extent, limit: int, at: int) -> Iterator[memoryview]:
     """Yield the bytes as they stand in the file, all blocks in one buffer."""
     limit += -limit % LINE  # Each block lies in its cache lines as the first does.
-    buffer = room(min(limit, extent.nbytes), at)
+    buffer = room(min(limit, extent.nbytes), between(extent.offset, at))
     for start in range(0, extent.nbytes, limit):
         block = buffer[: extent.nbytes - start]
         extent.file.pread_into(extent.offset + start, block)
@@ -295,7 +295,9 @@ def _gathered(tensor: LazyTensor, strided: Strided, limit: int, at: int) -> Iter
     rows, columns = shape
     height = max(1, min(rows, MOST_HELD // (columns * item)))
     height = -(-rows // -(-rows // height))  # No narrow part at the end.
-    with lent(columns * height * item) as buffer:
+    nbytes = columns * height * item
+    with lent(nbytes + LINE) as whole:
+        buffer = fitted(np.frombuffer(whole, np.uint8), nbytes, between(strided.offset, 0))
         for start in range(0, rows, height):
             count = min(height, rows - start)
             part = np.frombuffer(buffer, np.uint8, columns * count * item)
@@ -324,9 +326,11 @@ def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None
     """
     width = pitch * part.itemsize
     step = max(1, _SIFTED // width)
+    whole = np.empty(step * width + LINE, np.uint8)
     for top in range(0, len(part), step):
-        size = min(step, len(part) - top) * width
-        data = strided.file.pread(strided.offset + top * width, size)
+        offset = strided.offset + top * width
+        data = fitted(whole, min(step, len(part) - top) * width, between(offset, 0))
+        strided.file.pread_into(offset, data)
         block = np.frombuffer(data, np.uint8).view(part.dtype).reshape(-1, pitch)
         part[top : top + step] = block[:, start : start + part.shape[1]]
 
