@@ -73,12 +73,6 @@ def _within(
     return values
 
 
-def _of_sync(groups: dict[str, list[Row]], time: str) -> Iterable[float]:
-    """Return how many times what it adds to `cp` the sync adds to a conversion."""
-    rows = {row["name"]: row[time] for row in groups["promises"]}
-    return [(rows["nor reading back"] - rows["nor sync"]) / (rows["cp and sync"] - rows["cp"])]
-
-
 def _scripts(groups: dict[str, list[Row]], time: str) -> dict[str, float]:
     """Return {script: how many times the time of porter's job before it}."""
     found, ours = {}, 1.0
@@ -109,8 +103,6 @@ GOALS = (
     Goal("peak anonymous memory, any pair and size", 100, "MB", _memory),
     Goal("synced, names alone with digests, against `cp` and `sync`", 1.2, "×",
          _within("promises", "cp and sync", "names alone, synced")),
-    Goal("what the sync adds, every Linear turned, against what it adds to `cp`", 1.2, "×",
-         _of_sync),
     Goal("100,000 small tensors, any pair, against the script through Paddle tensors", 1, "×",
          _within("many", "torch → paddle tensors", "porter")),
     Goal("ViT-B/16 as a whole process, with digests", 0.35, "s",
