@@ -128,10 +128,12 @@ def at_hand(folder: Path, nbytes: int) -> None:
     """
     path = folder / "ballast.bin"
     block = bytes(1 << 20)
-    with open(path, "wb", buffering=0) as file:
-        for _ in range(0, nbytes, len(block)):
-            file.write(block)
-    path.unlink()
+    try:
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(0, nbytes, len(block)):
+                file.write(block)
+    finally:
+        path.unlink()
 
 
 def forget(paths: Iterable[Path]) -> None:

@@ -17,14 +17,14 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from porter.blocks import LINE, between, c_order_blocks, fitted, lent, merge_axes, room
+from porter.blocks import Array as Array
 from porter.errors import UsageError, printable
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
 
 BLOCK = 8 << 20

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import pickletools
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from porter.codecs.files import InputFile
 from porter.codecs.names import COMMON
 from porter.codecs.pickle_values import Blob, Global, HeldBytes, Opaque, Text, put
 from porter.codecs.pickles import Unpickler
-from porter.codecs.pickling import Pickling
 from porter.errors import InputError
 
 PROTOCOLS = (2, 3, 4, 5)
@@ -398,54 +395,6 @@ def test_put_keeps_what_is_hashable() -> None:
     for key in ((1, (2,)), tuple(range(17))):
         with pytest.raises(InputError, match="a tuple as the key"):
             put(target, [(key, 0)])
-
-
-WRITTEN: list[Callable[[Pickling], Any]] = [
-    lambda out: out.integer(0),
-    lambda out: out.integer(255),
-    lambda out: out.integer(256),
-    lambda out: out.integer(65536),
-    lambda out: out.integer(-1),
-    lambda out: out.integer(1 << 31),
-    lambda out: out.integer(-(1 << 40)),
-    lambda out: out.integers(()),
-    lambda out: out.integers((1,)),
-    lambda out: out.integers((1, 2, 3)),
-    lambda out: out.integers((1, 2, 3, 4, 5)),
-    lambda out: out.text("é" * 200),
-    lambda out: out.boolean(True),
-]
-VALUES_WRITTEN = [0, 255, 256, 65536, -1, 1 << 31, -(1 << 40), (), (1,), (1, 2, 3), (1, 2, 3, 4, 5)]
-VALUES_WRITTEN += ["é" * 200, True]  # type: ignore[list-item]
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize(("write", "value"), list(zip(WRITTEN, VALUES_WRITTEN, strict=True)))
-def test_what_is_written_is_what_pickle_writes(
-    write: Callable[[Pickling], Any], value: Any, protocol: int
-) -> None:
-    """The writer's opcodes for plain values are those of the standard library, frames aside."""
-    out = Pickling(protocol)
-    write(out)
-    buffer = io.BytesIO()
-    pickle._Pickler(buffer, protocol).dump(value)  # type: ignore[attr-defined]
-    expected = buffer.getvalue()
-    if protocol == 4 and expected[2:3] == b"\x95":
-        expected = expected[:2] + expected[11:]
-    assert out.raw(b".").take() == expected
-
-
-def test_memo_reaches_far() -> None:
-    """Values are recalled by one byte up to 256 and by four beyond."""
-    out = Pickling(2)
-    out.raw(b"(")
-    for i in range(300):
-        out.text(f"name {i}")
-    for i in range(300):
-        assert out.recall(("text", f"name {i}"))
-    assert not out.recall("nothing")
-    value = pickle.loads(out.raw(b"t.").take())
-    assert value[:300] == value[300:]
 
 
 class _Changing(HeldBytes):
