@@ -3,7 +3,7 @@
 # make lint    ruff, mypy, import-linter, generated documents
 # make bare    convert where neither torch nor paddle is installed
 # make old     load and read what Paddle 2.6 with NumPy 1 loads and saves
-# make coverage  lines and branches of porter/codecs that no test reaches
+# make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
 # make bench   measure against cp and the scripts that people write
 # make docs    write the generated documents
@@ -52,7 +52,7 @@ old:
 	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
 	.venv-old/bin/python -m pytest -p no:cacheprovider tests/old
 
-COVERING := tests/codecs tests/test_repack.py tests/test_inspect.py tests/test_speed_shape.py tests/test_blocks.py
+COVERING := tests/codecs tests/storage tests/tensors tests/commands/test_repack.py tests/commands/test_inspect.py
 
 coverage: setup
 	rm -f .coverage .coverage.*
@@ -70,7 +70,7 @@ docs: setup
 	$(BIN)/python docs/generate.py
 
 skeletons: setup
-	$(BIN)/python -m porter.runtimes.skeletons
+	$(BIN)/python -m porter.frameworks.skeletons
 
 templates: setup
 	rm -f porter/onnx/templates/*.onnx.gz
@@ -88,7 +88,7 @@ gpu: setup
 reports: setup
 	$(BIN)/python docs/reports/examples.py
 	$(BIN)/python docs/reports/prove.py > docs/reports/prove.md
-	$(BIN)/python -m tests.verify.matrix > docs/reports/faults.md
+	$(BIN)/python -m tests.verification.matrix > docs/reports/faults.md
 	$(BIN)/python docs/reports/floors.py > docs/reports/floors.md
 
 clean:

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from porter import codecs
-from porter.tensor import DTYPES, Array, LazyTensor, Shape, StateDict
+from porter.tensors.blocks import Array
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.lazy import LazyTensor, Shape
+from porter.tensors.state_dict import StateDict
 
 LAYERS = 24
 SUFFIXES = {"torch": ".pth", "paddle": ".pdparams", "safetensors": ".safetensors"}

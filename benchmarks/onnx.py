@@ -19,14 +19,14 @@ from statistics import median
 import numpy as np
 import onnxruntime as ort
 
-from porter.architectures import find
-from porter.convert import init
-from porter.onnx.template import template
+from porter.commands.init import init
+from porter.onnx.export.template import template
+from porter.zoo.architectures import find
 
 EXPORT = """
 import sys, torch
-from porter.architectures import find
-from porter.runtimes.models import build
+from porter.zoo.architectures import find
+from porter.frameworks.models import build
 name, source, target, dynamo = sys.argv[1:]
 architecture = find(name)
 model = build(architecture, "torch").eval()

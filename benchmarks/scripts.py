@@ -139,8 +139,8 @@ def model_to_device(source: str, device: str) -> None:
     """Build a model as people do, load its state dict and move it."""
     import torch
 
-    from porter.architectures import find
-    from porter.runtimes.models import build
+    from porter.frameworks.models import build
+    from porter.zoo.architectures import find
 
     model = build(find("vit-base-p16-224"), "torch")
     model.load_state_dict(torch.load(source, map_location="cpu", weights_only=True))

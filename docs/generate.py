@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from porter.architectures import families
 from porter.cli import cli
-from porter.cli.list import sayings
 from porter.mapping.table import Dialect, Table
+from porter.planning.endpoint import spellings
+from porter.zoo.architectures import families
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -51,7 +51,7 @@ def architecture_table() -> str:
     lines = ["| family | variants | dialects |", "|---|---|---|"]
     for name, variants in families().items():
         names = " ".join(f"`{v.name}`" for v in variants)
-        dialects = " ".join(f"`{saying}`" for saying in sayings(variants[0].table))
+        dialects = " ".join(f"`{spelling}`" for spelling in spellings(variants[0].table))
         title = f"[{variants[0].title}]({variants[0].paper})"
         lines.append(f"| {name}<br>{title} | {names} | {dialects} |")
     return "\n".join(lines)

@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from porter.convert import convert, init
-    from porter.diff import diff
-    from porter.doctor import doctor
-    from porter.fetch import read as open
-    from porter.inspect import inspect
-    from porter.load import load_model
-    from porter.repack import repack
-    from porter.verify import verify
+    from porter.commands.convert import convert
+    from porter.commands.diff import diff
+    from porter.commands.doctor import doctor
+    from porter.commands.init import init
+    from porter.commands.inspect import inspect
+    from porter.commands.load import load_model
+    from porter.commands.repack import repack
+    from porter.remote.fetch import read as open
+    from porter.verification.forward import verify
 
 _LAZY = {
-    "open": ("porter.fetch", "read"),
-    "convert": ("porter.convert", "convert"),
-    "init": ("porter.convert", "init"),
-    "inspect": ("porter.inspect", "inspect"),
-    "diff": ("porter.diff", "diff"),
-    "doctor": ("porter.doctor", "doctor"),
-    "repack": ("porter.repack", "repack"),
-    "verify": ("porter.verify", "verify"),
-    "load_model": ("porter.load", "load_model"),
+    "open": ("porter.remote.fetch", "read"),
+    "convert": ("porter.commands.convert", "convert"),
+    "init": ("porter.commands.init", "init"),
+    "inspect": ("porter.commands.inspect", "inspect"),
+    "diff": ("porter.commands.diff", "diff"),
+    "doctor": ("porter.commands.doctor", "doctor"),
+    "repack": ("porter.commands.repack", "repack"),
+    "verify": ("porter.verification.forward", "verify"),
+    "load_model": ("porter.commands.load", "load_model"),
 }
 
 __all__ = [
@@ -51,3 +52,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those not yet imported included."""
+    return sorted({*globals(), *__all__})

@@ -68,7 +68,7 @@ def _pickle(data: bytes) -> bytes:
 
 
 # In a process of its own, so that atheris need not look at all of torch.
-_TAR = "import sys; from tests.codecs.torch_files import *; sys.stdout.buffer.write({})"
+_TAR = "import sys; from tests.codecs.torch.torch_files import *; sys.stdout.buffer.write({})"
 
 
 def seeds(name: str) -> Iterable[bytes]:

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from porter import codecs
-from porter.architectures import find
-from porter.mapping.plan import plan
-from porter.mapping.recognise import shapes_of
-from porter.seeded import seeded
-from porter.tensor import StateDict
+from porter.planning.plan import plan
+from porter.planning.recognise import shapes_of
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import find
+from porter.zoo.seeded import seeded
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())

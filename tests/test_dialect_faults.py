@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from porter import ops
-from porter.architectures import families, find
-from porter.fit import fit
-from porter.load import fill
+from porter.frameworks.fill import fill
+from porter.frameworks.models import build
 from porter.mapping.link import Link, Linked
-from porter.mapping.plan import Plan, link_variant
 from porter.mapping.table import CANONICAL
-from porter.runtimes.models import build
-from porter.tensor import Shape, StateDict
-from porter.verify.sensitivity import layouts
-from porter.verify.weights import prove_weights
+from porter.planning.fit import fit
+from porter.planning.plan import Plan, link_variant
+from porter.tensors import operations
+from porter.tensors.lazy import Shape
+from porter.tensors.state_dict import StateDict
+from porter.verification.sensitivity.prove import layouts
+from porter.verification.weights import prove_weights
+from porter.zoo.architectures import families, find
 from tests.golden.cases import ALL, WITH_LOGITS, Case
 from tests.test_golden import LIMIT, run
 
@@ -61,7 +62,7 @@ def mutants(linked: Linked, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, 
 def _faults(links: Sequence[Link], shapes: Mapping[str, Shape]) -> Iterator[tuple[str, list[Link]]]:
     first = [shapes[name] for name in links[0].dialect]
     if all(len(shape) == 2 and shape[0] == shape[1] for shape in first):
-        turn = ops.Permute((1, 0))
+        turn = operations.Permute((1, 0))
         yield "transposed", [link._replace(ops=(*link.ops, turn)) for link in links]
     if len(first) > 1:
         yield (

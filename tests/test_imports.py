@@ -24,9 +24,9 @@ def modules_after(code: str, cwd: Path) -> set[str]:
 def test_a_conversion_imports_no_framework(tmp_path: Path) -> None:
     """Reading, mapping, writing and the weight-level proof need none."""
     code = (
-        "import porter, porter.convert\n"
+        "import porter\n"
         "done = porter.convert('shunted-t', from_='paddle', to='torch', verify=False)\n"
-        "from porter.verify.weights import prove_weights\n"
+        "from porter.verification.weights import prove_weights\n"
         "proof = prove_weights(done.plan, porter.open(done.source), porter.open(done.output))\n"
         "assert proof.holds and proof.compared == 259"
     )
@@ -68,15 +68,17 @@ def test_help_is_light(tmp_path: Path) -> None:
 def test_inspecting_a_stranger_reads_no_table(tmp_path: Path) -> None:
     """What resembles no architecture is described without tables, hashes and pools of rich."""
     code = (
-        "import sys, numpy; from porter import codecs; from porter.tensor import StateDict\n"
+        "import sys, numpy; from porter import codecs\n"
+        "from porter.tensors.state_dict import StateDict\n"
         "codecs.write(StateDict.of({'alien': numpy.ones(3)}), 'x.pth', 'torch')\n"
         "for name in [n for n in sys.modules if n.startswith(('porter', 'hashlib'))]:\n"
         "    del sys.modules[name]\n"
         "sys.argv = ['porter', 'inspect', 'x.pth']\n"
         "from porter.cli import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"
-        "assert 'porter.codecs.torch_zip' in sys.modules\n"
-        "assert not {'porter.mapping.table', 'porter.ops', 'hashlib'} & set(sys.modules)"
+        "assert 'porter.codecs.torch.zip_file' in sys.modules\n"
+        "unwanted = {'porter.mapping.table', 'porter.tensors.operations', 'hashlib'}\n"
+        "assert not unwanted & set(sys.modules)"
     )
     assert not modules_after(code, tmp_path) & {*FRAMEWORKS, "tomllib", "rich"}
 
@@ -85,8 +87,8 @@ def test_public_functions_are_callable_beside_their_modules(tmp_path: Path) -> N
     """`porter.convert(...)` and `import porter.convert` do not get in each other's way."""
     code = (
         "import porter\n"
-        "import porter.convert, porter.verify, porter.inspect, porter.diff\n"
-        "from porter.convert import Conversion\n"
+        "import porter.commands.convert, porter.verification, porter.commands.diff\n"
+        "from porter.commands.convert import Conversion\n"
         "assert all(callable(getattr(porter, n)) for n in porter.__all__ if n[0] != '_')"
     )
     modules_after(code, tmp_path)

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from porter import codecs
-from porter.architectures import find
-from porter.mapping.plan import plan
-from porter.mapping.recognise import shapes_of
+from porter.planning.plan import plan
+from porter.planning.recognise import shapes_of
 from porter.report import SUFFIXES, write_reports
 from porter.report.text import plain
-from porter.seeded import seeded
-from porter.tensor import LazyTensor, StateDict
-from porter.verify.forward import verify
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.verification.forward import verify
+from porter.zoo.architectures import find
+from porter.zoo.seeded import seeded
 
 HERE = Path(__file__).parent
 

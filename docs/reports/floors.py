@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from porter.architectures import Architecture, find
-from porter.runtimes.side import Watch
-from porter.runtimes.torch_side import TorchSide
-from porter.seeded import seeded
-from porter.tensor import Array
-from porter.verify import tolerance
-from porter.verify.compare import compare
-from porter.verify.inputs import noise
-from porter.verify.sensitivity import smallest
+from porter.frameworks.side import Watch
+from porter.frameworks.torch import TorchSide
+from porter.tensors.blocks import Array
+from porter.verification import tolerance
+from porter.verification.compare import compare
+from porter.verification.inputs import noise
+from porter.verification.sensitivity.prove import smallest
+from porter.zoo.architectures import Architecture, find
+from porter.zoo.seeded import seeded
 
 VARIANTS = (
     "shunted-t", "cait-xxs24-224", "ceit-tiny-224", "ceit-rishikksh20", "deit-tiny-distilled-224",

@@ -14,15 +14,16 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from porter.architectures import find
-from porter.mapping.plan import plan
-from porter.mapping.recognise import shapes_of
+from porter.planning.plan import plan
+from porter.planning.recognise import shapes_of
 from porter.report import SUFFIXES, write_reports
 from porter.report.text import plain
-from porter.seeded import seeded
-from porter.tensor import LazyTensor, StateDict
-from porter.verify import trace as traces
-from porter.verify.forward import record, verify
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.verification import trace as traces
+from porter.verification.forward import record, verify
+from porter.zoo.architectures import find
+from porter.zoo.seeded import seeded
 
 HERE = Path(__file__).parent
 TRACE = HERE.parents[1] / "tests" / "gpu" / "shunted-t.paddle.safetensors"

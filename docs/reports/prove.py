@@ -11,9 +11,9 @@ import sys
 import time
 from collections import Counter
 
-from porter.architectures import all_variants, find
 from porter.cli.prove import prove
-from porter.verify.sensitivity import Sensitivity
+from porter.verification.sensitivity.prove import Sensitivity
+from porter.zoo.architectures import all_variants, find
 
 HEAD = """# Mutations of every table
 

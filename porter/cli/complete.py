@@ -15,7 +15,7 @@ def architectures(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Offer variants, and files where a path was begun: a table of the user's own."""
-    from porter.architectures import all_variants
+    from porter.zoo.architectures import all_variants
 
     if "/" in incomplete or "." in incomplete:
         return [CompletionItem(incomplete, type="file")]
@@ -27,16 +27,15 @@ def architectures(
 
 def families(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer families."""
-    from porter.architectures import families as known
+    from porter.zoo.architectures import families as known
 
     return _starting({name: found[0].title for name, found in known().items()}, incomplete)
 
 
 def sides(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer what `--from` and `--to` take: the dialects of ARCH where it is known already."""
-    from porter.cli.list import sayings
-    from porter.endpoint import FORMATS
     from porter.errors import PorterError
+    from porter.planning.endpoint import FORMATS, spellings
 
     offered = dict.fromkeys(FORMATS, "")
     try:
@@ -44,7 +43,7 @@ def sides(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     except PorterError:
         table = None
     if table is not None:
-        offered |= {saying.partition(" ")[0]: "" for saying in sayings(table)}
+        offered |= {name.partition(" ")[0]: "" for name in spellings(table)}
     return _starting(offered, incomplete)
 
 
@@ -65,8 +64,8 @@ def _table(ctx: click.Context) -> Table | None:
     """Return the table of ARCH; an option without its value leaves ARCH among the rest."""
     from pathlib import Path
 
-    from porter.architectures import find
     from porter.mapping.table import load
+    from porter.zoo.architectures import find
 
     arch = ctx.params.get("arch") or next(iter(ctx.args), None)
     if arch is None:

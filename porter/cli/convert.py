@@ -22,9 +22,9 @@ from porter.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from porter.convert import Conversion
-    from porter.mapping.plan import Plan
-    from porter.verify import Verdict
+    from porter.commands.convert import Conversion
+    from porter.planning.plan import Plan
+    from porter.verification.verdict import Verdict
 
 
 def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -107,7 +107,7 @@ def command(
     F is torch, paddle, numpy, safetensors or onnx. Without INPUT, the file of the variant's
     name in the working directory is taken, or a seeded checkpoint is made.
     """
-    from porter.convert import convert
+    from porter.commands.convert import convert
 
     with progress(quiet or as_json) as moved:
         outcome = convert(arch, source, progress=moved, onnx=taken(options), **options)

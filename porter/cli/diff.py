@@ -24,7 +24,7 @@ from porter.cli.output import columns, json_option, progress, say_json
 @click.pass_context
 def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **options: Any) -> None:
     """Compare two checkpoints tensor by tensor, bit for bit; exit code 1 if they differ."""
-    from porter.diff import diff
+    from porter.commands.diff import diff
 
     with progress(as_json) as moved:
         found = diff(left, right, progress=moved, **options)

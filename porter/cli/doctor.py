@@ -14,7 +14,7 @@ from porter.cli.output import columns, json_option, say_json
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """Say what is installed and what is missing; exit code 3 if the core is not whole."""
-    from porter.doctor import doctor
+    from porter.commands.doctor import doctor
 
     health = doctor()
     if as_json:

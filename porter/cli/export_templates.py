@@ -33,9 +33,9 @@ def command(
     They are kept in the user's cache; a folder of them, made with -o, goes into the cache of a
     machine without torch (PORTER_CACHE_DIR/templates).
     """
-    from porter.architectures import all_variants, find
-    from porter.onnx.pack import pack
-    from porter.onnx.template import OPSET
+    from porter.onnx.export.pack import pack
+    from porter.onnx.export.template import OPSET
+    from porter.zoo.architectures import all_variants, find
 
     if bool(archs) == everything:
         raise click.UsageError("name the architectures, or pass --all")

@@ -36,9 +36,9 @@ def command(
     quiet: bool,
 ) -> None:
     """Write a seeded checkpoint of ARCH in which every tensor matters to the output."""
-    from porter import endpoint
-    from porter.architectures import find
-    from porter.convert import init
+    from porter.commands.init import init
+    from porter.planning import endpoint
+    from porter.zoo.architectures import find
 
     variant = find(arch)
     target = output or variant.name + endpoint.parse(to, variant.table).suffix

@@ -9,7 +9,7 @@ import click
 from porter.cli.output import columns, counted, json_option, progress, say_json, sized
 
 if TYPE_CHECKING:
-    from porter.inspect import Inspection
+    from porter.commands.inspect import Inspection
 
 
 @click.command("inspect")
@@ -23,15 +23,15 @@ def command(
     ctx: click.Context, file: str, key: str | None, tensors: bool, check: bool, as_json: bool
 ) -> None:
     """Say what FILE is: container, wrapper, architecture, dialect, sizes, dtypes, provenance."""
-    from porter.inspect import inspect
+    from porter.commands.inspect import inspect
 
     with progress(as_json) as moved:
         found = inspect(file, key=key, progress=moved)
     checked = None
     if check:
-        from porter.codecs import provenance
+        from porter.codecs.check import check as compared
 
-        checked = provenance.check(found.origin.path)
+        checked = compared(found.origin.path)
     if as_json:
         say_json(
             {**as_dict(found, tensors), "check": None if checked is None else checked.as_dict()}

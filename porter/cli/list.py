@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from porter.cli import complete
 from porter.cli.output import columns, counted, json_option, say_json
-
-if TYPE_CHECKING:
-    from porter.mapping.table import Table
 
 
 @click.command("list")
@@ -18,8 +13,9 @@ if TYPE_CHECKING:
 @json_option
 def command(family: str | None, as_json: bool) -> None:
     """List families, variants and dialects; with FAMILY, that one alone."""
-    from porter.architectures import families
     from porter.errors import UsageError, listed
+    from porter.planning.endpoint import spellings
+    from porter.zoo.architectures import families
 
     known = families()
     if family is not None:
@@ -31,7 +27,7 @@ def command(family: str | None, as_json: bool) -> None:
             {
                 name: {
                     "title": variants[0].title,
-                    "dialects": sayings(variants[0].table),
+                    "dialects": spellings(variants[0].table),
                     "variants": {
                         v.name: {
                             "aliases": list(v.aliases), "parameters": v.parameters,
@@ -46,22 +42,10 @@ def command(family: str | None, as_json: bool) -> None:
         return
     for name, variants in known.items():
         click.echo(f"{name}  ({variants[0].title})")
-        click.echo(f"  dialects  {', '.join(sayings(variants[0].table))}")
+        click.echo(f"  dialects  {', '.join(spellings(variants[0].table))}")
         rows = [
             (v.name, f"{counted(v.parameters)} parameters", f"{v.image_size} px",
              f"top-1 {v.top1}" if v.top1 else "", ", ".join(v.aliases))
             for v in variants
         ]  # fmt: skip
         click.echo(columns(rows, "    ") + "\n")
-
-
-def sayings(table: Table) -> list[str]:
-    """Return what `--from` and `--to` may say for a table's dialects, aliases behind `=`."""
-    found = []
-    for name, dialect in table.dialects.items():
-        head = {"flax": "numpy"}.get(dialect.convention.framework, dialect.convention.framework)
-        found.append(name if name == head else f"{head}:{name}")
-    for alias, name in table.aliases.items():
-        head = table.dialects[name].convention.framework
-        found.append(f"{head}:{alias} (= {name})")
-    return found

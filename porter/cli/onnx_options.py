@@ -11,7 +11,7 @@ NAMES = (
     "opset", "batch", "external_data", "optimize", "io_dtype", "input_name", "output_name",
     "labels",
 )  # fmt: skip
-"""Fields of `porter.onnx.export.Options`."""
+"""Fields of `porter.onnx.export.write.Options`."""
 
 _OPTIONS = (
     click.option("--opset", type=click.IntRange(1), help="ONNX: operator set (default 20)."),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from porter.storage.progress import Progress
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
-digest_option = click.option(  # the names are those of `porter.codecs.digests`, slow to load
+digest_option = click.option(  # the names are those of `porter.storage.digests`, slow to load
     "--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
     help="How digests are taken: fast, or known everywhere.",
 )  # fmt: skip

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from porter.architectures import Architecture
-    from porter.runtimes.process import Pool
-    from porter.verify.sensitivity import Sensitivity
+    from porter.frameworks.process import Pool
+    from porter.verification.sensitivity.prove import Sensitivity
+    from porter.zoo.architectures import Architecture
 
 
 def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
@@ -19,8 +19,8 @@ def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
     torch and paddle are started once and work at the same time; every dialect but Paddle's own
     is run in torch.
     """
-    from porter.runtimes.process import Pool
-    from porter.verify import sensitivity
+    from porter.frameworks.process import Pool
+    from porter.verification.sensitivity import prove as sensitivity
 
     with Pool() as pool:
         for variant in sensitivity.layouts(variants):
@@ -28,8 +28,8 @@ def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
 
 
 def _of(variant: Architecture, pool: Pool) -> list[Sensitivity]:
-    from porter.verify import sensitivity
-    from porter.verify.live import together
+    from porter.verification.live import together
+    from porter.verification.sensitivity import prove as sensitivity
 
     def task(framework: str, dialects: list[str]) -> Callable[[], list[Sensitivity]]:
         known: sensitivity.Known = {}

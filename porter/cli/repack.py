@@ -19,7 +19,7 @@ from porter.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from porter.repack import Repacking
+    from porter.commands.repack import Repacking
 
 _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
 
@@ -48,7 +48,7 @@ _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
 @quiet_option
 def command(source: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Put INPUT into another container: the same names, layout and values."""
-    from porter.repack import repack
+    from porter.commands.repack import repack
 
     with progress(quiet or as_json) as moved:
         outcome = repack(source, output, progress=moved, **options)

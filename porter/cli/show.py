@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from porter.cli import complete
-from porter.cli.list import sayings
 from porter.cli.output import columns, json_option, say_json
+from porter.planning.endpoint import spellings
 
 if TYPE_CHECKING:
     from porter.mapping.link import Link
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @json_option
 def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
     """Show ARCH: its figures, its preprocessing and its table linked to a dialect."""
-    from porter.architectures import find
+    from porter.zoo.architectures import find
 
     variant = find(arch)
     dialect = dialect.rpartition(":")[2]
@@ -47,7 +47,7 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
                     "mean": list(pre.mean), "std": list(pre.std),
                     "interpolation": pre.interpolation, "crop": pre.crop,
                 },
-                "dialects": sayings(table), "dialect": dialect,
+                "dialects": spellings(table), "dialect": dialect,
                 "table": [
                     dict(zip(("canonical", "dialect", "shape", "how"), row, strict=True))
                     for row in rows
@@ -63,7 +63,7 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
         ("input", f"{variant.image_size} px, {variant.num_classes} classes, crop {pre.crop},"
                   f" {pre.interpolation}, mean {list(pre.mean)}, std {list(pre.std)}"),
         ("config", ", ".join(f"{key} {value}" for key, value in variant.config.items())),
-        ("dialects", ", ".join(sayings(table))),
+        ("dialects", ", ".join(spellings(table))),
     ]  # fmt: skip
     click.echo(columns(figures))
     click.echo(f"\ntable, canonical = {dialect}")
@@ -72,10 +72,10 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
 
 def linked_rows(name: str, dialect: str, full: bool) -> list[tuple[str, str, str, str]]:
     """Return (canonical, dialect, shape, how) of each link, alike layers folded unless `full`."""
-    from porter.architectures import find
-    from porter.mapping.check import canonical_tensors
     from porter.mapping.fold import fold
-    from porter.mapping.plan import link_variant
+    from porter.planning.plan import link_variant
+    from porter.zoo.architectures import find
+    from porter.zoo.canonical import canonical_tensors
 
     variant = find(name)
     features = tuple(variant.skeleton().features)

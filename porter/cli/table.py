@@ -11,9 +11,9 @@ from porter.cli import complete
 from porter.cli.output import Group, columns, force_option, json_option, progress, say_json
 
 if TYPE_CHECKING:
-    from porter.architectures import Architecture
-    from porter.mapping.check import Proof
-    from porter.mapping.infer import Inferred
+    from porter.infer.propose import Inferred
+    from porter.planning.check import Proof
+    from porter.zoo.architectures import Architecture
 
 
 @click.group("table", cls=Group)
@@ -46,7 +46,7 @@ def check(
     is checked for what needs no checkpoint, and for the rest with one.
     """
     from porter.errors import UsageError
-    from porter.mapping.check import check as proofs
+    from porter.planning.check import check as proofs
 
     own = [name for name in archs if name.endswith(".toml")]
     if (checkpoint or dialect) and (len(own) != 1 or len(archs) != 1 or not checkpoint):
@@ -83,19 +83,19 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
 
 def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:
     """Return one proof for each dialect; without a checkpoint, of what a table alone can say."""
-    from porter.fetch import read
-    from porter.mapping import derive
-    from porter.mapping.check import Proof
-    from porter.mapping.recognise import shapes_of
     from porter.mapping.table import load
+    from porter.planning import custom_table
+    from porter.planning.check import Proof
+    from porter.planning.recognise import shapes_of
+    from porter.remote.fetch import read
 
     table = load(Path(name))
-    problems = tuple(derive.unknown_operations(table))
+    problems = tuple(custom_table.unknown_operations(table))
     if checkpoint is None or problems:
         return [Proof(name, ", ".join(table.dialects), 0, problems)]
     state = read(checkpoint)
     container = "" if state.origin is None else state.origin.format
-    return list(derive.hold(table, shapes_of(state), dialect, container))
+    return list(custom_table.hold(table, shapes_of(state), dialect, container))
 
 
 def _say(found: list[Proof]) -> None:
@@ -113,7 +113,7 @@ def _say(found: list[Proof]) -> None:
 
 
 def _variants(name: str | None) -> list[Architecture]:
-    from porter.architectures import all_variants, families, find
+    from porter.zoo.architectures import all_variants, families, find
 
     if name is None:
         return list(all_variants().values())
@@ -161,7 +161,7 @@ def infer(
     rows; every other row is marked as unproven and listed, and the exit code is 1.
     """
     from porter.errors import UsageError
-    from porter.mapping.infer import infer as propose
+    from porter.infer.propose import infer as propose
 
     if output is not None and Path(output).exists() and not force:
         raise UsageError("exists already; --force replaces it", output)

@@ -92,10 +92,10 @@ def command(
     Each side runs in a process of its own; errors are judged against a float64 run of LEFT.
     The exit code is 0 when they are equal, 1 when not, 3 when a framework must be installed.
     """
-    from porter.architectures import find
-    from porter.endpoint import parse
+    from porter.planning.endpoint import parse
     from porter.report import check_names, write_reports
-    from porter.verify.forward import verify
+    from porter.verification.forward import verify
+    from porter.zoo.architectures import find
 
     check_names(reports)
     table = find(arch).table
@@ -127,7 +127,7 @@ def _record(
     ctx: click.Context, arch: str, left: str, right: str | None, path: str,
     options: dict[str, Any], quiet: bool,
 ) -> None:  # fmt: skip
-    from porter.verify.forward import record
+    from porter.verification.forward import record
 
     if right is not None:
         raise click.UsageError("--save-trace records LEFT alone: leave RIGHT out")

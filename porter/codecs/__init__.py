@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from porter.codecs.beside import with_record
 from porter.codecs.detect import check_name
 from porter.codecs.detect import detect as detect_file
-from porter.codecs.digests import XXH3, check_method
-from porter.codecs.files import InputFile
 from porter.errors import UsageError, listed
-from porter.tensor import StateDict
+from porter.storage.digests import XXH3, check_method
+from porter.storage.input_file import InputFile
+from porter.storage.sidecar import with_record
+from porter.tensors.state_dict import StateDict
 
 if TYPE_CHECKING:
-    from porter.codecs.output import Written
-    from porter.codecs.pieces import Piece
-    from porter.codecs.saving import Progress
+    from porter.storage.atomic_output import Written
+    from porter.storage.pieces import Piece
+    from porter.storage.progress import Progress
 
 
 Read: TypeAlias = Callable[..., StateDict]
@@ -112,8 +112,8 @@ def write(
     `layout="view"` has torch and Paddle files state a transpose instead of doing it.
     `progress` is called with what is done, the bytes done and the bytes in all.
     """
-    from porter.codecs.layout import check as check_layout
-    from porter.codecs.saving import Saver, save
+    from porter.codecs.saving import Saver
+    from porter.tensors.strided_view import check as check_layout
 
     codec = _codec(format)
     if not codec.writing:
@@ -127,15 +127,21 @@ def write(
             metadata = {**metadata, "porter.without": ", ".join(left_out)}
     sources = list(inputs) or (list(state.origin.files) if state.origin else [])
     method = digest if digests else ""
-    return save(
-        Saver(format, codec.pieces, codec.read, read_back, progress, sync, method, layout),
-        state,
-        path,
-        force=force,
-        metadata=metadata,
-        max_shard_size=max_shard_size,
-        inputs=sources,
-    )
+    saver = Saver(format, codec.pieces, codec.read, read_back, progress, sync, method, layout)
+    if not state:
+        raise UsageError("there is no tensor to write", path)
+    try:
+        if max_shard_size is None:
+            return saver.save(state, path, force=force, inputs=sources, metadata=metadata)
+        from porter.codecs.sharded import writing
+
+        limit = writing.parse_size(max_shard_size)
+        return writing.save(
+            saver, state, path, limit, force=force, metadata=metadata, inputs=sources
+        )
+    except UsageError as error:
+        # What a format cannot hold is told by its codec, which does not know the file's name.
+        raise error if error.path else UsageError(error.message, path) from error
 
 
 def _codec(format: str) -> Codec:
@@ -148,19 +154,19 @@ def _codec(format: str) -> Codec:
 
 
 def _read_torch() -> Read:
-    from porter.codecs.torch_zip import read
+    from porter.codecs.torch.zip_file import read
 
     return read
 
 
 def _read_torch_legacy() -> Read:
-    from porter.codecs.torch_legacy import read
+    from porter.codecs.torch.legacy import read
 
     return read
 
 
 def _read_paddle() -> Read:
-    from porter.codecs.paddle import read
+    from porter.codecs.paddle.reading import read
 
     return read
 
@@ -172,37 +178,37 @@ def _read_safetensors() -> Read:
 
 
 def _read_npz() -> Read:
-    from porter.codecs.npz import read
+    from porter.codecs.numpy.npz import read
 
     return read
 
 
 def _read_npy() -> Read:
-    from porter.codecs.npy import read
+    from porter.codecs.numpy.npy import read
 
     return read
 
 
 def _read_onnx() -> Read:
-    from porter.codecs.onnx_weights import read
+    from porter.codecs.onnx.weights import read
 
     return read
 
 
 def _read_index() -> Read:
-    from porter.codecs.sharded import read
+    from porter.codecs.sharded.index import read
 
     return read
 
 
 def _write_torch() -> Pieces:
-    from porter.codecs.torch_writing import pieces
+    from porter.codecs.torch.writing import pieces
 
     return pieces
 
 
 def _write_paddle() -> Pieces:
-    from porter.codecs.paddle_writing import pieces
+    from porter.codecs.paddle.writing import pieces
 
     return pieces
 
@@ -214,13 +220,13 @@ def _write_safetensors() -> Pieces:
 
 
 def _write_npz() -> Pieces:
-    from porter.codecs.npz import pieces
+    from porter.codecs.numpy.npz import pieces
 
     return pieces
 
 
 def _write_npy() -> Pieces:
-    from porter.codecs.npy import pieces
+    from porter.codecs.numpy.npy import pieces
 
     return pieces
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from porter.codecs.files import InputFile
 from porter.errors import InputError
+from porter.storage.input_file import InputFile
 
 SUFFIXES = {
     ".safetensors": ("safetensors",),

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from porter.codecs.unwrap import common_prefix
 from porter.errors import UsageError, printable
-from porter.tensor import LazyTensor, Origin, StateDict
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import Origin, StateDict
 
 
 def flat(

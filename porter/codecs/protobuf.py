@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from porter.codecs.files import InputFile
 from porter.errors import InputError
+from porter.storage.input_file import InputFile
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _WINDOW = 64 << 10

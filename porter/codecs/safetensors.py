@@ -25,14 +25,16 @@ from json.encoder import encode_basestring as _quoted
 from math import prod
 from typing import NamedTuple
 
-from porter.codecs import ties
-from porter.codecs.digests import XXH3, digest_of, method_of, unknown
-from porter.codecs.files import InputFile
 from porter.codecs.flat import flat
 from porter.codecs.json_scan import Scanner
-from porter.codecs.pieces import Body, Late, Piece
 from porter.errors import InputError, UsageError, printable
-from porter.tensor import DTYPES, DType, Extent, LazyTensor, Origin, Shape, StateDict
+from porter.storage.digests import XXH3, digest_of, method_of, unknown
+from porter.storage.input_file import InputFile
+from porter.storage.pieces import Body, Late, Piece
+from porter.tensors import shared_tensors
+from porter.tensors.dtypes import DTYPES, DType
+from porter.tensors.lazy import Extent, LazyTensor, Shape
+from porter.tensors.state_dict import Origin, StateDict
 
 LARGEST_HEADER = 100_000_000
 """The limit of the reference implementation."""
@@ -77,7 +79,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
         )
         for name, entry in entries.items()
     }
-    notes = ties.restore(tensors, metadata.get(TIES), file.path)
+    notes = shared_tensors.restore(tensors, metadata.get(TIES), file.path)
     origin = Origin(file.path, "safetensors", (file.path,), notes=notes, metadata=metadata)
     return flat(tensors, origin, key=key, strip=strip)
 
@@ -243,7 +245,7 @@ def pieces(
     check(state)
     bodies = [Body(name, state[name]) for name in ordered(state)]
     notes = dict(metadata)
-    if found := ties.note(state):
+    if found := shared_tensors.note(state):
         notes[TIES] = found
     if late is None:
         yield _header(bodies, notes)
@@ -283,7 +285,7 @@ def header_is_intact(file: InputFile) -> bool | None:
 def _header(bodies: list[Body], metadata: Mapping[str, str]) -> bytes:
     rows = []
     if metadata:
-        rows.append(f'"{_METADATA}":{ties.compact(dict(sorted(metadata.items())))}')
+        rows.append(f'"{_METADATA}":{shared_tensors.compact(dict(sorted(metadata.items())))}')
     begin = 0
     for body in bodies:
         tensor, end = body.tensor, begin + body.tensor.nbytes

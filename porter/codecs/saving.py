@@ -6,28 +6,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from porter.codecs import output, ties
-from porter.codecs.beside import OWN_METADATA, SUFFIX, refuse_foreign
-from porter.codecs.digests import XXH3
-from porter.codecs.files import InputFile
-from porter.codecs.imprint import Imprint
-from porter.codecs.layout import as_stored
-from porter.codecs.output import Input, Written
-from porter.codecs.pieces import Job, Piece
-from porter.codecs.pieces import Progress as Moved
 from porter.codecs.provenance import Record
-from porter.codecs.read_back import differences
-from porter.errors import SystemFault, UsageError
-from porter.tensor import LazyTensor, StateDict
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, the bytes done and the bytes in all."""
+from porter.errors import SystemFault
+from porter.storage import atomic_output
+from porter.storage.atomic_output import Input, Written
+from porter.storage.checksums import Imprint
+from porter.storage.digests import XXH3
+from porter.storage.input_file import InputFile
+from porter.storage.pieces import Piece, Task
+from porter.storage.progress import Advance, Progress
+from porter.storage.read_back import differences
+from porter.storage.sidecar import OWN_METADATA, SUFFIX, refuse_foreign
+from porter.tensors import shared_tensors
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.tensors.strided_view import as_stored
 
 
 class Pieces(Protocol):
@@ -65,7 +64,7 @@ class Saver:
         inputs: Iterable[Input],
         metadata: Mapping[str, str] | None,
         record: Record | None = None,
-        also: Iterable[Job] = (),
+        also: Iterable[Task] = (),
         turn: AbstractContextManager[object] | None = None,
     ) -> Written:
         """Write one file and, where `metadata` is given, its provenance.
@@ -79,7 +78,7 @@ class Saver:
         beside = path + SUFFIX if record and self._beside else ""
         if beside:
             refuse_foreign(beside)
-        written = output.publish(
+        written = atomic_output.publish(
             path,
             self._pieces(state, metadata or {}, record),
             inputs=sources,
@@ -96,12 +95,12 @@ class Saver:
             return written
         assert written.imprint is not None
         files = {os.path.basename(path): written.imprint} if self.digests else {}
-        output.publish(beside, [record.text(state, files)], force=True, sync=self.sync)
+        atomic_output.publish(beside, [record.text(state, files)], force=True, sync=self.sync)
         return replace(written, files=(beside, *written.files))
 
     def record(self, metadata: Mapping[str, str], inputs: Iterable[Input]) -> Record:
         """Return the provenance of an output, the digests of its sources not yet taken."""
-        sources = map(output.named, inputs) if self.digests else ()
+        sources = map(atomic_output.named, inputs) if self.digests else ()
         return Record(metadata, sources, self.digests or XXH3)
 
     @property
@@ -138,7 +137,7 @@ class Saver:
                 path,
             )
 
-    def _moved(self, what: str) -> Moved | None:
+    def _moved(self, what: str) -> Advance | None:
         progress = self.progress
         if progress is None:
             return None
@@ -152,45 +151,5 @@ def complete(state: StateDict, digests: Mapping[str, str]) -> dict[str, str]:
     """
     if not digests:
         return {}
-    aliases = ties.aliases(state)
+    aliases = shared_tensors.aliases(state)
     return {name: digests.get(name) or digests[aliases[name]] for name in state}
-
-
-def save(
-    saver: Saver,
-    state: StateDict,
-    path: str | os.PathLike[str],
-    *,
-    force: bool = False,
-    metadata: Mapping[str, str] | None = None,
-    max_shard_size: str | int | None = None,
-    inputs: Iterable[Input] = (),
-) -> Written:
-    """Write `state` to `path`, whole or not at all, in shards if that is asked for."""
-    name = os.fspath(path)
-    if not state:
-        raise UsageError("there is no tensor to write", name)
-    try:
-        return _save(saver, state, name, force, metadata, max_shard_size, inputs)
-    except UsageError as error:
-        # What a format cannot hold is told by its codec, which does not know the file's name.
-        raise error if error.path else UsageError(error.message, name) from error
-
-
-def _save(
-    saver: Saver,
-    state: StateDict,
-    name: str,
-    force: bool,
-    metadata: Mapping[str, str] | None,
-    max_shard_size: str | int | None,
-    inputs: Iterable[Input],
-) -> Written:
-    if max_shard_size is not None:
-        from porter.codecs import shard_writing
-
-        limit = shard_writing.parse_size(max_shard_size)
-        return shard_writing.save(
-            saver, state, name, limit, force=force, metadata=metadata, inputs=inputs
-        )
-    return saver.save(state, name, force=force, inputs=inputs, metadata=metadata)

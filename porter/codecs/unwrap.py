@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from porter.codecs.pickle_values import Blob, Opaque, Text
+from porter.codecs.pickle.values import Blob, Opaque, Text
 from porter.errors import InputError, UsageError, listed, printable
-from porter.tensor import LazyTensor
+from porter.tensors.lazy import LazyTensor
 
 WRAPPERS = (
     "state_dict",

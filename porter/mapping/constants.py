@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from porter.errors import TableError
-from porter.tensor import Array
+from porter.tensors.blocks import Array
 
 MASKED = -100.0
 """What Swin adds to the score of two tokens that were not neighbours before the shift."""

@@ -8,12 +8,12 @@ from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
-from porter import ops
 from porter.errors import MappingError, TableError, listed
 from porter.mapping.fold import fold
 from porter.mapping.table import CANONICAL, WHOLE, Dialect, Layer, Leaf, Row, Table
-from porter.ops import Join, Op
-from porter.tensor import LazyTensor, Shape
+from porter.tensors import operations as ops
+from porter.tensors.lazy import LazyTensor, Shape
+from porter.tensors.operations import Join, Op
 
 
 class Link(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from porter.errors import SystemFault, UsageError, listed
-from porter.verify.verdict import Verdict
+from porter.verification.verdict import Verdict
 
 SUFFIXES = (".md", ".html", ".json", ".xml")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from porter.errors import listed
 from porter.mapping.fold import fold
-from porter.verify.checks import BY_BYTES, ON_FUZZED, UNPROVEN, Check, LayerCheck
-from porter.verify.verdict import FAILED, PASSED, Verdict
-from porter.verify.who import SideReport
+from porter.verification.checks import BY_BYTES, ON_FUZZED, UNPROVEN, Check, LayerCheck
+from porter.verification.participants import SideReport
+from porter.verification.verdict import FAILED, PASSED, Verdict
 
 
 def headline(verdict: Verdict) -> str:

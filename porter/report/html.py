@@ -19,8 +19,8 @@ from porter.report.figures import (
 )
 from porter.report.machine import row_sizes
 from porter.report.plot import layer_plot
-from porter.verify.verdict import FAILED, PASSED, Verdict
-from porter.verify.who import SideReport
+from porter.verification.participants import SideReport
+from porter.verification.verdict import FAILED, PASSED, Verdict
 
 _MARKS = {PASSED: ("passed", "✓"), FAILED: ("failed", "✗")}
 _YES, _NO = '<b class="passed">✓</b>', '<b class="failed">✗</b>'

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 from porter import __version__
 from porter.mapping.fold import fold
-from porter.verify.checks import LayerCheck
-from porter.verify.verdict import NOT_MADE, Verdict
+from porter.verification.checks import LayerCheck
+from porter.verification.verdict import NOT_MADE, Verdict
 
 VERSION = 1
 """Of the JSON: raised when a field changes its meaning or goes away."""

@@ -16,9 +16,9 @@ from porter.report.figures import (
     worst_layers,
 )
 from porter.report.machine import row_sizes
-from porter.verify.checks import Check
-from porter.verify.finding import Finding
-from porter.verify.verdict import FAILED, PASSED, Verdict
+from porter.verification.checks import Check
+from porter.verification.diagnose.finding import Finding
+from porter.verification.verdict import FAILED, PASSED, Verdict
 
 _MARKS = {PASSED: "✅", FAILED: "❌"}
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from porter.verify.checks import LayerCheck
-from porter.verify.compare import Figures
+from porter.verification.checks import LayerCheck
+from porter.verification.compare import Figures
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 340, 76, 28, 30
 _FLOOR = 1e-17

@@ -9,9 +9,9 @@ from rich.text import Text
 from porter.errors import listed
 from porter.mapping.fold import fold
 from porter.report.figures import blind_lines
-from porter.verify.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
-from porter.verify.verdict import FAILED, PASSED, Verdict
-from porter.verify.who import SideReport
+from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
+from porter.verification.participants import SideReport
+from porter.verification.verdict import FAILED, PASSED, Verdict
 
 _STYLES = {PASSED: "bold green", FAILED: "bold red"}
 

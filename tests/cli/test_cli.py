@@ -167,11 +167,11 @@ def test_a_missing_framework_is_three(
     porter_: Porter, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """3: something must be installed, and the line says what to type."""
-    from porter.doctor import Finding, Health
+    from porter.commands.doctor import Finding, Health
 
     missing = Finding("numpy", None, "core", "pip install numpy")
     health = Health("3", "here", (missing,), "none")
-    monkeypatch.setattr(sys.modules["porter.doctor"], "doctor", lambda: health)
+    monkeypatch.setattr(sys.modules["porter.commands.doctor"], "doctor", lambda: health)
     done = porter_("doctor")
     assert done.code == 3
     assert "pip install numpy" in done.out
@@ -181,7 +181,7 @@ def test_a_bug_is_seventy_and_says_what_to_do(
     porter_: Porter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """70: ours, and the traceback is there for who asks for it."""
-    from porter import architectures
+    from porter.zoo import architectures
 
     def broken() -> None:
         raise ZeroDivisionError("oops")
@@ -199,10 +199,10 @@ def test_interrupted_is_a_hundred_and_thirty_or_forty_three(
 ) -> None:
     """A signal ends it with the code that shells expect, one line at most, and no half file."""
     script = (
-        "import os, signal, time, porter.cli, porter.convert\n"
+        "import os, signal, time, porter.cli, porter.commands.init\n"
         "def slow(*a, **k):\n"
         "    print('ready', flush=True); time.sleep(30)\n"
-        "porter.convert.init = slow\n"
+        "porter.commands.init.init = slow\n"
         "porter.cli.main()"
     )
     running = subprocess.Popen(

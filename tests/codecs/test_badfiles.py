@@ -14,7 +14,7 @@ import pytest
 
 from porter import codecs
 from porter.errors import InputError
-from porter.tensor import LazyTensor
+from porter.tensors.lazy import LazyTensor
 from tests.badcases import BFLOAT16, Case, collect
 
 FORMATS = ("torch-zip", "torch-legacy", "paddle", "any")

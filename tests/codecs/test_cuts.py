@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from porter.codecs.ndarrays import swapped
-from porter.codecs.streams import ChangedTensor, cut, slabs, span
-from porter.tensor import LazyTensor
+from porter.codecs.pickle.ndarrays import swapped
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.streams import ChangedTensor, cut, slabs, span
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from porter import codecs
 from porter.codecs.detect import detect
-from porter.codecs.files import InputFile
 from porter.errors import InputError, UsageError
-from tests.codecs.torch_pickles import (
+from porter.storage.input_file import InputFile
+from tests.codecs.torch.torch_pickles import (
     NUMBERS,
     PLAIN,
     archive,

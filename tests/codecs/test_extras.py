@@ -24,9 +24,9 @@ import pytest
 import torch
 
 from porter import codecs
+from porter.commands.repack import repack
 from porter.errors import InputError
-from porter.repack import repack
-from tests.codecs.torch_files import LEGACY, same, saved
+from tests.codecs.torch.torch_files import LEGACY, same, saved
 
 
 def optimizer() -> torch.optim.Optimizer:

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from porter import codecs
-from porter.codecs.files import InputFile
-from porter.codecs.names import COMMON
-from porter.codecs.pickle_values import Blob, HeldBytes, Opaque, Text
-from porter.codecs.pickles import Unpickler
-from porter.codecs.pickling import Pickling
-from porter.codecs.torch_writing import pieces
+from porter.codecs.pickle.names import COMMON
+from porter.codecs.pickle.reading import Unpickler
+from porter.codecs.pickle.values import Blob, HeldBytes, Opaque, Text
+from porter.codecs.pickle.writing import Pickling
+from porter.codecs.torch.writing import pieces
 from porter.errors import InputError, UsageError
-from porter.tensor import DTYPES, LazyTensor, StateDict
-from tests.codecs.torch_pickles import (
+from porter.storage.input_file import InputFile
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from tests.codecs.torch.torch_pickles import (
     FLOATS,
     HOOKS,
     NUMBERS,
@@ -282,12 +284,12 @@ def test_legacy_keys_must_be_those_of_the_tensors(
 
 def test_legacy_magic_is_compared(tmp_path: Path) -> None:
     """A file asked for as torch's old format needs its magic number."""
-    from porter.codecs import torch_legacy
+    from porter.codecs.torch import legacy
 
     path = tmp_path / "a"
     path.write_bytes(pickle.dumps(5, 2))
     with pytest.raises(InputError, match="without torch's magic number"):
-        torch_legacy.read(InputFile(path))
+        legacy.read(InputFile(path))
 
 
 def test_dtype_that_torch_lacks_is_refused_by_name() -> None:

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 
 from porter import codecs
 from porter.errors import PorterError
-from porter.tensor import StateDict
+from porter.tensors.state_dict import StateDict
 from tests.badcases import BFLOAT16, Case, collect
 from tests.codecs.mutations import damaged
-from tests.codecs.test_paddle_damage import _seeds as paddle_seeds
-from tests.codecs.test_torch_damage import _PICKLES, _SEEDS
-from tests.codecs.torch_files import rewritten
+from tests.codecs.paddle.test_paddle_damage import _seeds as paddle_seeds
+from tests.codecs.torch.test_damage import _PICKLES, _SEEDS
+from tests.codecs.torch.torch_files import rewritten
 
 Seen = dict[str, tuple[str, tuple[int, ...], bytes]]
 """Name: dtype, shape, bytes in C order."""

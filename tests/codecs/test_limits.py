@@ -18,23 +18,20 @@ import numpy as np
 import pytest
 
 from porter import codecs
-from porter.codecs import (
-    beside,
-    files,
-    output,
-    provenance,
-    ties,
-    torch_tar,
-    zips,
-)
-from porter.codecs.files import InputFile, open_beside
-from porter.codecs.names import COMMON
-from porter.codecs.pickle_values import HeldBytes
-from porter.codecs.pickles import Unpickler
-from porter.codecs.pieces import Late
-from porter.codecs.read_back import differences
+from porter.codecs import check
+from porter.codecs.pickle.names import COMMON
+from porter.codecs.pickle.reading import Unpickler
+from porter.codecs.pickle.values import HeldBytes
+from porter.codecs.torch import tar as torch_tar
+from porter.codecs.zip import directory
 from porter.errors import InputError, SystemFault, UsageError
-from porter.tensor import BLOCK, LazyTensor, StateDict
+from porter.storage import atomic_output, input_file, sidecar
+from porter.storage.input_file import InputFile, open_beside
+from porter.storage.pieces import Late
+from porter.storage.read_back import differences
+from porter.tensors import shared_tensors
+from porter.tensors.lazy import BLOCK, LazyTensor
+from porter.tensors.state_dict import StateDict
 
 
 @pytest.fixture
@@ -46,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_long_reads_take_several_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux reads 2 GiB at most in one call: what is longer is read in parts."""
-    monkeypatch.setattr(files, "_LARGEST_READ", 7)
+    monkeypatch.setattr(input_file, "_LARGEST_READ", 7)
     assert InputFile(path).pread(3, 90) == bytes(range(3, 93))
 
 
@@ -113,7 +110,7 @@ def test_file_that_cannot_be_opened(
 def test_file_that_is_exchanged_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A named file that is another one when it is opened than when it was looked at is refused."""
     count = iter(range(9))
-    monkeypatch.setattr(files, "identity", lambda status: next(count))
+    monkeypatch.setattr(input_file, "identity", lambda status: next(count))
     with pytest.raises(InputError, match=r"names the file a\.bin, which moved meanwhile"):
         open_beside(str(path), "a.bin", hard_links=True)
 
@@ -168,20 +165,20 @@ def test_reading_back_tells_every_difference() -> None:
 def test_note_of_ties_that_is_none(note: str, message: str, tmp_path: Path) -> None:
     """A note of tied tensors that another program has spoilt is refused."""
     with pytest.raises(InputError, match=message):
-        ties.restore({}, note, "x")
+        shared_tensors.restore({}, note, "x")
 
 
 def test_note_of_ties_is_believed_as_far_as_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is gone is left out, what differs is told, a note has a limit."""
     state = {"a": LazyTensor.of(np.ones(2)), "b": LazyTensor.of(np.ones(2, np.float32))}
-    assert ties.restore(state, '{"gone": "a", "b": "gone"}', "x") == ()
-    (told,) = ties.restore(state, '{"b": "a"}', "x")
+    assert shared_tensors.restore(state, '{"gone": "a", "b": "gone"}', "x") == ()
+    (told,) = shared_tensors.restore(state, '{"b": "a"}', "x")
     assert "not any more: b" in told
-    monkeypatch.setattr(ties, "_LONGEST_NOTE", 10)
-    assert ties.restore(state, '{"b": "a"}', "x") == (told,)
-    monkeypatch.setattr(ties, "_LONGEST_NOTE", 9)
+    monkeypatch.setattr(shared_tensors, "_LONGEST_NOTE", 10)
+    assert shared_tensors.restore(state, '{"b": "a"}', "x") == (told,)
+    monkeypatch.setattr(shared_tensors, "_LONGEST_NOTE", 9)
     with pytest.raises(InputError, match="a note of tied tensors of 10 characters"):
-        ties.restore(state, '{"b": "a"}', "x")
+        shared_tensors.restore(state, '{"b": "a"}', "x")
 
 
 def test_nothing_is_no_output(tmp_path: Path) -> None:
@@ -197,16 +194,16 @@ def test_tied_tensors_are_checked_with_their_first(tmp_path: Path) -> None:
     for name, format in (("a.safetensors", "safetensors"), ("a.pth", "torch")):
         target = tmp_path / name
         codecs.write(StateDict({"a": tied, "b": tied}), str(target), format, metadata={})
-        found = provenance.check(target).as_dict()
+        found = check.check(target).as_dict()
         assert found == {"ok": True, "tensors": 2, "sources": {}, "problems": []}
 
 
 def test_record_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of provenance that is far too long is not read."""
     codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / "a.pth"), "torch", metadata={})
-    monkeypatch.setattr(beside, "_LARGEST_RECORD", 9)
+    monkeypatch.setattr(sidecar, "_LARGEST_RECORD", 9)
     with pytest.raises(InputError, match=r"a record of \d+ bytes; 9 is the limit"):
-        provenance.check(tmp_path / "a.pth")
+        check.check(tmp_path / "a.pth")
 
 
 def test_old_format_is_not_written(tmp_path: Path) -> None:
@@ -259,7 +256,7 @@ def test_output_path_that_is_none(tmp_path: Path) -> None:
     """A path that no file can have is refused before anything is made."""
     for path in (f"{tmp_path}/a\0b", f"{tmp_path}/{'x' * 300}"):
         with pytest.raises((UsageError, SystemFault), match="cannot be written"):
-            output.publish(path, [b"new"])
+            atomic_output.publish(path, [b"new"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -267,7 +264,7 @@ def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
     """There the new name comes by a rename; what came meanwhile still stays."""
     monkeypatch.setattr(os, "link", _failing(errno.EPERM))
     path = tmp_path / "a"
-    output.publish(path, [b"new"])
+    atomic_output.publish(path, [b"new"])
     assert path.read_bytes() == b"new"
 
     def late() -> bytes:
@@ -275,7 +272,7 @@ def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
         return b"new"
 
     with pytest.raises(UsageError, match="came into being meanwhile"):
-        output.publish(tmp_path / "b", [Late(3, late, last=True)])
+        atomic_output.publish(tmp_path / "b", [Late(3, late, last=True)])
     assert (tmp_path / "b").read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
@@ -283,15 +280,15 @@ def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
 def test_folder_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system without that call is let be; a fault says what may be lost."""
     monkeypatch.setattr(os, "fsync", _failing(errno.EINVAL))
-    output.sync_folder(str(tmp_path), "x")
+    atomic_output.sync_folder(str(tmp_path), "x")
     monkeypatch.setattr(os, "fsync", _failing(errno.EIO))
     with pytest.raises(SystemFault, match="x: is written, but may not survive a power cut"):
-        output.sync_folder(str(tmp_path), "x")
+        atomic_output.sync_folder(str(tmp_path), "x")
 
 
 def test_folder_that_cannot_be_listed_keeps_what_is_in_it(tmp_path: Path) -> None:
     """Stale files are looked for where that is possible."""
-    assert output.remove_stale(str(tmp_path / "none" / "x")) == []
+    assert atomic_output.remove_stale(str(tmp_path / "none" / "x")) == []
 
 
 def test_array_tells_how_many_bytes_are_there(tmp_path: Path) -> None:
@@ -317,30 +314,30 @@ def test_ties_are_equal_to_their_last_byte() -> None:
     other = one.copy()
     other[-1] = 1
     left, right = LazyTensor.of(one), LazyTensor.of(other)
-    assert ties.equal(left, LazyTensor.of(one.copy()))
-    assert not ties.equal(left, right)
+    assert shared_tensors.equal(left, LazyTensor.of(one.copy()))
+    assert not shared_tensors.equal(left, right)
 
 
 def test_ties_are_of_one_dtype_and_one_shape() -> None:
     """The same bytes taken as something else are another tensor."""
     made = np.zeros((2, 3), np.float32)
-    assert ties.equal(LazyTensor.of(made), LazyTensor.of(made.copy()))
+    assert shared_tensors.equal(LazyTensor.of(made), LazyTensor.of(made.copy()))
     for other in (made.reshape(3, 2), made.view(np.int32)):
-        assert not ties.equal(LazyTensor.of(made), LazyTensor.of(other))
+        assert not shared_tensors.equal(LazyTensor.of(made), LazyTensor.of(other))
 
 
 def test_a_note_of_ties_with_one_odd_entry_is_refused() -> None:
     """Every entry of the note must be a name, not just one of them."""
     tensors = {"a": LazyTensor.of(np.zeros(1)), "b": LazyTensor.of(np.zeros(1))}
     with pytest.raises(InputError, match="no table of names"):
-        ties.restore(tensors, '{"a": "b", "c": 1}', "x.safetensors")
+        shared_tensors.restore(tensors, '{"a": "b", "c": 1}', "x.safetensors")
 
 
 def test_sizes_over_32_bits_have_the_long_form_alone() -> None:
     """A descriptor whose sizes do not both fit 32 bits has no short form."""
-    assert [len(form) for form in zips._sizes(5, 7)] == [8, 16]
-    assert [len(form) for form in zips._sizes(5, 1 << 33)] == [16]
-    assert [len(form) for form in zips._sizes(1 << 33, 5)] == [16]
+    assert [len(form) for form in directory._sizes(5, 7)] == [8, 16]
+    assert [len(form) for form in directory._sizes(5, 1 << 33)] == [16]
+    assert [len(form) for form in directory._sizes(1 << 33, 5)] == [16]
 
 
 def test_content_that_looks_like_a_pax_record_is_content(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from porter import codecs
-from porter.tensor import DTYPES, StateDict
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.state_dict import StateDict
 
 FORMATS = {"torch": ".pth", "paddle": ".pdparams", "safetensors": ".safetensors", "npz": ".npz"}
 COMMON = [

@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from porter.codecs.files import InputFile
-from porter.codecs.protobuf import (
-    BYTES,
-    FIXED32,
-    FIXED64,
-    VARINT,
-    Span,
-    Walker,
-    signed,
-    unpacked,
-)
+from porter.codecs.protobuf import BYTES, FIXED32, FIXED64, VARINT, Span, Walker, signed, unpacked
 from porter.errors import InputError
+from porter.storage.input_file import InputFile
 
 
 def test_numbers_end(tmp_path: Path) -> None:

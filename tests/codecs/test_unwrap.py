@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from porter.codecs import unwrap as unwrapping
-from porter.codecs.pickle_values import Global, Opaque
+from porter.codecs.pickle.values import Global, Opaque
 from porter.codecs.unwrap import TRAINING, WRAPPERS, Unwrapped, common_prefix, unwrap
 from porter.errors import InputError, PorterError, UsageError
-from porter.tensor import LazyTensor
+from porter.tensors.lazy import LazyTensor
 
 
 class T:

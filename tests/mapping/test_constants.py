@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from porter.architectures import Architecture, all_variants, find
 from porter.errors import TableError
+from porter.frameworks.models import build
 from porter.mapping.constants import FUNCTIONS, MASKED, constants
-from porter.runtimes.models import build
+from porter.zoo.architectures import Architecture, all_variants, find
 
 WITH = [v for v in all_variants().values() if v.table.constants]
 

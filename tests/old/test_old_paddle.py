@@ -14,8 +14,10 @@ import paddle
 import pytest
 
 from porter import codecs
-from porter.repack import repack
-from porter.tensor import DTYPES, LazyTensor, StateDict
+from porter.commands.repack import repack
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
 from tests.old.make_files import FILES, described, make
 
 UNKNOWN = ("float8_e4m3fn", "float8_e5m2")

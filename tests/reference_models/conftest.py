@@ -10,11 +10,11 @@ import paddle
 import pytest
 import torch
 
-from porter.architectures import find
-from porter.mapping.check import dialect_tensors
-from porter.mapping.plan import Shapes, plan
-from porter.runtimes.models import build
-from porter.tensor import StateDict
+from porter.frameworks.models import build
+from porter.planning.check import dialect_tensors
+from porter.planning.plan import Shapes, plan
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import find
 from tests.golden.cases import Case, recipe
 
 PADDLE_LEAVES = {"running_mean": "_mean", "running_var": "_variance"}

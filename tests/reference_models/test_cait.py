@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import porter
-from porter.architectures import families, find
+from porter.zoo.architectures import families, find
 from tests.golden.cases import ALL, Case
 
 VARIANTS = {a.name: a for a in families()["cait"]}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from porter.architectures import families
+from porter.zoo.architectures import families
 from tests.golden.cases import ALL, Case
 
 VARIANTS = {a.name: a for a in families()["ceit-rishikksh20"]}

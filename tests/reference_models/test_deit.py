@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import porter
-from porter.architectures import families, find
-from porter.mapping.check import dialect_tensors
-from porter.mapping.plan import plan
-from porter.mapping.recognise import recognise
+from porter.planning.check import dialect_tensors
+from porter.planning.plan import plan
+from porter.planning.recognise import recognise
+from porter.zoo.architectures import families, find
 from tests.golden.cases import ALL, Case
 
 VARIANTS = {a.name: a for a in families()["deit"]}

@@ -9,12 +9,12 @@ import paddle
 import pytest
 import torch
 
-from porter.architectures import families, find
 from porter.errors import UsageError
-from porter.mapping.check import prove
 from porter.mapping.constants import constants
-from porter.mapping.plan import plan
-from porter.seeded import seeded
+from porter.planning.check import prove
+from porter.planning.plan import plan
+from porter.zoo.architectures import families, find
+from porter.zoo.seeded import seeded
 
 VARIANTS = {a.name: a for a in families()["interpret-vit"]}
 VIT = [name for name in VARIANTS if name.startswith("vit")]

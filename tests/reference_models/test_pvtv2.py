@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from porter.architectures import families, find
+from porter.zoo.architectures import families, find
 from tests.golden.cases import ALL, Case
 
 VARIANTS = {a.name: a for a in families()["pvtv2"]}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from porter.architectures import families, find
+from porter.zoo.architectures import families, find
 from tests.golden.cases import Case
 
 VARIANTS = [a.name for a in families()["shunted"]]

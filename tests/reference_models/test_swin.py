@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from porter.architectures import families, find
-from porter.mapping.check import dialect_tensors
 from porter.mapping.constants import constants
-from porter.mapping.plan import plan
-from porter.seeded import seeded
+from porter.planning.check import dialect_tensors
+from porter.planning.plan import plan
+from porter.zoo.architectures import families, find
+from porter.zoo.seeded import seeded
 from tests.golden.cases import ALL, Case
 
 VARIANTS = {a.name: a for a in families()["swin"]}

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import porter
-from porter.architectures import families, find
 from porter.errors import MappingError
-from porter.mapping.check import dialect_tensors
-from porter.mapping.plan import plan
-from porter.seeded import seeded
+from porter.planning.check import dialect_tensors
+from porter.planning.plan import plan
+from porter.zoo.architectures import families, find
+from porter.zoo.seeded import seeded
 from tests.golden.cases import ALL, Case
 
 VARIANTS = {a.name: a for a in families()["vit"]}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from porter.architectures import families, find
+from porter.zoo.architectures import families, find
 from tests.golden.cases import Case
 
 CASE = "vit-labml-cifar10.seed"

@@ -16,18 +16,11 @@ import pytest
 from porter.errors import UsageError
 from porter.report import SUFFIXES, render, write_reports
 from porter.report.text import plain
-from porter.verify.checks import (
-    ON_FUZZED,
-    UNPROVEN,
-    Blind,
-    Check,
-    LayerCheck,
-    TensorCheck,
-)
-from porter.verify.compare import compare
-from porter.verify.finding import Finding
-from porter.verify.verdict import FAILED, NOT_MADE, PASSED, Verdict
-from porter.verify.who import SideReport
+from porter.verification.checks import ON_FUZZED, UNPROVEN, Blind, Check, LayerCheck, TensorCheck
+from porter.verification.compare import compare
+from porter.verification.diagnose.finding import Finding
+from porter.verification.participants import SideReport
+from porter.verification.verdict import FAILED, NOT_MADE, PASSED, Verdict
 
 REF = np.random.default_rng(0).standard_normal((2, 10))
 SIDE = SideReport("torch", "torch", "torch", "a<b>.pth", "torch", ("float32",), device="cpu",

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from porter.architectures import find
-from porter.fit import fit
-from porter.seeded import seeded
+from porter.planning.fit import fit
+from porter.zoo.architectures import find
+from porter.zoo.seeded import seeded
 
 NOTE = "weights"
 """Metadata key: {value that a Constant node makes: name in the Paddle model}."""

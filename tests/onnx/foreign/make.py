@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 import paddle
 
-from porter.architectures import find
-from porter.runtimes.models import build
+from porter.frameworks.models import build
+from porter.zoo.architectures import find
 from tests.onnx.foreign.files import NOTE, paddle_state
 
 BATCH = {"cait-xxs24-224": 1, "ceit-tiny-224": 1}

@@ -1,0 +1,1 @@
+"""Paddle checkpoints, read and written without paddle."""

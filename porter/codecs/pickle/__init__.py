@@ -1,0 +1,1 @@
+"""Pickles read as descriptions and written opcode by opcode; nothing is executed."""

@@ -1,0 +1,1 @@
+"""Checkpoints in several files with an index."""

@@ -1,0 +1,175 @@
+"""A checkpoint in several files with an index, as Hugging Face lays them out: reading.
+
+    model.safetensors.index.json   {"metadata": {"total_size": 32}, "weight_map": {"a": FILE, …}}
+    model-00001-of-00002.safetensors, model-00002-of-00002.safetensors
+
+Index and shards must agree in both directions. Writing is in `shard_writing`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+
+from porter.codecs import safetensors
+from porter.codecs.flat import flat
+from porter.codecs.json_scan import Scanner
+from porter.codecs.torch import zip_file
+from porter.errors import InputError, listed, printable
+from porter.storage.input_file import InputFile, open_beside
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import Origin, StateDict
+
+SUFFIX = ".index.json"
+LARGEST_INDEX = 256 << 20
+MOST_TENSORS = 1_000_000
+
+_NUMBERED = re.compile(r"(.*)-([0-9]{5,})-of-([0-9]{5,})(\.[a-z]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What an index says."""
+
+    files: dict[str, str]
+    """Name of a tensor to the name of its file."""
+    total_size: float | None
+
+
+def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
+    """Return the tensors of all shards; `InputError` when they and the index disagree."""
+    index = read_index(file)
+    _check_numbers(file.path, set(index.files.values()))
+    tensors: dict[str, LazyTensor] = {}
+    origins: list[Origin] = []
+    for name in dict.fromkeys(index.files.values()):
+        shard = _shard(file.path, name)
+        assert shard.origin is not None
+        origins.append(shard.origin)
+        for tensor in shard:
+            if tensor in tensors:
+                raise InputError(f"two shards hold {printable(tensor)}", file.path)
+            if index.files.get(tensor) != name:
+                told = printable(index.files.get(tensor, "nowhere"))
+                what = f"{printable(tensor)} is in {printable(name)}; the index says {told}"
+                raise InputError(what, file.path)
+        tensors.update(shard)
+    if missing := [name for name in index.files if name not in tensors]:
+        raise InputError(f"the index lists what no shard holds: {listed(missing)}", file.path)
+    _check_size(index, tensors, file.path)
+    first = origins[0]
+    origin = replace(
+        first,
+        path=file.path,
+        files=(file.path, *(origin.path for origin in origins)),
+        notes=tuple(dict.fromkeys(note for origin in origins for note in origin.notes)),
+    )
+    ordered = {name: tensors[name] for name in index.files}
+    return flat(ordered, origin, key=key, strip=strip)
+
+
+def read_index(file: InputFile) -> Index:
+    """Return what an index says; `InputError` when it is none."""
+    if file.size > LARGEST_INDEX:
+        raise InputError(f"an index of {file.size} bytes; {LARGEST_INDEX} is the limit", file.path)
+    try:
+        text = file.pread(0, file.size).decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise InputError("the index is not UTF-8", file.path) from fault
+    scanner = Scanner(text, file.path, "index")
+    files: dict[str, str] | None = None
+    size: float | None = None
+    for key in scanner.entries():
+        if key == "metadata":
+            size = _total_size(scanner)
+        elif key == "weight_map":
+            files = _weight_map(scanner)
+        else:
+            scanner.refuse(f"an entry that porter does not know: {printable(key)}")
+    scanner.finish()
+    if not files:
+        scanner.refuse("there is no weight_map, or nothing in it")
+    return Index(files, size)
+
+
+def _total_size(scanner: Scanner) -> float | None:
+    size = None
+    for key in scanner.entries():
+        value = scanner.scalar()
+        if key == "total_size":
+            if not isinstance(value, float):
+                scanner.refuse("total_size is no number")
+            size = value
+    return size
+
+
+def _weight_map(scanner: Scanner) -> dict[str, str]:
+    files: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    for name in scanner.entries():
+        if len(files) == MOST_TENSORS:
+            scanner.refuse(f"more than {MOST_TENSORS} tensors")
+        scanner.skip()
+        if scanner.peek() != '"':
+            scanner.refuse(f"the file of {printable(name)} is no text")
+        shard = scanner.string()
+        files[name] = shared.setdefault(shard, shard)
+    return files
+
+
+def _check_numbers(path: str, names: set[str]) -> None:
+    """Refuse an index that leaves out one of the shards that the names count."""
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        if match is None:
+            continue
+        stem, _, count, suffix = match.groups()
+        if int(count) > len(names):
+            what = f"{printable(name)} is one of {int(count)} shards, the index names {len(names)}"
+            raise InputError(what, path)
+        for number in range(1, int(count) + 1):
+            other = f"{stem}-{number:0{len(count)}d}-of-{count}{suffix}"
+            if other not in names:
+                raise InputError(f"the index does not name {printable(other)}", path)
+
+
+def _shard(index: str, name: str) -> StateDict:
+    file = open_beside(index, name, hard_links=True)
+    readers: dict[str, Callable[..., StateDict]] = {
+        "safetensors": safetensors.read,
+        "torch": zip_file.read,
+    }
+    from porter.codecs.detect import detect
+
+    found = detect(file)
+    if found not in readers:
+        raise InputError(f"is {found}, no shard of a checkpoint", file.path)
+    return readers[found](file, strip=False)
+
+
+def _check_size(index: Index, tensors: dict[str, LazyTensor], path: str) -> None:
+    """Compare with the index's total, in which writers count tied tensors once or each."""
+    if index.total_size is None:
+        return
+    once: dict[Hashable, int] = {}
+    for name, tensor in tensors.items():
+        once[(index.files[name], tensor.tie) if tensor.tie is not None else name] = tensor.nbytes
+    every = sum(tensor.nbytes for tensor in tensors.values())
+    if index.total_size not in (every, sum(once.values())):
+        what = f"total_size is {index.total_size:.0f}, the shards hold {every} bytes"
+        raise InputError(what, path)
+
+
+def text_of(files: Mapping[str, str], total_size: int) -> bytes:
+    """Return the index as porter writes it; `files` is name of a tensor to name of its file."""
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(files)}
+    return json.dumps(index, indent=2, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def names(path: str, count: int) -> list[str]:
+    """Return the paths of `count` shards of the checkpoint at `path`."""
+    stem, suffix = os.path.splitext(path)
+    return [f"{stem}-{number:05d}-of-{count:05d}{suffix}" for number in range(1, count + 1)]

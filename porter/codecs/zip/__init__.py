@@ -1,0 +1,1 @@
+"""Zip files, read by strict rules and written as pieces."""

@@ -1,0 +1,366 @@
+"""The pipeline: read, plan, apply, write, prove.
+
+Nothing here imports a framework; the forward proof runs in child processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from porter import __version__, codecs
+from porter.errors import UsageError, printable
+from porter.mapping.table import CANONICAL, Table
+from porter.mapping.table import load as load_table
+from porter.planning import custom_table, endpoint
+from porter.planning.endpoint import Endpoint
+from porter.planning.fit import Fitted, fit
+from porter.planning.plan import Plan
+from porter.planning.recognise import shapes_of
+from porter.remote import address, fetch
+from porter.storage.atomic_output import Written
+from porter.storage.progress import Progress
+from porter.tensors import casts
+from porter.tensors.state_dict import Origin, StateDict
+from porter.zoo.architectures import Architecture, find
+
+if TYPE_CHECKING:
+    from porter.verification.verdict import Verdict
+    from porter.verification.weights import WeightProof
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion did, or, on a dry run, would do."""
+
+    plan: Plan
+    source: str
+    from_: str
+    """`FORMAT:DIALECT` of the source."""
+    output: str
+    to: str
+    made_source: bool
+    """Whether the source is a seeded checkpoint, made because none was given."""
+    origin: Origin
+    notes: tuple[str, ...] = ()
+    casts: Mapping[str, casts.Cast] = field(default_factory=dict)
+    written: Written | None = None
+    weights: WeightProof | None = None
+    verdict: Verdict | None = None
+    graph: str | None = None
+    """What onnx's checker finds wrong with an ONNX output, empty if nothing; None: not asked."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no proof that was made has failed."""
+        failed = self.verdict is not None and self.verdict.failed
+        return not failed and not self.graph and (self.weights is None or self.weights.holds)
+
+
+class Subject(NamedTuple):
+    """What is converted: a variant that porter knows, or a table of the user's own."""
+
+    stem: str
+    table: Table
+    variant: Architecture | None
+
+    @classmethod
+    def of(cls, name: str) -> Subject:
+        """Read an ARCH argument."""
+        if custom_table.is_table(name):
+            return cls(Path(name).stem, load_table(Path(name)), None)
+        variant = find(name)
+        return cls(variant.name, variant.table, variant)
+
+    def refuse(self, options: Mapping[str, object]) -> None:
+        """Raise `UsageError` for what only a variant that porter ships has."""
+        for name, value in options.items():
+            if self.variant is None and value:
+                raise UsageError(
+                    f"{name} needs a variant that porter knows, not a table", self.stem
+                )
+
+    def architecture(self, state: StateDict, dialect: str) -> Architecture:
+        """Return the variant; that of a user's table follows from the checkpoint."""
+        if self.variant is not None:
+            return self.variant
+        return custom_table.own(self.table, shapes_of(state), dialect)
+
+
+def convert(
+    architecture: str,
+    source: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    from_: str,
+    to: str,
+    dtype: str | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    adapt: bool = False,
+    max_shard_size: str | int | None = None,
+    key: str | None = None,
+    drop: Sequence[str] = (),
+    fill: Mapping[str, float] | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    python: Mapping[str, str] | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    onnx: Mapping[str, Any] | None = None,
+    fold_batchnorm: bool = False,
+    **options: Any,
+) -> Conversion:
+    """Convert a checkpoint of `architecture`: a variant's name, or the path of a table.
+
+    `from_` and `to` are `FORMAT[:DIALECT]`. Without `source`, the file of the variant's name in
+    the working directory is taken, or a seeded checkpoint is made there. Classes and image size
+    (pixels) are the checkpoint's own; other values are refused unless `adapt` is set.
+    `dtype` (fp32, fp16, bf16) casts floats; `options` go to `porter.codecs.write`, `onnx` are
+    the fields of `porter.onnx.export.write.Options`. `fold_batchnorm` takes a foreign ONNX file
+    whose batch norms are folded into convolutions.
+    `source` may be an http or https address. Raises `InputError`, `MappingError`, `UsageError`
+    or `SystemFault`; nothing is then written.
+    """
+    subject = Subject.of(architecture)
+    left, right = endpoint.parse(from_, subject.table), endpoint.parse(to, subject.table)
+    subject.refuse({"num_classes": num_classes, "image_size": image_size, "adapt": adapt})
+    target = os.fspath(output) if output is not None else subject.stem + right.suffix
+    container = endpoint.container_for(target, right)
+    made = source is None and not os.path.lexists(subject.stem + left.suffix)
+    source = subject.stem + left.suffix if source is None else source
+    if made:
+        state = _seeded(subject, left, source, seed, num_classes, image_size, dry_run)
+    else:
+        state = _read(subject, left, source, key, fold_batchnorm, progress)
+    assert state.origin is not None
+    fitted = fit(
+        subject.architecture(state, left.dialect),
+        state,
+        left.dialect,
+        right.dialect,
+        num_classes=None if adapt else num_classes,
+        image_size=None if adapt else image_size,
+        drop=drop,
+        fill=fill,
+    )
+    outcome = Conversion(
+        fitted.plan, address.shown(source), from_, target, to, made, state.origin, fitted.notes
+    )
+    if subject.variant is None:
+        notes = custom_table.unwritten(subject.table, left.dialect, right.dialect)
+        outcome = replace(outcome, notes=(*outcome.notes, *notes))
+    canonical, write_plan = fitted.plan.read(state), fitted.plan
+    if adapt:
+        from porter.planning.adapt import adapt as adapted
+
+        canonical, changes = adapted(
+            fitted.architecture,
+            canonical,
+            num_classes=num_classes,
+            image_size=image_size,
+            seed=seed,
+        )
+        write_plan = fit(
+            fitted.architecture, canonical, CANONICAL, right.dialect, image_size=image_size
+        ).plan
+        canonical = write_plan.read(canonical)
+        outcome = replace(outcome, notes=(*outcome.notes, *changes))
+    converted = write_plan.write(canonical)
+    report: dict[str, casts.Cast] = {}
+    if dtype is not None:
+        converted, report = casts.cast(converted, dtype)
+    write = _writer(container, fitted, write_plan, max_shard_size, onnx)
+    if dry_run:
+        return outcome
+    written = write(
+        converted,
+        target,
+        force=force,
+        metadata={
+            **_metadata(outcome, fitted, right),
+            **_options(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
+        },
+        inputs=state.origin.files,
+        progress=progress,
+        **options,
+    )
+    outcome = replace(outcome, output=written.path, written=written, casts=report)
+    altered = adapt or bool(onnx and onnx.get("optimize"))
+    return _proven(outcome, fitted, state, altered, dtype, python, key) if verify else outcome
+
+
+def _read(
+    subject: Subject,
+    left: Endpoint,
+    source: str | os.PathLike[str],
+    key: str | None,
+    fold_batchnorm: bool,
+    progress: Progress | None,
+) -> StateDict:
+    """Return the source's state dict; that of an ONNX file is looked for in its graph."""
+    if left.container != "onnx" or subject.variant is None:
+        return fetch.read(source, key=key, progress=progress)
+    from porter.onnx.recover.read import read
+
+    return read(subject.variant, source, fold_batchnorm=fold_batchnorm, progress=progress)
+
+
+def _writer(
+    container: str,
+    fitted: Fitted,
+    plan: Plan,
+    max_shard_size: str | int | None,
+    onnx: Mapping[str, Any] | None,
+) -> Callable[..., Written]:
+    """Return what writes a state dict: a codec, or, as a graph is needed, the ONNX export."""
+    if container != "onnx":
+        if onnx:
+            raise UsageError(f"{', '.join(onnx)}: for --to onnx alone")
+        return partial(codecs.write, format=container, max_shard_size=max_shard_size)
+    if max_shard_size is not None:
+        raise UsageError("an onnx model is not cut into shards; --external-data is what it has")
+    from porter.onnx.export.write import Options, export
+
+    return partial(
+        export, fitted.architecture, num_classes=plan.num_classes, image_size=plan.image_size,
+        features=plan.features, options=Options(**(onnx or {})),
+    )  # fmt: skip
+
+
+def _seeded(
+    subject: Subject,
+    left: Endpoint,
+    path: str | os.PathLike[str],
+    seed: int,
+    num_classes: int | None,
+    image_size: int | None,
+    dry_run: bool,
+) -> StateDict:
+    """Return the seeded checkpoint that stands in for an INPUT, written unless on a dry run."""
+    from porter.commands.init import init
+    from porter.zoo.seeded import seeded
+
+    variant, path = subject.variant, os.fspath(path)
+    if variant is None:
+        raise UsageError("a table of your own needs an INPUT: porter cannot make its weights")
+    if not dry_run:
+        init(
+            variant.name, path, to=_said(left), seed=seed, num_classes=num_classes,
+            image_size=image_size,
+        )  # fmt: skip
+        return codecs.read(path)
+    state = seeded(variant, seed=seed, num_classes=num_classes, image_size=image_size)
+    made = fit(variant, state, CANONICAL, left.dialect, image_size=image_size).plan
+    return StateDict(made.apply(state), Origin(path, left.container))
+
+
+def _said(side: Endpoint) -> str:
+    head = {"npz": "numpy"}.get(side.container, side.container)
+    return f"{head}:{side.dialect}" if head != "onnx" else head
+
+
+def _options(
+    wrapper: str,
+    dtype: str | None,
+    drop: Sequence[str],
+    fill: Mapping[str, float] | None,
+    seed: int | None,
+) -> dict[str, str]:
+    """Return what was chosen or asked for, as the output says it."""
+    said = {
+        "source_key": printable(wrapper),
+        "dtype": dtype or "",
+        "drop": ", ".join(printable(name) for name in drop),
+        "fill": ", ".join(f"{printable(name)}={value}" for name, value in (fill or {}).items()),
+        "adapt": "" if seed is None else f"seed {seed}",
+    }
+    return {f"porter.{key}": value for key, value in said.items() if value}
+
+
+def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str, str]:
+    """Return the provenance that the output carries."""
+    table = fitted.architecture.table
+    return {
+        "format": {"torch": "pt", "paddle": "pd", "flax": "flax"}[
+            table.dialect(right.dialect).convention.framework
+        ],
+        "porter.version": __version__,
+        "porter.architecture": fitted.architecture.name,
+        **_sizes(fitted),
+        "porter.dialect": right.dialect,
+        "porter.source": printable(_recorded(outcome.source), 400),
+        "porter.source_dialect": outcome.plan.source.dialect.name,
+        "porter.table": f"{table.family} xxh3-128:{table.digest}",
+    }
+
+
+def _sizes(fitted: Fitted) -> dict[str, str]:
+    """Return the classes and image size, which a table of the user's own does not know."""
+    if not fitted.architecture.module:
+        return {}
+    return {
+        "porter.num_classes": str(fitted.plan.num_classes),
+        "porter.image_size": str(fitted.plan.image_size),
+    }
+
+
+def _recorded(source: str) -> str:
+    """Return what the output says of its source: an address whole, of a path the name alone."""
+    return source if address.is_url(source) else os.path.basename(source)
+
+
+def _proven(
+    outcome: Conversion,
+    fitted: Fitted,
+    state: StateDict,
+    altered: bool,
+    dtype: str | None,
+    python: Mapping[str, str] | None,
+    key: str | None,
+) -> Conversion:
+    """Add the weight-level proof and, where the frameworks are there, the forward proof."""
+    if not altered:
+        from porter.verification.weights import prove_weights
+
+        back = _read_back(outcome.output)
+        cast = None if dtype is None else casts.FLOATS[dtype]
+        outcome = replace(outcome, weights=prove_weights(fitted.plan, state, back, cast))
+    if not fitted.architecture.module:
+        return outcome
+    batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
+    if codecs.detect(outcome.output) == "onnx":
+        from porter.onnx.export.check import check
+
+        outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
+    from porter.verification.forward import verify
+
+    assert outcome.written is not None
+    assert state.origin is not None
+    # what came out of a graph is no file that a framework could read by itself
+    left = state if state.origin.format == "onnx" else state.origin.path
+    verdict = verify(
+        fitted.architecture.name,
+        left,
+        outcome.output,
+        left_key=key,
+        left_dialect=outcome.plan.source.dialect.name,
+        right_dialect=outcome.plan.target.dialect.name,
+        batch_sizes=batches,
+        python=python,
+    )
+    return replace(outcome, verdict=verdict)
+
+
+def _read_back(path: str) -> StateDict:
+    state = codecs.read(path)
+    if state.origin is None or state.origin.format != "onnx":
+        return state
+    from porter.onnx.recover.read import restore
+
+    return restore(state)

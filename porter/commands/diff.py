@@ -1,0 +1,160 @@
+"""Compare two checkpoints tensor by tensor, through the table where their namings differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from porter.errors import UsageError
+from porter.mapping.table import CANONICAL, load
+from porter.planning import custom_table
+from porter.planning.plan import plan
+from porter.planning.recognise import best_dialect, recognise, shapes_of
+from porter.remote import fetch
+from porter.storage.progress import Progress
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture, find
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One tensor that differs: where it is, and by how much if both have it."""
+
+    name: str
+    what: str
+    """`only left`, `only right`, `shape`, `dtype` or `values`."""
+    left: str = ""
+    right: str = ""
+    max_error: float | None = None
+    differing: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """All differences between two checkpoints; equal means bit for bit."""
+
+    compared: int
+    through: str
+    """How names were paired: `names`, or `VARIANT: DIALECT and DIALECT`."""
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...] = ()
+    """What else the user should know, a sentence each."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether every tensor is there on both sides, bit for bit."""
+        return not self.differences
+
+
+def diff(
+    left: str | os.PathLike[str],
+    right: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    left_dialect: str | None = None,
+    right_dialect: str | None = None,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> Diff:
+    """Compare two checkpoints, paths or http and https addresses.
+
+    Names are paired as they are when they are the same; otherwise both sides are mapped to the
+    canonical names of `architecture`, a variant or the path of a table, recognised when not
+    given. Constants of the architecture are left out then.
+    """
+    one = fetch.read(left, key=key, progress=progress)
+    other = fetch.read(right, key=key, progress=progress)
+    table = None
+    if architecture is not None and custom_table.is_table(architecture):
+        table, architecture = load(Path(architecture)), None
+    chosen = None if architecture is None else find(architecture)
+    if chosen is None and table is None and set(one) != set(other):
+        chosen = _shared_architecture(one, other)
+    if chosen is None and table is None:
+        return _compared(one, other, "names", fetch.stale(one, other))
+    sides = []
+    for state, dialect in ((one, left_dialect), (other, right_dialect)):
+        shapes = shapes_of(state)
+        if table is not None:
+            chosen, name = custom_table.fitting(table, shapes, dialect, _format(state))
+        else:
+            assert chosen is not None
+            name = dialect or best_dialect(chosen, shapes, CANONICAL)
+        path = None if state.origin is None else state.origin.shown
+        made = plan(chosen, shapes, name, CANONICAL, path=path)
+        canonical = made.read(state)
+        skip = {*made.computed, *made.filled}
+        sides.append(
+            (name, {n: t for n, t in canonical.items() if n not in skip}, set(made.filled))
+        )
+    (one_name, first, one_filled), (other_name, second, other_filled) = sides
+    assert chosen is not None
+    through = f"{chosen.name}: {one_name} and {other_name}"
+    drop = one_filled | other_filled
+    return _compared(
+        {n: t for n, t in first.items() if n not in drop},
+        {n: t for n, t in second.items() if n not in drop},
+        through,
+        fetch.stale(one, other),
+    )
+
+
+def _format(state: StateDict) -> str:
+    return "" if state.origin is None else state.origin.format
+
+
+def _shared_architecture(one: StateDict, other: StateDict) -> Architecture | None:
+    """Return the variant that both sides are; None if their names have to be paired as they are."""
+    first = [m.architecture.name for m in recognise(shapes_of(one)) if m.exact]
+    second = {m.architecture.name for m in recognise(shapes_of(other)) if m.exact}
+    both = [name for name in first if name in second]
+    if not both and first and second:
+        raise UsageError(f"the files are a {first[0]} and a {sorted(second)[0]}")
+    return find(both[0]) if both else None
+
+
+def _compared(
+    one: Mapping[str, LazyTensor],
+    other: Mapping[str, LazyTensor],
+    through: str,
+    notes: tuple[str, ...],
+) -> Diff:
+    found = [Difference(name, "only left") for name in one if name not in other]
+    found += [Difference(name, "only right") for name in other if name not in one]
+    both = [name for name in one if name in other]
+    for name in both:
+        found += _tensor(name, one[name], other[name])
+    return Diff(len(both), through, tuple(found), notes)
+
+
+def _tensor(name: str, one: LazyTensor, other: LazyTensor) -> Iterator[Difference]:
+    if one.shape != other.shape:
+        yield Difference(name, "shape", str(list(one.shape)), str(list(other.shape)))
+        return
+    if one.dtype is not other.dtype:
+        yield Difference(name, "dtype", one.dtype.name, other.dtype.name, _error(one, other)[0])
+        return
+    if all(a == b for a, b in zip_longest(one.blocks(), other.blocks())):
+        return
+    error, count = _error(one, other)
+    if count:
+        yield Difference(name, "values", max_error=error, differing=count)
+
+
+def _error(one: LazyTensor, other: LazyTensor) -> tuple[float, int]:
+    """Return the largest difference (float64) and the number of elements with other bits."""
+    a, b = np.ascontiguousarray(one.read()), np.ascontiguousarray(other.read())
+    count = a.size
+    if one.dtype is other.dtype:
+        raw = [x.reshape(-1).view(np.uint8).reshape(a.size, -1) for x in (a, b)]
+        count = int((raw[0] != raw[1]).any(axis=1).sum())
+    wide = "c16" if "complex" in (one.dtype.name + other.dtype.name) else "f8"
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(a.astype(wide) - b.astype(wide))
+    return (float(np.nanmax(error)) if error.size else 0.0), count

@@ -1,0 +1,103 @@
+"""Say what a file is: container, wrapper, architecture, dialect, sizes, provenance.
+
+No framework is imported and no tensor is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from porter.errors import InputError, printable
+from porter.mapping import signature
+from porter.mapping.fold import fold
+from porter.remote import fetch
+from porter.storage.progress import Progress
+from porter.tensors.state_dict import Origin, StateDict
+
+if TYPE_CHECKING:
+    from porter.planning.recognise import Match
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in a file."""
+
+    state: StateDict
+    origin: Origin
+    matches: tuple[Match, ...]
+    dtypes: dict[str, int]
+    """Number of tensors of each dtype."""
+    tied: tuple[tuple[str, ...], ...]
+    """Groups of names that share their memory."""
+    graph: str = ""
+    """What an ONNX model takes and gives, by which operators; empty for other files."""
+
+    def layers(self) -> list[tuple[str, str, str, int]]:
+        """Return (folded name, dtype, shape, tensors) for each group of tensors alike."""
+        groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        for name, tensor in self.state.items():
+            groups.setdefault((tensor.dtype.name, tensor.shape), []).append(name)
+        rows = []
+        for (dtype, shape), names in groups.items():
+            rows += [(name, dtype, str(list(shape)), len(names)) for name in fold(names)]
+        return rows
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Return what a checkpoint, a path or an http or https address, is.
+
+    `InputError` is raised if it is none that porter reads.
+    """
+    state = fetch.read(path, key=key, progress=progress)
+    assert state.origin is not None
+    ties: dict[object, list[str]] = {}
+    for name, tensor in state.items():
+        if tensor.tie is not None:
+            ties.setdefault(tensor.tie, []).append(name)
+    return Inspection(
+        state,
+        state.origin,
+        _matches(state, state.origin),
+        dict(Counter(tensor.dtype.name for tensor in state.values())),
+        tuple(tuple(names) for names in ties.values() if len(names) > 1),
+        _graph(state) if state.origin.format == "onnx" else "",
+    )
+
+
+def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
+    """Return the architectures that a state dict fits; tables are read only if one is likely.
+
+    Several variants may have the same tensors: what the file says of itself decides.
+    """
+    if not signature.resembles_any(state):
+        return ()
+    from porter.planning.recognise import recognise, shapes_of
+
+    recorded = origin.metadata.get("porter.architecture")
+    found = recognise(shapes_of(state))
+    return tuple(sorted(found, key=lambda m: not (m.exact and m.architecture.name == recorded)))
+
+
+def _graph(state: StateDict) -> str:
+    """Return a line about the graph of an ONNX model, empty where it makes no sense."""
+    from porter.onnx.graph.parse import parse
+    from porter.storage.input_file import InputFile
+
+    assert state.origin is not None
+    try:
+        with InputFile(state.origin.path) as file:
+            model = parse(file)
+    except InputError:
+        return ""
+    inputs = [value for value in model.graph.inputs if value.name not in state]
+    takes, gives = (", ".join(map(str, side)) for side in (inputs, model.graph.outputs))
+    opsets = ", ".join(f"{d or 'opset'} {version}" for d, version in model.opsets.items())
+    return printable(f"{takes} → {gives}; {opsets}; {len(model.graph.nodes)} nodes", 400)

@@ -1,0 +1,119 @@
+"""Put a checkpoint into another container: the same names, the same layout, the same values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from porter import __version__, codecs
+from porter.codecs import provenance, safetensors
+from porter.codecs.sharded import index
+from porter.errors import InputError, UsageError, listed, printable
+from porter.remote import fetch
+from porter.storage.atomic_output import Written
+from porter.storage.progress import Progress
+from porter.tensors import casts
+from porter.tensors.state_dict import Origin, StateDict
+
+SUFFIXES = {
+    ".safetensors": "safetensors",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".bin": "torch",
+    ".ckpt": "torch",
+    ".pdparams": "paddle",
+    ".npz": "npz",
+    ".npy": "npy",
+}
+"""The container that an output's suffix asks for."""
+_OWN = (provenance.DIGESTS, provenance.SOURCES, safetensors.HEADER, safetensors.TIES)
+_STEP = ("porter.source_key", "porter.dtype", "porter.uint16", "porter.layout", "porter.without")
+"""What an earlier step was asked for, and says nothing of this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repacking:
+    """What was read and what was written."""
+
+    state: StateDict
+    origin: Origin
+    written: Written
+    format: str
+    """A key of `porter.codecs.CODECS`."""
+    casts: Mapping[str, casts.Cast] = field(default_factory=dict)
+    """What the cast of each tensor cost."""
+
+
+def repack(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    from_: str | None = None,
+    to: str | None = None,
+    dtype: str | None = None,
+    max_shard_size: str | int | None = None,
+    key: str | None = None,
+    uint16: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Repacking:
+    """Write the state dict of `input`, a path or address, to `output`, names and layout unchanged.
+
+    The container is `to`, else what the suffix of `output` says; `from_` says what `input` is
+    where its name says something else. `dtype` (fp32, fp16, bf16) casts floats; `key` names one
+    of several state dicts, whose names then lose their key path; `uint16` is what Paddle's
+    two-byte patterns are (`porter.codecs.read`); `max_shard_size` (bytes, or "5GB") cuts the
+    output. Raises `InputError`, `UsageError` or `SystemFault`; nothing is then written.
+    """
+    target = os.fspath(output)
+    format = to or format_of(target)
+    state = fetch.read(input, key=key, format=from_, strip=False, uint16=uint16, progress=progress)
+    origin = state.origin
+    assert origin is not None
+    if not state:
+        raise InputError("holds no tensors", origin.shown)
+    costs: dict[str, casts.Cast] = {}
+    if dtype is not None:
+        state, costs = casts.cast(state, dtype)
+    written = codecs.write(
+        state,
+        target,
+        format,
+        force=force,
+        metadata=_metadata(origin, format, dtype, uint16),
+        max_shard_size=max_shard_size,
+        inputs=origin.files,
+        progress=progress,
+        **options,
+    )
+    return Repacking(state, origin, written, format, costs)
+
+
+def format_of(path: str) -> str:
+    """Return the container that a file's name asks for; `UsageError` if it asks for none."""
+    suffix = PurePath(path.removesuffix(index.SUFFIX)).suffix.lower()
+    if suffix not in SUFFIXES:
+        known = listed(SUFFIXES, 12)
+        raise UsageError(f"its name says no container; end it in one of {known}, or use --to", path)
+    return SUFFIXES[suffix]
+
+
+def _metadata(origin: Origin, format: str, dtype: str | None, uint16: str) -> dict[str, str]:
+    """Return the metadata of the source, with this step's provenance in place of the last."""
+    found = {key: value for key, value in origin.metadata.items() if key not in (*_OWN, *_STEP)}
+    if format == "safetensors":
+        found.setdefault("format", "pt")
+    found["porter.version"] = __version__
+    found["porter.source"] = printable(origin.address or os.path.basename(origin.path), 400)
+    found["porter.source_format"] = origin.format
+    if origin.wrapper:
+        found["porter.source_key"] = printable(origin.wrapper)
+    if dtype is not None:
+        found["porter.dtype"] = dtype
+    if uint16 != "auto":
+        found["porter.uint16"] = uint16
+    return found

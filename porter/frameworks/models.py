@@ -1,0 +1,113 @@
+"""Build a reference model in torch or paddle; the only way from a name to a live model."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from porter.errors import MissingPackage
+from porter.zoo.architectures import Architecture
+
+_INITIALISERS = {
+    "uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "constant_", "erfinv_", "mul_",
+    "add_", "clamp_", "fill_", "zero_",
+}  # fmt: skip
+"""What the functions of `torch.nn.init` are, or call."""
+PACKAGES = {"torch": "torch", "paddle": "paddlepaddle"}
+
+
+def build(
+    architecture: Architecture,
+    framework: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    features: Sequence[str] = (),
+    blank: bool = False,
+    device: str | None = None,
+    **options: Any,
+) -> Any:
+    """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
+
+    `image_size` is in pixels; `options` go to the model's class (`drop_path_rate`, say).
+    With `blank`, nothing is drawn at random, which takes longer than to read a checkpoint:
+    parameters are NaN, to be filled, and so are torch's buffers. `device` is where those are.
+    `MissingPackage` is raised when the framework is not installed.
+    """
+    need(framework)
+    module = importlib.import_module(f"porter.reference_models.{framework}.{architecture.module}")
+    config = dict(architecture.config)
+    for feature in features:
+        config.update(architecture.features[feature])
+    make = partial(
+        getattr(module, architecture.model),
+        image_size=image_size or architecture.image_size,
+        num_classes=num_classes or architecture.num_classes,
+        **config,
+        **options,
+    )
+    if not blank:
+        return make()
+    return _blank_torch(make, device) if framework == "torch" else _blank_paddle(make)
+
+
+def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):  # type: ignore[misc]
+        """Leaves a parameter as it is where an initialiser would fill it.
+
+        Without memory there is nothing to fill, but torch loads its compiler to find that out.
+        """
+
+        def __torch_function__(
+            self, function: Any, types: Any, arguments: Any = (), named: Any = None
+        ) -> Any:
+            named = named or {}
+            first = arguments[0] if arguments else named.get("tensor")
+            if function.__name__ in _INITIALISERS and isinstance(first, torch.nn.Parameter):
+                return first
+            return function(*arguments, **named)
+
+    with torch.device("meta"), Undrawn():
+        model = make()
+    # A buffer that no state dict holds would stay as it is made here.
+    assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
+
+    def blank(like: Any) -> Any:
+        value = math.nan if like.is_floating_point() else 0
+        return torch.full(like.shape, value, dtype=like.dtype, device=device or "cpu")
+
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, torch.nn.Parameter(blank(parameter)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, blank(buffer))
+    return model
+
+
+def _blank_paddle(make: Callable[[], Any]) -> Any:
+    import numpy as np
+    import paddle
+
+    with paddle.LazyGuard():
+        model = make()
+    for parameter in model.parameters():
+        parameter.set_value(np.full(parameter.shape, np.nan, np.float32))
+    return model
+
+
+def need(framework: str) -> None:
+    """Raise `MissingPackage` unless the framework can be imported."""
+    try:
+        importlib.import_module(framework)
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get(framework, framework)
+        raise MissingPackage(
+            f"this needs {framework}, which is not installed ({error.name} is missing);"
+            f" run `pip install {package}`"
+        ) from error

@@ -1,0 +1,1 @@
+"""ONNX tools and ONNX Runtime, in a child process."""

@@ -1,0 +1,75 @@
+"""Run ONNX files in ONNX Runtime; in a child process (`porter.frameworks.onnx.tools`)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from porter.errors import InputError, UsageError
+from porter.frameworks import exchange
+from porter.frameworks.models import need
+from porter.tensors.blocks import Array
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def session(path: str | os.PathLike[str], device: str = "cpu", save: str = "") -> Any:
+    """Return an inference session on `cpu` or `cuda[:n]`; `InputError` when it cannot be made.
+
+    `save` names a file for the graph as ONNX Runtime optimises it, whatever the machine.
+    """
+    need("onnxruntime")
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+    options.log_severity_level = 3
+    if save:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = save
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.startswith("cuda"):
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise UsageError("--device cuda: this onnxruntime has no CUDA provider")
+        number = int(device.partition(":")[2] or 0)
+        own = {"device_id": number, "use_tf32": 0}
+        providers.insert(0, ("CUDAExecutionProvider", own))
+    try:
+        return ort.InferenceSession(os.fspath(path), options, providers=providers)
+    except _errors() as error:
+        raise InputError(f"ONNX Runtime does not load it: {_line(error)}", path) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return ONNX Runtime's exceptions: one for each status, without a common root."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]
+    return tuple(kind for kind in kinds if issubclass(kind, Exception))
+
+
+def outputs(made: Any, image: Array) -> dict[str, Array]:
+    """Return what a session computes for pictures, halves widened to float32."""
+    given = made.get_inputs()[0]
+    feed = {given.name: image.astype(_TYPES.get(given.type, np.float32))}
+    names = [value.name for value in made.get_outputs()]
+    try:
+        found = made.run(names, feed)
+    except _errors() as error:
+        raise InputError(f"ONNX Runtime does not run it: {_line(error)}") from error
+    return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
+
+
+def run(path: str, inputs: str, output: str) -> dict[str, Any]:
+    """Run each array of the file `inputs`; write the first output of each, by the same name."""
+    made = session(path)
+    arrays, _ = exchange.load(inputs)
+    found = {name: next(iter(outputs(made, image).values())) for name, image in arrays.items()}
+    exchange.save(output, found, {})
+    return {}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,34 @@
+"""What a worker does with ONNX files: `Worker("onnx-tools")` asks for it by name.
+
+The parent needs neither torch nor onnx: they are imported here, in the child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from porter.frameworks.onnx.optimize import check, optimize
+from porter.frameworks.onnx.run import run
+from porter.frameworks.onnx.tidy import tidy
+from porter.frameworks.onnx.trace import trace
+from porter.zoo.architectures import find
+
+
+def traced(
+    architecture: str, path: str, image_size: int, opset: int, features: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write a template (`porter.frameworks.onnx.trace.trace`)."""
+    trace(find(architecture), path, image_size=image_size, opset=opset, features=features)
+    return {}
+
+
+def tidied(path: str, output: str, image_size: int, weights: Sequence[str] = ()) -> dict[str, Any]:
+    """Write a graph without its weights (`porter.frameworks.onnx.tidy.tidy`)."""
+    tidy(path, output, image_size, weights)
+    return {}
+
+
+def commands() -> dict[str, Callable[..., dict[str, Any]]]:
+    """Return what this worker can be asked."""
+    return {"trace": traced, "tidy": tidied, "run": run, "optimize": optimize, "check": check}

@@ -1,0 +1,222 @@
+"""Paddle as one side of a comparison; twin of `torch_side`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from porter.errors import UsageError
+from porter.frameworks.models import build, need
+from porter.frameworks.side import STEP_EPS, Argument, Record, Watch, device_for
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import Shape
+from porter.zoo.architectures import Architecture
+
+_NAMES = {"eps": "_epsilon"}
+"""What Paddle's layers call a setting."""
+
+
+class PaddleSide:
+    """Holds one `nn.Layer`."""
+
+    def __init__(self) -> None:
+        need("paddle")
+        import paddle
+
+        self._paddle = paddle
+        self._model: Any = None
+        self._state: dict[str, Any] = {}
+        self._modules: dict[str, Any] = {}
+        self._device = "cpu"
+        self._dtype = "float32"
+        paddle.set_device("cpu")
+
+    def environment(self) -> dict[str, str]:
+        paddle = self._paddle
+        found = {"paddle": paddle.__version__}
+        if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
+            found["cuda"] = str(paddle.version.cuda())
+            found["cudnn"] = str(paddle.version.cudnn())
+        return found
+
+    def place(self, device: str) -> str:
+        paddle = self._paddle
+        count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+        device = device_for(device, "paddle", count)
+        self._device = device.replace("cuda", "gpu")
+        paddle.set_device(self._device)
+        return f"{device} ({paddle.device.cuda.get_device_name()})" if "cuda" in device else device
+
+    def build(
+        self,
+        architecture: Architecture,
+        num_classes: int,
+        image_size: int,
+        features: Sequence[str],
+        *,
+        blank: bool = False,
+    ) -> None:
+        self._paddle.set_default_dtype("float32")
+        model = build(
+            architecture,
+            "paddle",
+            num_classes=num_classes,
+            image_size=image_size,
+            features=features,
+            blank=blank,
+        )
+        self.adopt(model)
+
+    def adopt(self, model: Any) -> None:
+        self._model = model
+        self._model.eval()
+        self._model.to(device=self._device)
+        self._state = self._model.state_dict()
+        self._modules = {"": self._model, **dict(self._model.named_sublayers())}
+
+    def tensors(self) -> dict[str, tuple[str, Shape]]:
+        return {name: (_dtype(value), tuple(value.shape)) for name, value in self._state.items()}
+
+    def cast(self, precision: str) -> None:
+        paddle = self._paddle
+        if precision == "tf32":
+            raise UsageError("paddle has no tf32 switch: run this side in another precision")
+        if precision in ("float16", "bfloat16") and self._device == "cpu":
+            raise UsageError(f"paddle has no {precision} kernels for the CPU; use --device cuda")
+        self._dtype = precision
+        paddle.set_default_dtype(precision)
+        self._model.to(dtype=precision)
+        self._state = self._model.state_dict()
+
+    def assign(self, name: str, array: Array) -> None:
+        target = self._state[name]
+        target.set_value(self._paddle.to_tensor(array).astype(_dtype(target)))
+
+    def value(self, name: str) -> Array:
+        return _array(self._state[name])
+
+    def forward(self, inputs: Array, watch: Watch) -> Record:
+        record = Record()
+        hooks = [
+            layer.register_forward_post_hook(_keeper(record, name, watch))
+            for name, layer in self._modules.items()
+            if watch.wants(name)
+        ]
+        with self._paddle.no_grad():
+            found = self._model(self._tensor(inputs))
+        for hook in hooks:
+            hook.remove()
+        record.outputs = {f"logits{part}": array for part, array in _parts(found)}
+        return record
+
+    def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
+        tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
+        with self._paddle.no_grad():
+            return dict(_parts(self._modules[module](*tensors)))
+
+    def attribute(self, module: str, name: str) -> Any:
+        return getattr(self._modules[module], _NAMES.get(name, name), None)
+
+    @contextmanager
+    def altered(self, module: str, settings: Mapping[str, Any]) -> Iterator[None]:
+        functional = self._paddle.nn.functional
+        target = self._modules[module]
+        own = {_NAMES.get(n, n): value for n, value in settings.items() if n != "activation"}
+        before = {name: getattr(target, name) for name in own}
+        gelu = functional.gelu
+        try:
+            for name, value in own.items():
+                setattr(target, name, value)
+            if "activation" in settings:
+                functional.gelu = _activation(self._paddle, gelu, settings["activation"])
+            yield
+        finally:
+            functional.gelu = gelu
+            for name, value in before.items():
+                setattr(target, name, value)
+
+    def gradients(self, inputs: Array, projection: Array) -> dict[str, Array]:
+        self._model.clear_gradients()
+        logits = self._model(self._tensor(inputs))
+        (logits * self._tensor(projection)).sum().backward()
+        found = {
+            name: _array(parameter.grad)
+            for name, parameter in self._model.named_parameters()
+            if parameter.grad is not None
+        }
+        self._model.clear_gradients()
+        return found
+
+    def step(self, inputs: Array, projection: Array, rate: float) -> dict[str, Array]:
+        model = self._model
+        optimiser = self._paddle.optimizer.AdamW(
+            rate, beta1=0.9, beta2=0.999, epsilon=STEP_EPS, weight_decay=0.01,
+            parameters=model.parameters(),
+        )  # fmt: skip
+        model.train()
+        (model(self._tensor(inputs)) * self._tensor(projection)).sum().backward()
+        optimiser.step()
+        model.clear_gradients()
+        model.eval()
+        return {
+            name: _array(parameter)
+            for name, parameter in model.named_parameters()
+            if not parameter.stop_gradient  # a batch norm's statistics are parameters here
+        }
+
+    def _tensor(self, array: Any) -> Any:
+        tensor = self._paddle.to_tensor(array)
+        return tensor.astype(self._dtype) if tensor.is_floating_point() else tensor
+
+
+def _activation(paddle: Any, gelu: Any, name: str) -> Any:
+    """Return a function to stand for GELU."""
+    sigmoid = paddle.nn.functional.sigmoid
+    return {
+        "tanh": lambda x, approximate=False, name=None: gelu(x, approximate=True),
+        "erf": lambda x, approximate=False, name=None: gelu(x),
+        "quick": lambda x, approximate=False, name=None: x * sigmoid(1.702 * x),
+        "relu": lambda x, approximate=False, name=None: paddle.nn.functional.relu(x),
+        "silu": lambda x, approximate=False, name=None: x * sigmoid(x),
+    }[name]
+
+
+def _keeper(record: Record, name: str, watch: Watch) -> Any:
+    """Return a hook that keeps a layer's output, and what it was called with."""
+
+    def keep(layer: Any, args: Any, output: Any) -> None:
+        place = record.keep(name, type(layer).__name__, dict(_parts(output)), watch.limit)
+        if watch.calls and all(_can_be_kept(a) for a in args):
+            record.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
+
+    return keep
+
+
+def _can_be_kept(argument: Any) -> bool:
+    return (
+        argument is None or hasattr(argument, "detach") or isinstance(argument, int | float | str)
+    )
+
+
+def _parts(value: Any) -> list[tuple[str, Array]]:
+    """Return the tensors of an output: one with the name "", or several named @0, @1, …"""
+    if hasattr(value, "detach"):
+        return [("", _array(value))]
+    if isinstance(value, tuple | list):
+        tensors = [v for v in value if hasattr(v, "detach")]
+        if len(tensors) == 1:
+            return _parts(tensors[0])
+        return [(f"@{index}", _array(tensor)) for index, tensor in enumerate(tensors)]
+    return []
+
+
+def _array(tensor: Any) -> Array:
+    """Return a copy as an array; float16 and bfloat16 become float32, which holds them."""
+    small = _dtype(tensor) in ("float16", "bfloat16")
+    wide = tensor.detach().astype("float32") if small else tensor.detach()
+    return wide.numpy().copy()  # type: ignore[no-any-return]
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).rpartition(".")[2].lower()

@@ -1,0 +1,198 @@
+"""Start a framework in a child process and talk to it.
+
+torch and paddle crash each other's CUDA libraries when one process holds both, so each side of
+a comparison has its own. A request is a line of JSON, large data go through files. The child
+ends when its standard input closes: it never outlives its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from porter import errors
+from porter.errors import PorterError, SystemFault, printable
+
+_WAIT = 5.0
+"""Seconds that a child gets to end by itself."""
+
+
+class Worker:
+    """A child process that runs one framework; a context manager that ends it."""
+
+    def __init__(
+        self, framework: str, *, python: str | None = None, threads: int | None = None
+    ) -> None:
+        self.framework = framework
+        self.python = python or sys.executable
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        try:
+            self._process = subprocess.Popen(
+                [self.python, "-m", "porter.frameworks.worker", framework],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment(framework, threads),
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._log.close()
+            raise SystemFault(f"cannot be started: {error.strerror}", self.python) from error
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Send a request and return at once; `receive` waits for its reply."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def receive(self) -> dict[str, Any]:
+        """Return the reply to the oldest request; what went wrong there is raised here."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise self._ended()
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise _raised(reply["error"])
+        return reply
+
+    def request(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for the reply."""
+        self.send(command, **arguments)
+        return self.receive()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the child: let it finish, or kill it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        if at_once:
+            self._process.kill()
+        try:
+            self._process.wait(_WAIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(at_once=kind is not None)
+
+    def _ended(self) -> PorterError:
+        """Return the error that says why the child is gone."""
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        if "No module named porter" in last or "No module named 'porter" in last:
+            return errors.MissingPackage(
+                f"has no porter; run `{self.python} -m pip install porter`", self.python
+            )
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            last = f"killed by {name}{hint}" + (f"; its last words: {last}" if last else "")
+        return SystemFault(
+            f"the {self.framework} process ended with {printable(last, 300) or f'code {code}'}"
+        )
+
+
+class Pool:
+    """Workers that are used again: a second comparison need not import its frameworks anew."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str | None], list[Worker]] = {}
+
+    @contextlib.contextmanager
+    def worker(self, framework: str, python: str | None = None) -> Iterator[Worker]:
+        """Lend a worker, started if none is idle; one in whose use anything failed is ended."""
+        idle = self._idle.setdefault((framework, python), [])
+        worker = idle.pop() if idle else Worker(framework, python=python)
+        try:
+            yield worker
+        except BaseException:
+            worker.close(at_once=True)
+            raise
+        idle.append(worker)
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End all workers."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close(at_once=at_once)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(at_once=kind is not None)
+
+
+def environment(framework: str, threads: int | None = None) -> dict[str, str]:
+    """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
+    found = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads or _share()),
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "FLAGS_cudnn_deterministic": "1",
+        "FLAGS_embedding_deterministic": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "GLOG_minloglevel": "2",
+    }
+    if framework == "torch":
+        # torch has switches of its own, which the variable, 0 or 1, would overrule: with it
+        # `--precision tf32` would run in float32 and pass for nothing.
+        del found["NVIDIA_TF32_OVERRIDE"]
+    return found
+
+
+def _share() -> int:
+    """Return the threads of one side: half of the cores, or fewer where fewer are asked for.
+
+    The sides run at the same time: with more threads than cores, each waits for the other's in a
+    loop, and both take three times as long.
+    """
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2
+    half = max(1, cores // 2)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(half, int(asked)) if asked.isdecimal() and int(asked) else half
+
+
+def _raised(error: dict[str, Any]) -> PorterError:
+    leaves: list[type[PorterError]] = [PorterError, *PorterError.__subclasses__()]
+    kinds = {kind.__name__: kind for kind in leaves}
+    return kinds.get(error["kind"], PorterError)(error["message"], error.get("path"))

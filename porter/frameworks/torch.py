@@ -1,0 +1,215 @@
+"""PyTorch as one side of a comparison; twin of `paddle_side`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from porter.errors import UsageError
+from porter.frameworks.models import build, need
+from porter.frameworks.side import STEP_EPS, Argument, Record, Watch, device_for
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import Shape
+from porter.zoo.architectures import Architecture
+
+
+class TorchSide:
+    """Holds one `nn.Module`."""
+
+    def __init__(self) -> None:
+        need("torch")
+        import torch
+
+        # As `use_deterministic_algorithms`, which takes a second to load torch's compiler.
+        torch.set_deterministic_debug_mode("warn")
+        torch.backends.cudnn.benchmark = False
+        # Sums of halves are kept in float32: their floors are derived for that.
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        self._torch = torch
+        self._model: Any = None
+        self._state: dict[str, Any] = {}
+        self._modules: dict[str, Any] = {}
+        self._device = "cpu"
+        self._dtype = torch.float32
+
+    def environment(self) -> dict[str, str]:
+        torch = self._torch
+        found = {"torch": torch.__version__}
+        if torch.version.cuda and torch.cuda.is_available():
+            found["cuda"] = torch.version.cuda
+            found["cudnn"] = str(torch.backends.cudnn.version())
+        return found
+
+    def place(self, device: str) -> str:
+        torch = self._torch
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        device = device_for(device, "torch", count)
+        self._device = device
+        return f"{device} ({torch.cuda.get_device_name(device)})" if "cuda" in device else device
+
+    def build(
+        self,
+        architecture: Architecture,
+        num_classes: int,
+        image_size: int,
+        features: Sequence[str],
+        *,
+        blank: bool = False,
+    ) -> None:
+        model = build(
+            architecture,
+            "torch",
+            num_classes=num_classes,
+            image_size=image_size,
+            features=features,
+            blank=blank,
+        )
+        self.adopt(model)
+
+    def adopt(self, model: Any) -> None:
+        self._model = model
+        self._model.eval()
+        self._model.to(self._device)
+        self._state = self._model.state_dict()
+        self._modules = dict(self._model.named_modules())
+
+    def tensors(self) -> dict[str, tuple[str, Shape]]:
+        return {
+            name: (str(value.dtype).rpartition(".")[2], tuple(value.shape))
+            for name, value in self._state.items()
+        }
+
+    def cast(self, precision: str) -> None:
+        torch = self._torch
+        if precision == "tf32" and self._device == "cpu":
+            raise UsageError("--precision tf32 is a mode of CUDA devices; use --device cuda")
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        self._dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+        self._model.to(self._dtype)
+        self._state = self._model.state_dict()
+
+    def assign(self, name: str, array: Array) -> None:
+        torch = self._torch
+        with torch.no_grad():
+            self._state[name].copy_(torch.from_numpy(array))
+
+    def value(self, name: str) -> Array:
+        return _array(self._state[name])
+
+    def forward(self, inputs: Array, watch: Watch) -> Record:
+        record = Record()
+        hooks = [
+            module.register_forward_hook(_keeper(record, name, watch))
+            for name, module in self._modules.items()
+            if watch.wants(name)
+        ]
+        with self._torch.no_grad():
+            found = self._model(self._tensor(inputs))
+        for hook in hooks:
+            hook.remove()
+        record.outputs = {f"logits{part}": array for part, array in _parts(found)}
+        return record
+
+    def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
+        tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
+        with self._torch.no_grad():
+            return dict(_parts(self._modules[module](*tensors)))
+
+    def attribute(self, module: str, name: str) -> Any:
+        return getattr(self._modules[module], name, None)
+
+    @contextmanager
+    def altered(self, module: str, settings: Mapping[str, Any]) -> Iterator[None]:
+        functional = self._torch.nn.functional
+        target = self._modules[module]
+        own = {name: value for name, value in settings.items() if name != "activation"}
+        before = {name: getattr(target, name) for name in own}
+        gelu = functional.gelu
+        try:
+            for name, value in own.items():
+                setattr(target, name, value)
+            if "activation" in settings:
+                functional.gelu = _activation(self._torch, gelu, settings["activation"])
+            yield
+        finally:
+            functional.gelu = gelu
+            for name, value in before.items():
+                setattr(target, name, value)
+
+    def gradients(self, inputs: Array, projection: Array) -> dict[str, Array]:
+        self._model.zero_grad()
+        logits = self._model(self._tensor(inputs))
+        (logits * self._tensor(projection)).sum().backward()
+        found = {
+            name: _array(parameter.grad)
+            for name, parameter in self._model.named_parameters()
+            if parameter.grad is not None
+        }
+        self._model.zero_grad()
+        return found
+
+    def step(self, inputs: Array, projection: Array, rate: float) -> dict[str, Array]:
+        model = self._model
+        optimiser = self._torch.optim.AdamW(
+            model.parameters(), lr=rate, betas=(0.9, 0.999), eps=STEP_EPS, weight_decay=0.01
+        )
+        model.train()
+        (model(self._tensor(inputs)) * self._tensor(projection)).sum().backward()
+        optimiser.step()
+        model.zero_grad()
+        model.eval()
+        return {name: _array(parameter) for name, parameter in model.named_parameters()}
+
+    def _tensor(self, array: Any) -> Any:
+        tensor = self._torch.from_numpy(array)
+        dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self._device, dtype)
+
+
+def _activation(torch: Any, gelu: Any, name: str) -> Any:
+    """Return a function to stand for GELU."""
+    return {
+        "tanh": lambda x, approximate="none": gelu(x, approximate="tanh"),
+        "erf": lambda x, approximate="none": gelu(x),
+        "quick": lambda x, approximate="none": x * torch.sigmoid(1.702 * x),
+        "relu": lambda x, approximate="none": torch.relu(x),
+        "silu": lambda x, approximate="none": x * torch.sigmoid(x),
+    }[name]
+
+
+def _keeper(record: Record, name: str, watch: Watch) -> Any:
+    """Return a hook that keeps a module's output, and what it was called with."""
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        place = record.keep(name, type(module).__name__, dict(_parts(output)), watch.limit)
+        if watch.calls and all(_can_be_kept(a) for a in args):
+            record.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
+
+    return keep
+
+
+def _can_be_kept(argument: Any) -> bool:
+    return (
+        argument is None or hasattr(argument, "detach") or isinstance(argument, int | float | str)
+    )
+
+
+def _parts(value: Any) -> list[tuple[str, Array]]:
+    """Return the tensors of an output: one with the name "", or several named @0, @1, …"""
+    if hasattr(value, "detach"):
+        return [("", _array(value))]
+    if isinstance(value, tuple | list):
+        tensors = [v for v in value if hasattr(v, "detach")]
+        if len(tensors) == 1:
+            return _parts(tensors[0])
+        return [(f"@{index}", _array(tensor)) for index, tensor in enumerate(tensors)]
+    return []
+
+
+def _array(tensor: Any) -> Array:
+    """Return a copy as an array; float16 and bfloat16 become float32, which holds them."""
+    wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+    return wide.detach().cpu().numpy().copy()  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Propose a table from two checkpoints of one model."""

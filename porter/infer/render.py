@@ -1,0 +1,97 @@
+"""Write a draft as the TOML of a table, what is unproven said beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from porter.infer.draft import Body, Draft
+from porter.infer.generalise import Item, Wide, generalise
+
+_ABSENT = "unproven: nothing in the other file is tied with it"
+_WIDTH = 96
+
+
+def render(draft: Draft, dialect: str, framework: str, family: str, heading: Iterable[str]) -> str:
+    """Return a table's text."""
+    lines = [*(f"# {line}" for line in heading), "", f"family = {_quoted(family)}", "", "[layers]"]
+    for wide, kind in draft.layers:
+        note = f"unproven: or {', '.join(kind.others)}" if kind.others else ""
+        lines.append(_line(f"{_quoted(wide.canonical[0])} = {_quoted(kind.name)}", note))
+    lines += ["", f"[dialects.{dialect}]", f'framework = "{framework}"']
+    rows = [(wide, body) for wide, body in draft.rows if not is_default(wide, body)]
+    single = [pair for pair in rows if len(pair[0].canonical) == 1]
+    joined = [pair for pair in rows if len(pair[0].canonical) > 1]
+    if single:
+        lines.append(f"[dialects.{dialect}.names]")
+    for wide, body in single:
+        lines.append(_line(f"{_quoted(wide.canonical[0])} = {_value(wide, body)}", _doubt(body)))
+    for wide, body in joined:
+        lines += _joined(wide, body, dialect)
+    for section, names in (("absent", draft.absent), ("extra", draft.extra)):
+        if names:
+            lines.append(f"[dialects.{dialect}.{section}]")
+            lines += [f"{_quoted(text)} = {_quoted(_ABSENT)}" for text in widened(names)]
+    return "\n".join(lines) + "\n"
+
+
+def is_default(wide: Wide, body: Body) -> bool:
+    """Whether a row says no more than the framework's conventions do."""
+    return body == Body() and wide.canonical == wide.dialect
+
+
+def widened(names: Sequence[str]) -> list[str]:
+    """Return names with holes where they differ in numbers."""
+    return [wide.canonical[0] for wide in generalise(Item((name,), ()) for name in names)]
+
+
+def _value(wide: Wide, body: Body) -> str:
+    path = _quoted(wide.dialect[0]) if len(wide.dialect) == 1 else _listed(wide.dialect)
+    said = _said(body)
+    return f"{{ {', '.join([f'path = {path}', *said])} }}" if said else path
+
+
+def _said(body: Body) -> list[str]:
+    """Return what stands in a row beside its names."""
+    found = []
+    if body.join not in ("", "concat 0"):
+        found.append(f"join = {_quoted(body.join)}")
+    if body.ops:
+        chains = {leaf: _listed(chain) for leaf, chain in body.ops}
+        whole = chains.get("")
+        inside = ", ".join(f"{leaf} = {chain}" for leaf, chain in chains.items())
+        found.append(f"ops = {whole}" if whole else f"ops = {{ {inside} }}")
+    if body.leaves:
+        inside = ", ".join(f"{leaf} = {_quoted(name)}" for leaf, name in body.leaves)
+        found.append(f"leaves = {{ {inside} }}")
+    return found
+
+
+def _joined(wide: Wide, body: Body, dialect: str) -> list[str]:
+    head = f"[[dialects.{dialect}.rows]]"
+    return [
+        _line(head, _doubt(body)),
+        f"canonical = {_listed(wide.canonical)}",
+        f"path = {_quoted(wide.dialect[0])}",
+        *_said(body),
+    ]
+
+
+def _doubt(body: Body) -> str:
+    return f"unproven: {body.doubt}" if body.doubt else ""
+
+
+def _line(text: str, note: str) -> str:
+    """Return a line with its note behind it, or above it where both are long."""
+    if not note:
+        return text
+    return f"{text}  # {note}" if len(text) + len(note) < _WIDTH else f"# {note}\n{text}"
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return "[" + ", ".join(map(_quoted, texts)) + "]"
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML basic string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

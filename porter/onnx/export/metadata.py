@@ -1,0 +1,127 @@
+"""What a model file says about itself: preprocessing, labels, tensors that its graph does not use.
+
+A deployer reads `porter.preprocessing` and `porter.labels`; `restore` reads `porter.unused`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from porter.errors import InputError, UsageError, printable
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.lazy import BLOCK, LazyTensor, Shape
+from porter.tensors.shared_tensors import compact
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture
+
+PREPROCESSING = "porter.preprocessing"
+LABELS = "porter.labels"
+UNUSED = "porter.unused"
+"""[[place in the state dict, name, dtype, shape, bytes in base64], …]"""
+OPTIMIZED = "porter.optimized"
+"""Which optimiser rewrote the graph; such a file does not map back exactly."""
+_LARGEST_UNUSED = 1 << 20
+_LONGEST = 64 << 20
+
+
+def preprocessing(architecture: Architecture, image_size: int) -> str:
+    """Return as JSON how a picture becomes the model's input."""
+    how = architecture.preprocessing
+    said = {
+        "image_size": image_size,
+        "resize": round(image_size / how.crop),
+        "crop": how.crop,
+        "interpolation": how.interpolation,
+        "color": "RGB",
+        "layout": "NCHW",
+        "range": [0, 1],
+        "mean": list(how.mean),
+        "std": list(how.std),
+    }
+    return json.dumps(said)
+
+
+def document(architecture: Architecture, image_size: int) -> tuple[str, str]:
+    """Return the doc strings of the model and of its input."""
+    how = architecture.preprocessing
+    model = (
+        f"{architecture.title}, variant {architecture.name}, {image_size} px."
+        f" {architecture.paper} (weights named as in {architecture.source})"
+    )
+    image = (
+        f"RGB pictures in [0, 1], resized so that the shorter side is"
+        f" {round(image_size / how.crop)} px ({how.interpolation}), the central {image_size} px"
+        f" cut out, minus {list(how.mean)}, divided by {list(how.std)}"
+    )
+    return model, image
+
+
+def read_labels(path: str, num_classes: int) -> list[str]:
+    """Return the names of the classes: a JSON list, or one a line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the labels cannot be read: {error}", path) from error
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
+        raise InputError("the labels are no list of texts", path)
+    if len(found) != num_classes:
+        raise UsageError(f"{len(found)} labels for {num_classes} classes", path)
+    return found
+
+
+def unused(state: Mapping[str, LazyTensor], names: Sequence[str]) -> str:
+    """Return the tensors that the graph has no use for, as JSON."""
+    places = {name: place for place, name in enumerate(state)}
+    rows = []
+    for name in names:
+        tensor = state[name]
+        if tensor.nbytes > _LARGEST_UNUSED:
+            raise UsageError(f"the graph does not use {printable(name)}, which is too large a note")
+        data = b"".join(bytes(block) for block in tensor.blocks(BLOCK))
+        text = base64.b64encode(data).decode()
+        rows.append([places[name], name, tensor.dtype.name, list(tensor.shape), text])
+    return compact(rows)
+
+
+def with_unused(state: StateDict) -> StateDict:
+    """Return the state dict with what `unused` noted in its metadata, each at its place."""
+    assert state.origin is not None
+    text = state.origin.metadata.get(UNUSED, "[]")
+    names = list(state)
+    found = dict(state)
+    for place, name, tensor in sorted(_rows(text, state.origin.path), key=lambda row: row[0]):
+        if name not in found:
+            names.insert(place, name)
+            found[name] = tensor
+    return StateDict({name: found[name] for name in names}, state.origin)
+
+
+def _rows(text: str, path: str) -> list[tuple[int, str, LazyTensor]]:
+    wrong = InputError(f"the note {UNUSED} makes no sense", path)
+    if len(text) > _LONGEST:
+        raise wrong
+    found = []
+    try:
+        for place, name, dtype, shape, data in json.loads(text):
+            numbers = [place, *shape]
+            if not isinstance(name, str) or not all(type(n) is int and n >= 0 for n in numbers):
+                raise wrong
+            found.append((place, name, _tensor(str(dtype), tuple(shape), data)))
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error) as error:
+        raise wrong from error
+    return found
+
+
+def _tensor(dtype: str, shape: Shape, data: str) -> LazyTensor:
+    array = np.frombuffer(base64.b64decode(data, validate=True), np.uint8)
+    return LazyTensor.of(array.view(DTYPES[dtype].numpy).reshape(shape))

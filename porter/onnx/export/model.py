@@ -1,0 +1,158 @@
+"""A model file from first byte to last: a graph, its weights and what is said about it.
+
+    ModelProto   ir_version, producer, doc_string, opset_import, metadata_props, graph
+    GraphProto   nodes, name, inputs, outputs, then one initializer for each weight
+    TensorProto  dims, data_type, name, raw_data, or where it lies in the file of external data
+
+The metadata stand before the graph, so that they are read without walking over the weights.
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from porter import __version__
+from porter.codecs.onnx import seal
+from porter.errors import UsageError, printable
+from porter.onnx.graph import wire
+from porter.onnx.graph.attributes import tensor_header
+from porter.onnx.graph.values import Graph
+from porter.storage.digests import unknown
+from porter.storage.pieces import Body, Late, Piece
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+
+LARGEST = (1 << 31) - 1
+"""Bytes of the largest message that protobuf reads."""
+_PAGE, _LINE = 4096, 64
+"""Where tensors of a page and more begin, so that they can be mapped, and where others do."""
+Notes = Callable[[Sequence[Body]], Mapping[str, str]]
+"""Metadata that is known when the bodies are written; of one length before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A model without its weights."""
+
+    graph: Graph
+    """Its inputs are the image alone."""
+    ir_version: int
+    opsets: Mapping[str, int]
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Where tensors lie in a file of external data."""
+
+    location: str
+    offsets: Mapping[str, int]
+
+
+def pieces(
+    sheet: Sheet,
+    state: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    *,
+    outside: Outside | None = None,
+    late: Notes | None = None,
+    method: str = "",
+    beside: str = "",
+) -> Iterator[Piece]:
+    """Yield what stands in the model file.
+
+    With `outside` the weights are not in it. With `method`, the digest of all but the weights is
+    in the metadata, that of the other file's padding, `beside`, in it.
+    `UsageError` when it is larger than protobuf reads.
+    """
+    heads = {name: _initializer(name, tensor, outside) for name, tensor in state.items()}
+    bodies = [] if outside else [Body(name, tensor) for name, tensor in state.items()]
+    body = sheet.graph.encode()
+    size = len(body) + sum(
+        len(head) + (0 if outside else state[name].nbytes) for name, head in heads.items()
+    )
+    yield _head(sheet)
+    behind = [wire.header(7, size), body, *heads.values(), beside.encode()]
+
+    def made() -> bytes:
+        notes = _notes(metadata, late, bodies, method)
+        return seal.sealed(_head(sheet), notes, behind, method) if method else notes
+
+    said = Late(len(made()), made, last=True)
+    total = size + said.nbytes + len(_head(sheet)) + 10
+    if total > LARGEST:
+        raise UsageError(
+            f"a model of {total:,} bytes; protobuf reads {LARGEST:,}: pass --external-data"
+        )
+    yield said
+    yield wire.header(7, size) + body
+    for index, head in enumerate(heads.values()):
+        yield head
+        if bodies:
+            yield bodies[index]
+
+
+def _head(sheet: Sheet) -> bytes:
+    opsets = b"".join(
+        wire.blob(8, (wire.text(1, domain) if domain else b"") + wire.integer(2, version))
+        for domain, version in sheet.opsets.items()
+    )
+    doc = wire.text(6, sheet.doc) if sheet.doc else b""
+    said = wire.integer(1, sheet.ir_version) + wire.text(2, "porter") + wire.text(3, __version__)
+    return said + doc + opsets
+
+
+def _notes(
+    metadata: Mapping[str, str], late: Notes | None, bodies: list[Body], method: str
+) -> bytes:
+    found = {**metadata, **(late(bodies) if late is not None else {})}
+    if method:
+        found[seal.SEAL] = unknown(method)
+    return b"".join(
+        wire.blob(14, wire.text(1, key) + wire.text(2, value))
+        for key, value in sorted(found.items())
+    )
+
+
+def _initializer(name: str, tensor: LazyTensor, outside: Outside | None) -> bytes:
+    """Return what stands before a weight's bytes, or all of it where they are outside."""
+    code = tensor.dtype.onnx
+    if code is None:
+        raise UsageError(f"onnx has no {tensor.dtype.name}, which {printable(name)} is")
+    said = tensor_header(code, tensor.shape, name)
+    if outside is None:
+        rest = wire.header(9, tensor.nbytes)
+        return wire.header(5, len(said) + len(rest) + tensor.nbytes) + said + rest
+    place = {
+        "location": outside.location,
+        "offset": str(outside.offsets[name]),
+        "length": str(tensor.nbytes),
+    }
+    entries = b"".join(
+        wire.blob(13, wire.text(1, key) + wire.text(2, value)) for key, value in place.items()
+    )
+    return wire.blob(5, said + entries + wire.integer(14, 1))
+
+
+def external(state: StateDict) -> tuple[list[Piece], dict[str, int]]:
+    """Return what stands in a file of external data, and where each tensor begins."""
+    found: list[Piece] = []
+    offsets: dict[str, int] = {}
+    at = 0
+    for name, tensor in state.items():
+        step = _PAGE if tensor.nbytes >= _PAGE else _LINE
+        if gap := -at % step:
+            found.append(bytes(gap))
+        at += gap
+        offsets[name] = at
+        found.append(Body(name, tensor))
+        at += tensor.nbytes
+    return found, offsets
+
+
+def size_of(sheet: Sheet, state: Mapping[str, LazyTensor]) -> int:
+    """Return about how many bytes a model file with its weights inside has."""
+    heads = sum(len(name) + 64 for name in state)
+    return len(sheet.graph.encode()) + heads + sum(t.nbytes for t in state.values())

@@ -1,0 +1,197 @@
+"""Templates: the graph of a variant without its weights, traced once and kept.
+
+A template is an ONNX model whose weights are inputs, under their canonical names, so that any
+ONNX tool can open it. It depends on the variant, the image size, the opset and the optional
+parts; neither on the batch nor on the number of classes, which stand in it as symbols. It is
+looked for in the package, then in the user's cache; where it is in neither, torch traces it in
+a child process. Its name carries the digest of the code that it was traced from.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from porter.errors import InputError, MissingPackage, SystemFault
+from porter.frameworks.process import Worker
+from porter.onnx.graph.parse import Memory, parse
+from porter.onnx.graph.values import Model, Value
+from porter.zoo.architectures import Architecture
+
+OPSET = 20
+"""What ONNX Runtime 1.17 and TensorRT 10 take, the first with GELU as an operator."""
+_LARGEST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A graph without weights."""
+
+    architecture: Architecture
+    image_size: int
+    opset: int
+    features: tuple[str, ...]
+    path: str
+    model: Model
+    """Its first input is the image, the others are the weights in the order of the state dict."""
+    unused: tuple[str, ...]
+    """Tensors of the state dict that the graph does not need (counters of batch norms)."""
+
+    @property
+    def weights(self) -> dict[str, Value]:
+        """The weights by canonical name; a size may be `classes`."""
+        return {value.name: value for value in self.model.graph.inputs[1:]}
+
+
+def template(
+    architecture: Architecture,
+    *,
+    image_size: int | None = None,
+    opset: int = OPSET,
+    features: Sequence[str] = (),
+) -> Template:
+    """Return the template of a variant at an image size (pixels), traced if there is none yet.
+
+    `MissingPackage` is raised when it must be traced and torch or onnxscript is not installed.
+    """
+    size = image_size or architecture.image_size
+    chosen = tuple(sorted(features))
+    name = file_name(architecture, size, opset, chosen)
+    path = find(name) or _traced(architecture, size, opset, chosen, folder() / name)
+    return _load(path, architecture, size, opset, chosen)
+
+
+def folder() -> Path:
+    """Return where templates are kept: below `PORTER_CACHE_DIR`, or the user's cache folder."""
+    base = os.environ.get("PORTER_CACHE_DIR")
+    if not base:
+        import platformdirs
+
+        base = platformdirs.user_cache_dir("porter")
+    return Path(base) / "templates"
+
+
+def find(name: str) -> Path | None:
+    """Return the file of that name in the package or in the cache, None if there is none."""
+    packed = resources.files("porter.onnx") / "templates" / name
+    if packed.is_file() and isinstance(packed, Path):
+        return packed
+    kept = folder() / name
+    return kept if kept.is_file() else None
+
+
+def file_name(
+    architecture: Architecture, image_size: int, opset: int, features: Sequence[str] = ()
+) -> str:
+    """Return what a template's file is called."""
+    parts = [architecture.name, *features, f"{image_size}px", f"opset{opset}"]
+    return ".".join([*parts, digest(architecture)[:12], "onnx", "gz"])
+
+
+@cache
+def _sources(module: str) -> str:
+    """Return what a reference model, and what it imports from its own package, does."""
+    package = resources.files("porter.reference_models.torch")
+    found: dict[str, ast.AST] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = ast.parse((package / f"{name}.py").read_bytes())
+            waiting += _imported(found[name])
+    return "\n".join(f"{name} {_shown(code)}" for name, code in sorted(found.items()))
+
+
+def _imported(code: ast.AST) -> Iterator[str]:
+    for node in ast.walk(code):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else (alias.name for alias in node.names)
+
+
+def _shown(node: object) -> str:
+    """Return code as text that comments, docstrings and formatting have no part in.
+
+    Fields that are empty are left out, so that every version of Python shows the same.
+    """
+    if isinstance(node, list):
+        return f"[{','.join(_shown(part) for part in node if not _is_docstring(part))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+    said = ",".join(f"{name}={_shown(value)}" for name, value in fields)
+    return f"{type(node).__name__}({said})"
+
+
+def _is_docstring(node: object) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def digest(architecture: Architecture) -> str:
+    """Return the digest of all that a graph follows from: the model's code, its configuration,
+    and the code that traces it."""
+    tracer = (resources.files("porter.frameworks.onnx") / "trace.py").read_bytes()
+    said = [architecture.model, dict(architecture.config), dict(architecture.features)]
+    text = [_sources(architecture.module), _shown(ast.parse(tracer))]
+    text.append(json.dumps(said, sort_keys=True, default=dict))
+    return hashlib.sha256("\0".join(text).encode()).hexdigest()
+
+
+def _traced(
+    architecture: Architecture, image_size: int, opset: int, features: Sequence[str], path: Path
+) -> Path:
+    """Trace a template into the cache; another process may do the same meanwhile."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemFault(f"cannot be made: {error.strerror}", path.parent) from error
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with Worker("onnx-tools") as worker:
+            worker.request(
+                "trace",
+                architecture=architecture.name,
+                path=os.fspath(part),
+                image_size=image_size,
+                opset=opset,
+                features=list(features),
+            )
+        os.replace(part, path)
+    except MissingPackage as error:
+        raise MissingPackage(
+            f"there is no template of {architecture.name} at {image_size} px, opset {opset},"
+            f" and tracing one {error.message.removeprefix('this ')} (or bring the file"
+            f" {path.name} into {path.parent}: `porter export-templates` makes it elsewhere)"
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+    return path
+
+
+def _load(
+    path: Path, architecture: Architecture, image_size: int, opset: int, features: tuple[str, ...]
+) -> Template:
+    from porter.frameworks.onnx.trace import TEMPLATE
+
+    try:
+        with gzip.open(path) as file:
+            data = file.read(_LARGEST)
+        model = parse(Memory(data))
+        unused = tuple(json.loads(model.metadata[TEMPLATE])["unused"])
+    except (OSError, EOFError, zlib.error, InputError, KeyError, ValueError) as error:
+        raise InputError("is no template of porter's; delete it to trace it anew", path) from error
+    return Template(architecture, image_size, opset, features, os.fspath(path), model, unused)

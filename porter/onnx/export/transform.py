@@ -1,0 +1,135 @@
+"""What an export does to a template's graph: batch, classes, names, floating type.
+
+Each function returns a new graph; the template stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from porter.errors import UsageError, listed, printable
+from porter.onnx.graph.attributes import (
+    Attribute,
+    attribute_value,
+    integer_attribute,
+    tensor_attribute,
+)
+from porter.onnx.graph.values import FLOAT, FLOAT16, Graph, Node, Value, constant
+from porter.tensors.blocks import Array
+
+WIDE = frozenset({"Softmax", "ReduceMean", "ReduceSum"})
+"""Operations that are computed in float32 in an fp16 graph: they add up many numbers.
+
+LayerNormalization needs no cast: its `stash_type` has it computed in float32.
+"""
+
+
+def sized(graph: Graph, sizes: Mapping[str, int | None]) -> Graph:
+    """Return the graph with symbols of its inputs and outputs replaced by sizes; None keeps one."""
+
+    def done(value: Value) -> Value:
+        dims = [sizes.get(d) or d if isinstance(d, str) else d for d in value.dims]
+        return replace(value, dims=tuple(dims))
+
+    return replace(
+        graph, inputs=[done(v) for v in graph.inputs], outputs=[done(v) for v in graph.outputs]
+    )
+
+
+def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """Return the graph with some of its values called otherwise; `UsageError` for a clash."""
+    taken = {name for node in graph.nodes for name in node.outputs}
+    taken.update(value.name for value in (*graph.inputs, *graph.outputs))
+    clash = [new for old, new in names.items() if new != old and new in taken]
+    if clash or len(set(names.values())) != len(names):
+        raise UsageError(f"the graph has a value called {listed(clash or names.values())} already")
+
+    def named(value: Value) -> Value:
+        return replace(value, name=names.get(value.name, value.name))
+
+    nodes = [
+        replace(
+            node,
+            inputs=[names.get(name, name) for name in node.inputs],
+            outputs=[names.get(name, name) for name in node.outputs],
+        )
+        for node in graph.nodes
+    ]
+    inputs, outputs = [named(v) for v in graph.inputs], [named(v) for v in graph.outputs]
+    return replace(graph, nodes=nodes, inputs=inputs, outputs=outputs)
+
+
+def half(graph: Graph, *, wide_ends: bool) -> Graph:
+    """Return the float32 graph in float16, its weights included; `WIDE` stays in float32.
+
+    With `wide_ends` the image and the logits stay float32, cast just inside.
+    """
+    image, *weights = graph.inputs
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes += _widened(node) if node.op in WIDE else [_halved(node)]
+    small = {v.name: replace(v, elem_type=_small(v)) for v in weights}
+    inputs, outputs = [image, *small.values()], list(graph.outputs)
+    if not wide_ends:
+        inputs[0] = replace(image, elem_type=FLOAT16)
+        outputs = [replace(v, elem_type=FLOAT16) for v in outputs]
+        return replace(graph, nodes=nodes, inputs=inputs, outputs=outputs)
+    inner = {v.name: f"{v.name}_fp16" for v in (image, *outputs)}
+    body = renamed(replace(graph, nodes=nodes, inputs=[], outputs=[]), inner).nodes
+    first = _cast(image.name, inner[image.name], FLOAT16)
+    last = [_cast(inner[v.name], v.name, FLOAT) for v in outputs]
+    return replace(graph, nodes=[first, *body, *last], inputs=inputs)
+
+
+def _small(value: Value) -> int:
+    return FLOAT16 if value.elem_type == FLOAT else value.elem_type
+
+
+def _cast(source: str, target: str, code: int) -> Node:
+    to = integer_attribute("to", code)
+    return Node("Cast", [source], [target], f"/{target}/Cast", attributes={"to": to})
+
+
+def _widened(node: Node) -> Iterator[Node]:
+    """Yield a node with casts around it: its first input is the floating one."""
+    into, out = f"{node.inputs[0]}_fp32_{node.outputs[0]}", f"{node.outputs[0]}_fp32"
+    yield _cast(node.inputs[0], into, FLOAT)
+    yield replace(node, inputs=[into, *node.inputs[1:]], outputs=[out])
+    yield _cast(out, node.outputs[0], FLOAT16)
+
+
+def _halved(node: Node) -> Node:
+    if node.op == "Cast" and node.get("to") == FLOAT:
+        return replace(node, attributes={"to": integer_attribute("to", FLOAT16)})
+    if node.op not in ("Constant", "ConstantOfShape"):
+        return node
+    array = _array(node)
+    if array is None or array.dtype != np.float32:
+        return node
+    with np.errstate(over="ignore"):
+        small = array.astype(np.float16)
+    if np.isinf(small).any() and not np.isinf(array).any():
+        what = f"the constant {printable(node.outputs[0])} of the graph is too large for float16"
+        raise UsageError(what)
+    if node.op == "Constant":
+        return replace(constant(node.outputs[0], small), name=node.name)
+    return replace(node, attributes={"value": tensor_attribute(small)})
+
+
+def _array(node: Node) -> Array | None:
+    """Return what a Constant holds, in whichever of its attributes."""
+    for name, data in node.attributes.items():
+        value: Attribute = attribute_value(data)
+        if name == "value" and isinstance(value, np.ndarray):
+            return value
+        if name in ("value_float", "value_floats"):
+            return np.array(value, np.float32)
+    return np.zeros(1, np.float32) if node.op == "ConstantOfShape" else None
+
+
+def symbols(values: Sequence[Value]) -> set[str]:
+    """Return the symbols in the shapes of some values."""
+    return {dim for value in values for dim in value.dims if isinstance(dim, str)}

@@ -1,0 +1,313 @@
+"""Write a model file: a template's graph, the weights of a state dict, no torch.
+
+The file appears whole or not at all. Weights of more than protobuf reads go into a file beside
+it; when both replace older ones, the new data get a name of their own, so that at every moment
+the model at `path` finds the data that it was written with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from porter import codecs
+from porter.codecs import provenance
+from porter.codecs.provenance import Record
+from porter.errors import PorterError, SystemFault, UsageError, listed, printable
+from porter.mapping.constants import constants
+from porter.onnx.export import metadata as notes
+from porter.onnx.export import model, transform
+from porter.onnx.export.template import OPSET, Template, template
+from porter.onnx.graph.parse import parse
+from porter.onnx.graph.values import FLOAT, FLOAT16
+from porter.storage import atomic_output
+from porter.storage.atomic_output import Written
+from porter.storage.checksums import Imprint
+from porter.storage.digests import XXH3, check_method
+from porter.storage.input_file import InputFile
+from porter.storage.pieces import Body, Piece
+from porter.storage.progress import Progress
+from porter.storage.read_back import differences
+from porter.tensors import casts
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.shared_tensors import compact
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a model file shall be; see `porter convert --help`."""
+
+    opset: int = OPSET
+    batch: int | None = None
+    """Size of every batch; None leaves it to the caller of the model."""
+    external_data: bool = False
+    """Weights in a file beside the model, even below 2 GiB."""
+    optimize: str | None = None
+    """One of `porter.onnx.export.optimize.OPTIMIZERS`; the file then no longer maps back exactly."""
+    io_dtype: str | None = None
+    """fp32 keeps the image and the logits of an fp16 model in float32."""
+    input_name: str = "image"
+    output_name: str = "logits"
+    labels: str | None = None
+    """File with the names of the classes."""
+
+
+def export(
+    architecture: Architecture,
+    state: StateDict,
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int,
+    image_size: int,
+    features: Sequence[str] = (),
+    options: Options | None = None,
+    metadata: Mapping[str, str] | None = None,
+    force: bool = False,
+    inputs: Iterable[str] = (),
+    read_back: bool = True,
+    sync: bool = True,
+    digests: bool = True,
+    digest: str = XXH3,
+    layout: str = "contiguous",
+    progress: Progress | None = None,
+) -> Written:
+    """Write a canonical state dict as an ONNX model and return what was written.
+
+    `image_size` is in pixels. `inputs` are the files that the tensors are read from. Raises
+    `UsageError` for options or weights that no graph can have, `MissingPackage` when there is no
+    template and torch is not there to trace one.
+    """
+    chosen = options or Options()
+    check_method(digest)
+    if layout != "contiguous":
+        raise UsageError(f"an onnx model has no --layout {layout}: its tensors lie as they are")
+    target, inputs = os.fspath(path), list(inputs)
+    atomic_output.resolve(target, inputs, force)  # before a template is traced
+    made = _template(architecture, image_size, chosen.opset, features)
+    computed = constants(architecture.table.constants, architecture.config, image_size)
+    code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
+    state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
+    weights, rest = _sorted_out(state, made, num_classes)
+    sheet = _sheet(architecture, made, code, num_classes, chosen)
+    said = {
+        **{key: text for key, text in (metadata or {}).items() if key != "format"},  # safetensors'
+        notes.PREPROCESSING: notes.preprocessing(architecture, image_size),
+        notes.UNUSED: notes.unused(state, rest),
+    }
+    if chosen.labels is not None:
+        said[notes.LABELS] = compact(notes.read_labels(chosen.labels, num_classes))
+    method = digest if digests else ""
+    job = Job(weights, target, said, force, inputs, read_back, sync, method, progress)
+    if chosen.optimize is not None:
+        from porter.onnx.export.optimize import optimized
+
+        return optimized(job, sheet, chosen.optimize)
+    outside = chosen.external_data or model.size_of(sheet, weights) > model.LARGEST * 0.98
+    return job.in_two(sheet) if outside else job.in_one(sheet)
+
+
+def _template(
+    architecture: Architecture, image_size: int, opset: int, features: Sequence[str]
+) -> Template:
+    if not architecture.module:
+        raise UsageError("a table of your own has no graph: onnx holds porter's architectures")
+    return template(architecture, image_size=image_size, opset=opset, features=features)
+
+
+def _floating(state: StateDict) -> int:
+    """Return the floating type of the graph: that of the weights."""
+    found = sorted({t.dtype.name for t in state.values() if t.dtype.is_float})
+    if found == ["float32"]:
+        return FLOAT
+    if found == ["float16"]:
+        return FLOAT16
+    raise UsageError(
+        f"an onnx model is float32 or float16 throughout, the weights are {listed(found)};"
+        " pass --dtype fp32 or fp16"
+    )
+
+
+def _matched(state: StateDict, computed: Iterable[str], dtype: str) -> StateDict:
+    """Return the state dict, what the architecture computes (a mask) in the type of the rest."""
+    own = StateDict({name: state[name] for name in computed if name in state})
+    return StateDict({**state, **casts.cast(own, dtype)[0]}, state.origin)
+
+
+def _sorted_out(
+    state: StateDict, made: Template, num_classes: int
+) -> tuple[StateDict, tuple[str, ...]]:
+    """Return the weights that the graph uses, in its order, and the names of the others."""
+    wanted = made.weights
+    missing = [name for name in wanted if name not in state]
+    unknown = [name for name in state if name not in wanted and name not in made.unused]
+    if missing or unknown:
+        raise UsageError(
+            f"the graph of {made.architecture} and the weights differ:"
+            f" {listed([*missing, *unknown], 12)}"
+        )
+    found: dict[str, LazyTensor] = {}
+    for name, value in wanted.items():
+        shape = tuple(num_classes if dim == "classes" else dim for dim in value.dims)
+        if state[name].shape != shape:
+            raise UsageError(
+                f"{printable(name)} is {list(state[name].shape)}, the graph has {list(shape)}"
+            )
+        found[name] = state[name]
+    return StateDict(found), tuple(name for name in state if name not in wanted)
+
+
+def _sheet(
+    architecture: Architecture, made: Template, code: int, num_classes: int, options: Options
+) -> model.Sheet:
+    """Return the graph as it will stand in the file."""
+    graph = made.model.graph
+    if options.io_dtype not in (None, "fp32", "fp16"):
+        raise UsageError(f"--io-dtype is fp32 or fp16, not {options.io_dtype}")
+    if code == FLOAT16:
+        graph = transform.half(graph, wide_ends=options.io_dtype == "fp32")
+    elif options.io_dtype == "fp16":
+        raise UsageError("--io-dtype fp16 needs an fp16 model: pass --dtype fp16 as well")
+    if options.batch is not None and options.batch < 1:
+        raise UsageError(f"a batch of {options.batch} images")
+    graph = transform.sized(graph, {"classes": num_classes, "batch": options.batch})
+    graph = transform.renamed(
+        graph,
+        {graph.inputs[0].name: options.input_name, graph.outputs[0].name: options.output_name},
+    )
+    doc, image = notes.document(architecture, made.image_size)
+    graph = replace(graph, inputs=[replace(graph.inputs[0], doc=image)], doc=doc)
+    graph.outputs[0].doc = "one score for each class, before any softmax"
+    return model.Sheet(graph, made.model.ir_version, made.model.opsets, doc)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is written and how."""
+
+    weights: StateDict
+    path: str
+    metadata: Mapping[str, str]
+    force: bool
+    inputs: list[str]
+    read_back: bool
+    sync: bool
+    digests: str
+    """The method of the digests, "" for none."""
+    progress: Progress | None
+
+    def in_one(self, sheet: model.Sheet) -> Written:
+        """Write one file."""
+        record = self.record()
+        late = record.late if self.digests else None
+        made = model.pieces(sheet, self.weights, self.metadata, late=late, method=self.digests)
+        replaced = _data_files(self.path) if self.force else []
+        written = self.publish(self.path, made, record, check=partial(self._check, None))
+        _remove(replaced)
+        return written
+
+    def in_two(self, sheet: model.Sheet) -> Written:
+        """Write the weights into a file of their own, then the model."""
+        replaced = _data_files(self.path) if self.force else []
+        data = _data_name(self.path, replaced)
+        record = self.record()
+        parts, offsets = model.external(self.weights)
+        stored = self.publish(data, parts, record)
+        assert stored.imprint is not None
+        outside = model.Outside(os.path.basename(data), offsets)
+
+        def late(bodies: Sequence[Body]) -> dict[str, str]:
+            return {**record.late(bodies), provenance.DIGESTS: compact(dict(stored.digests))}
+
+        made = model.pieces(
+            sheet, self.weights, self.metadata, outside=outside,
+            late=late if self.digests else None, method=self.digests,
+            beside=stored.imprint.frame,
+        )  # fmt: skip
+        try:
+            check = partial(self._check, stored.digests)
+            written = self.publish(self.path, made, None, check=check)
+        except BaseException:
+            _remove([data])
+            raise
+        _remove(replaced)
+        nbytes = written.nbytes + stored.nbytes
+        return replace(written, nbytes=nbytes, digests=stored.digests, files=(data, self.path))
+
+    def record(self) -> Record:
+        """Return the provenance, the digests of the sources not yet taken."""
+        return Record(self.metadata, self.inputs if self.digests else (), self.digests or XXH3)
+
+    def publish(
+        self,
+        path: str,
+        made: Iterable[Piece],
+        record: Record | None,
+        *,
+        check: Callable[[str, Imprint], None] | None = None,
+    ) -> Written:
+        """Let a file appear whole; `check` sees it before."""
+        return atomic_output.publish(
+            path,
+            made,
+            inputs=self.inputs,
+            force=self.force,
+            also=record.jobs() if record is not None else (),
+            check=check if self.read_back else None,
+            progress=self._moved("writing"),
+            sync=self.sync,
+            digests=self.digests,
+        )
+
+    def _check(self, outside: Mapping[str, str] | None, path: str, imprint: Imprint) -> None:
+        """Read the finished file as anybody would, and compare it with what was meant."""
+        inside = {name: run[2] for name, run in imprint.runs.items()}
+        digests = (inside if outside is None else outside) if self.digests else None
+        found = codecs.CODECS["onnx"].read(InputFile(path), strip=False)
+        problems = [
+            *imprint.differences(path, frame_only=True),
+            *differences(self.weights, digests, found, self._moved("reading back")),
+        ]
+        if problems:
+            raise SystemFault(
+                f"what was written is not what was meant ({'; '.join(problems)});"
+                " the memory or the disk may be faulty: nothing was kept",
+                self.path,
+            )
+
+    def _moved(self, what: str) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        return None if progress is None else lambda done, total: progress(what, done, total)
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _data_files(path: str) -> list[str]:
+    """Return the files of external data that porter wrote for the model at `path`."""
+    try:
+        with InputFile(path) as file:
+            if parse(file).producer != "porter":
+                return []
+        state = codecs.read(path)
+    except PorterError:
+        return []
+    files = state.origin.files if state.origin is not None else ()
+    there = {os.path.realpath(file) for file in files}
+    return [name for name in _data_names(path) if os.path.realpath(name) in there]
+
+
+def _data_names(path: str) -> tuple[str, str]:
+    return f"{path}.data", f"{path}.1.data"
+
+
+def _data_name(path: str, replaced: Sequence[str]) -> str:
+    first, second = _data_names(path)
+    return second if first in replaced else first

@@ -1,0 +1,1 @@
+"""Read a state dict out of an ONNX file."""

@@ -1,0 +1,1 @@
+"""Plans: which tensor goes where, decided by names, dtypes and shapes only."""

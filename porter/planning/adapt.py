@@ -1,0 +1,98 @@
+"""Change a checkpoint's number of classes or image size, when asked: values are altered here.
+
+Position embeddings are resized as a picture, bicubic with a = -0.75 and no anti-aliasing, as
+`torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` and the official
+fine-tuning code do; the head is drawn anew (normal, std 0.02, zero bias).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isqrt
+
+import numpy as np
+
+from porter.errors import UsageError
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture
+from porter.zoo.seeded import noise
+
+
+def adapt(
+    architecture: Architecture,
+    state: Mapping[str, LazyTensor],
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> tuple[StateDict, list[str]]:
+    """Return a canonical state dict for other classes and image size, and what was changed.
+
+    `image_size` is in pixels. Constants are left as they are: the plan computes them.
+    """
+    found = dict(state)
+    changes: list[str] = []
+    for name, axis in _heads(architecture):
+        if num_classes is not None and name in found and found[name].shape[axis] != num_classes:
+            old = found[name]
+            found[name] = _new_head(name, old, num_classes, seed)
+            changes.append(f"{name}: {old.shape[axis]} classes became {num_classes}, drawn anew")
+    positions = architecture.positions
+    if image_size is not None and positions is not None and positions.tensor in found:
+        old = found[positions.tensor]
+        count = positions.count(image_size)
+        symbolic = any("positions" in e.dims for e in architecture.skeleton().entries)
+        if symbolic and old.shape[positions.axis] != count:
+            found[positions.tensor] = _resized(old, positions.axis, positions.prefix, count)
+            changes.append(
+                f"{positions.tensor}: {old.shape[positions.axis]} positions became {count}, bicubic"
+            )
+    return StateDict(found), changes
+
+
+def _heads(architecture: Architecture) -> Iterator[tuple[str, int]]:
+    """Yield the tensors that have an entry for each class, and the axis."""
+    for entry in architecture.skeleton().entries:
+        if "classes" in entry.dims:
+            yield entry.name, entry.dims.index("classes")
+
+
+def _new_head(name: str, old: LazyTensor, num_classes: int, seed: int) -> LazyTensor:
+    shape = (num_classes, *old.shape[1:])
+    if name.endswith(".bias"):
+        return LazyTensor.of(np.zeros(shape, old.dtype.numpy))
+    return LazyTensor.of((np.float32(0.02) * noise(seed, name, shape)).astype(old.dtype.numpy))
+
+
+def _resized(old: LazyTensor, axis: int, prefix: int, count: int) -> LazyTensor:
+    before, after = isqrt(old.shape[axis] - prefix), isqrt(count - prefix)
+    if before**2 + prefix != old.shape[axis] or after**2 + prefix != count:
+        raise UsageError("position embeddings that are not square cannot be resized")
+
+    def read() -> Array:
+        table = np.moveaxis(old.read(), axis, 0)
+        grid = table[prefix:].reshape(before, before, -1).astype(np.float64)
+        weights = bicubic(before, after)
+        new = np.einsum("ai,bj,ijc->abc", weights, weights, grid, optimize=True)
+        flat = new.reshape(after * after, *table.shape[1:]).astype(old.dtype.numpy)
+        return np.moveaxis(np.concatenate([table[:prefix], flat]), 0, axis)
+
+    shape = (*old.shape[:axis], count, *old.shape[axis + 1 :])
+    return LazyTensor(old.dtype, shape, read)
+
+
+def bicubic(before: int, after: int) -> Array:
+    """Return the (after, before) matrix that resizes a line bicubically, edges repeated."""
+    a = -0.75
+    weights = np.zeros((after, before))
+    for row in range(after):
+        centre = (row + 0.5) * before / after - 0.5
+        base = int(np.floor(centre))
+        for tap in range(base - 1, base + 3):
+            d = abs(centre - tap)
+            near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+            far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+            weights[row, min(max(tap, 0), before - 1)] += near if d <= 1 else far if d < 2 else 0.0
+    return weights

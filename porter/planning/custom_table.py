@@ -1,0 +1,232 @@
+"""A table of the user's own, with no reference model: its tensors are those of the checkpoint.
+
+What a file lacks cannot be seen without a skeleton; everything else is held as for a variant
+that porter ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from porter.errors import MappingError, TableError, listed
+from porter.mapping.fold import fold
+from porter.mapping.link import instances, link, place_of
+from porter.mapping.pattern import Pattern
+from porter.mapping.table import CANONICAL, WHOLE, Dialect, Row, Table
+from porter.planning.plan import Shapes
+from porter.tensors import operations
+from porter.zoo.architectures import Architecture, Preprocessing
+from porter.zoo.skeleton import Entry, Skeleton
+
+if TYPE_CHECKING:
+    from porter.planning.check import Proof
+
+_NEUTRAL = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", 1.0)
+_NO_TABLE = Table("", (), {}, {}, "", "", "")
+
+
+@dataclass(frozen=True)
+class OwnArchitecture(Architecture):
+    """What is known of a model from its table and one checkpoint."""
+
+    own_table: Table = field(default=_NO_TABLE)
+    own_skeleton: Skeleton = field(default=Skeleton(()))
+
+    @property
+    def table(self) -> Table:
+        """The user's table."""
+        return self.own_table
+
+    def skeleton(self, framework: str = CANONICAL) -> Skeleton:
+        """Return the tensors of the checkpoint, under canonical names."""
+        return self.own_skeleton
+
+
+def own(table: Table, source: Shapes | None = None, dialect: str = CANONICAL) -> OwnArchitecture:
+    """Return the architecture that a table of the user's describes, for one checkpoint."""
+    skeleton = Skeleton(()) if source is None else derive(table, source, dialect)
+    return OwnArchitecture(
+        name=Path(table.source).stem, family=table.family, title=table.family, paper="",
+        source=table.source,
+        module="", model="", config={}, image_size=0, num_classes=0, parameters=0,
+        preprocessing=_NEUTRAL, own_table=table, own_skeleton=skeleton,
+    )  # fmt: skip
+
+
+def hold(
+    table: Table, source: Shapes, dialect: str | None = None, container: str = ""
+) -> Iterator[Proof]:
+    """Prove each dialect of a table for one checkpoint; `fitting` says which it is in."""
+    from porter.planning.check import check
+
+    yield from check([fitting(table, source, dialect, container)[0]])
+
+
+def fitting(
+    table: Table, source: Shapes, dialect: str | None = None, container: str = ""
+) -> tuple[OwnArchitecture, str]:
+    """Return a checkpoint's architecture by a table, and its dialect.
+
+    Where `dialect` does not say it, the first is taken whose rows cover the checkpoint, those
+    that come in its `container` before the others: names alone do not tell a transpose.
+    """
+    usual = sorted(table.dialects, key=lambda name: table.dialects[name].container != container)
+    for name in [table.dialect(dialect).name] if dialect is not None else usual:
+        try:
+            return own(table, source, name), name
+        except MappingError:
+            if dialect is not None:
+                raise
+    raise MappingError(f"fits none of the dialects {listed(table.dialects, 20)}")
+
+
+def unknown_operations(table: Table) -> list[str]:
+    """Return what is wrong with the operations of a table that has no architecture.
+
+    They cannot name sizes of a configuration: there is none.
+    """
+    problems = []
+    for dialect in table.dialects.values():
+        for row in dialect.rows:
+            try:
+                operations.parse_join(row.join, {})
+                for text in (text for chain in row.ops.values() for text in chain):
+                    operations.parse(text, {})
+            except TableError as error:
+                problems.append(f"[dialects.{dialect.name}] {row}: {error.message}")
+    return problems
+
+
+def unwritten(table: Table, source: str, target: str) -> list[str]:
+    """Return, as notes, the tensors that only a reference model could say the shape of.
+
+    The source's dialect does not have them, the target's does; a variant that porter ships
+    would fill or compute them.
+    """
+    gone, kept = table.dialect(source), table.dialect(target)
+    there = [absent.path for absent in kept.absent]
+    return [
+        f"{absent.path.text} is not written: {gone.name} does not have it ({absent.reason}),"
+        " and a table alone does not know its shape"
+        for absent in gone.absent
+        if not any(path == absent.path for path in there)
+    ]
+
+
+def derive(table: Table, source: Shapes, dialect: str) -> Skeleton:
+    """Return the canonical tensors of a checkpoint in a dialect, by the table alone."""
+    chosen = table.dialect(dialect)
+    names, unknown = _named(table, chosen, source)
+    if chosen.of(names) is not chosen:
+        chosen = chosen.of(names)
+        names, unknown = _named(table, chosen, source)
+    if unknown:
+        raise MappingError(
+            f"no row of {table.source} covers {listed(fold(unknown))} in dialect {dialect}",
+            problems=[f"unexpected {name}" for name in fold(unknown)],
+        )
+    return Skeleton(tuple(_entries(table, chosen, source, names)))
+
+
+def _named(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], list[str]]:
+    """Return the canonical names of a checkpoint's tensors, and the tensors that have none."""
+    names: dict[str, None] = {}
+    unknown = []
+    sides = [side for row in dialect.rows for side in row.canonical]
+    for name in source:
+        found = list(_canonical(table, dialect, sides, name))
+        if not found and not any(extra.path.match(name) is not None for extra in dialect.extra):
+            unknown.append(name)
+        names.update(dict.fromkeys(found))
+    return list(names), unknown
+
+
+def _entries(table: Table, dialect: Dialect, source: Shapes, names: list[str]) -> Iterator[Entry]:
+    linked = link(table, dialect.name, names, {})
+    for made in linked.links:
+        missing = [name for name in made.dialect if name not in source]
+        if missing:
+            raise MappingError(f"{listed(missing)} is missing for the row {made.row}")
+        try:
+            shapes = made.canonical_shapes([source[name][1] for name in made.dialect])
+        except operations.ShapeError as error:
+            raise MappingError(f"{listed(made.dialect)}: {error}") from error
+        for name, shape in zip(made.canonical, shapes, strict=True):
+            yield Entry(name, source[made.dialect[0]][0], shape)
+    for name in _counters(table, dialect, names):
+        yield Entry(name, "int64", ())
+
+
+def _counters(table: Table, dialect: Dialect, names: list[str]) -> Iterator[str]:
+    """Yield the scalars that PyTorch keeps for a layer and the dialect does not."""
+    for instance in instances(table, names):
+        if instance.layer.kind in WHOLE:
+            continue
+        for leaf, rule in dialect.convention.kinds[instance.layer.kind].items():
+            if rule.absent is not None and rule.fill is not None and leaf not in instance.leaves:
+                yield f"{instance.path}.{leaf}"
+
+
+def _canonical(
+    table: Table, dialect: Dialect, sides: Sequence[Pattern], name: str
+) -> Iterator[str]:
+    """Yield the canonical names whose elements a tensor of the dialect holds.
+
+    `sides` are the canonical paths of the dialect's rows.
+    """
+    separator = dialect.convention.separator
+    path, _, end = name.rpartition(separator)
+    for row in dialect.rows:
+        for side in row.dialect:
+            paths = _paths(row, side, name)
+            if paths and all(_is_whole(table, whole) for whole in paths):
+                yield from paths
+                return
+            paths = _paths(row, side, path)
+            for leaf in _leaves(table, dialect, paths[0], end, row.leaves) if paths else ():
+                yield from (f"{canonical}.{leaf}" for canonical in paths)
+                return
+    if any(side.match(path) is not None or side.match(name) is not None for side in sides):
+        return  # the dialect calls this layer otherwise
+    if _is_whole(table, name):
+        yield name
+        return
+    for leaf in _leaves(table, dialect, path, end, {}):
+        yield f"{path}.{leaf}"
+        return
+
+
+def _paths(row: Row, side: Pattern, name: str) -> list[str]:
+    """Return the row's canonical paths where one of its dialect's paths fits a name."""
+    holes = side.match(name)
+    if holes is None:
+        return []
+    found = [canonical.format(holes) for canonical in row.canonical]
+    # A number moved by the row may be one that its canonical side does not take.
+    fits = zip(row.canonical, found, strict=True)
+    return found if all(own.match(path) is not None for own, path in fits) else []
+
+
+def _is_whole(table: Table, name: str) -> bool:
+    place = place_of(table, name)
+    return place is not None and place[2] == ""
+
+
+def _leaves(
+    table: Table, dialect: Dialect, path: str, end: str, renamed: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield PyTorch's leaf of a layer that the dialect calls `end`."""
+    for layer in table.layers:
+        if layer.path.match(path) is None or layer.kind not in dialect.convention.kinds:
+            continue
+        for leaf, rule in dialect.convention.kinds[layer.kind].items():
+            if renamed.get(leaf, rule.name) == end and rule.absent is None:
+                yield leaf
+
+
+def is_table(name: str) -> bool:
+    """Whether an ARCH argument is a table of the user's rather than a variant's name."""
+    return name.endswith(".toml")

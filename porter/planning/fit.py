@@ -1,0 +1,109 @@
+"""Fit a checkpoint to a variant: recognise its dialect, find a sibling, suggest what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from porter.errors import MappingError, PorterError, listed
+from porter.mapping.fold import fold
+from porter.planning.endpoint import spelled
+from porter.planning.plan import Plan, plan
+from porter.planning.recognise import best_dialect, recognise, shapes_of
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture, find
+
+
+class Fitted(NamedTuple):
+    """A plan, the variant that it is for, and what the user should know."""
+
+    architecture: Architecture
+    plan: Plan
+    notes: tuple[str, ...] = ()
+
+
+def fit(
+    architecture: Architecture,
+    state: StateDict,
+    source_dialect: str | None,
+    target_dialect: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    drop: Sequence[str] = (),
+    fill: Mapping[str, float] | None = None,
+) -> Fitted:
+    """Plan a conversion of `state`; its dialect is recognised when None.
+
+    A checkpoint of a declared sibling (PaddleViT publishes its DeiT under the plain names, and
+    all of them are distilled) is taken as that, and a note says so.
+    `MappingError` says which dialect or variant would fit, if one does.
+    """
+    shapes = shapes_of(state)
+    path = state.origin.shown if state.origin is not None else None
+    if source_dialect is None:
+        prefer = target_dialect if target_dialect in architecture.table.dialects else "torch"
+        source_dialect = best_dialect(architecture, shapes, prefer)
+
+    def planned(variant: Architecture) -> Plan:
+        return plan(
+            variant,
+            shapes,
+            source_dialect,
+            target_dialect,
+            num_classes=num_classes,
+            image_size=image_size,
+            drop=drop,
+            fill=fill,
+            path=path,
+        )
+
+    try:
+        made = planned(architecture)
+        return Fitted(architecture, made, _other_constants(made, state))
+    except MappingError as error:
+        if architecture.sibling is not None:
+            sibling = find(architecture.sibling)
+            try:
+                made = planned(sibling)
+            except PorterError:
+                raise error from None
+            note = f"the checkpoint is a {sibling.name}, not a {architecture.name}: taken as that"
+            return Fitted(sibling, made, (note, *_other_constants(made, state)))
+        raise _with_hint(error, architecture, state, source_dialect) from error
+
+
+def _other_constants(made: Plan, state: StateDict) -> tuple[str, ...]:
+    """Return a note on constants that the checkpoint has otherwise than the architecture."""
+    own = made.constants()
+    other = []
+    for link in made.source.links:
+        name = link.dialect[0]
+        if link.constant and name in state and link.canonical[0] in own:
+            (expected,) = link.to_dialect([LazyTensor.of(own[link.canonical[0]])])
+            same = state[name].shape == expected.shape
+            if not same or state[name].read().tobytes() != expected.read().tobytes():
+                other.append(name)
+    if not other:
+        return ()
+    return (f"computed anew, as the file has other values: {listed(fold(other))}",)
+
+
+def _with_hint(
+    error: MappingError, architecture: Architecture, state: StateDict, dialect: str
+) -> MappingError:
+    """Add to an error which dialect or variant the checkpoint is, if porter knows it."""
+    if not architecture.module:
+        return error  # a table of the user's own: there is nothing else to fit
+    shapes = shapes_of(state)
+    for match in [*recognise(shapes, [architecture]), *recognise(shapes)]:
+        if not match.exact:
+            continue
+        said = spelled(match.architecture.table.dialect(match.dialect))
+        return MappingError(
+            f"{error.message}; it fits {match.architecture.name} as {said}",
+            error.path,
+            error.problems,
+        )
+    return error

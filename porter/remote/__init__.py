@@ -1,0 +1,1 @@
+"""Checkpoints at http and https addresses."""

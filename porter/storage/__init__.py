@@ -1,0 +1,1 @@
+"""Files: read by position, written whole or not at all, digested."""

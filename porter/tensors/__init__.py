@@ -1,0 +1,1 @@
+"""Lazy tensors, state dicts, element types, casts and invertible operations."""

@@ -1,0 +1,266 @@
+"""A tensor whose dtype and shape are known and whose elements are not yet read.
+
+Nothing here knows a file format or a framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator
+from math import prod
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from porter.tensors.blocks import (
+    LINE,
+    Array,
+    between,
+    c_order_blocks,
+    fitted,
+    lent,
+    merge_axes,
+    room,
+)
+from porter.tensors.dtypes import DType, dtype_of
+
+Shape = tuple[int, ...]
+
+BLOCK = 8 << 20
+"""Bytes that a reader or writer holds at a time, where it can choose."""
+SMALL = 1 << 15
+"""Bytes of a tensor that is gathered with others: where in memory it lies does not matter."""
+_FEW_PARTS = 4
+_SHORT_ROW = 32 << 10
+"""Bytes that are read sooner than a part of them is asked for."""
+_SIFTED = 1 << 20
+"""Bytes read at a time of which a part is kept: they stay in a core's own cache."""
+
+MOST_HELD = 25 << 20
+"""Bytes of a tensor that is turned that are in memory at a time."""
+
+
+class ByteFile(Protocol):
+    """An open file that is read by position; codecs provide it."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def is_sound(self) -> bool:
+        """Whether no checksum of the bytes remains to be compared."""
+
+    def fileno(self) -> int: ...
+    def pread(self, offset: int, nbytes: int) -> bytes: ...
+    def pread_into(self, offset: int, buffer: memoryview) -> None: ...
+
+
+class Extent(NamedTuple):
+    """Where a tensor's elements lie in a file as they stand: C order, little endian."""
+
+    file: ByteFile
+    offset: int
+    nbytes: int
+
+
+class Strided(NamedTuple):
+    """Where a tensor's elements lie in a file at regular steps, little endian."""
+
+    file: ByteFile
+    offset: int
+    strides: tuple[int, ...]
+    """Bytes from an element to the next along each axis."""
+
+
+class LazyTensor:
+    """A tensor whose dtype and shape are known and whose elements are not yet read.
+
+    `extent` tells where the bytes lie when they lie in one run, so that a writer can copy
+    them without a look; `tie` is equal for tensors that share their memory at the source.
+    `read` returns an array of `dtype.numpy` and `shape`, perhaps a strided view, perhaps
+    read-only; call it once and let go.
+    """
+
+    __slots__ = ("_read", "_strided", "dtype", "extent", "nbytes", "shape", "size", "tie")
+
+    def __init__(
+        self,
+        dtype: DType,
+        shape: Shape,
+        read: Callable[[], Array],
+        *,
+        extent: Extent | None = None,
+        strided: Strided | None = None,
+        tie: Hashable = None,
+    ) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.size = prod(shape)
+        """Number of elements."""
+        self.nbytes = self.size * dtype.itemsize
+        """Bytes of the elements in C order."""
+        self.extent = extent
+        self.tie = tie
+        self._read = read
+        self._strided = strided
+
+    @classmethod
+    def of(cls, array: Array) -> LazyTensor:
+        """Wrap an array that is in memory already, of any order and byte order."""
+        dtype = dtype_of(array)
+        return cls(dtype, array.shape, lambda: array.astype(dtype.numpy, copy=False))
+
+    @classmethod
+    def stored(
+        cls, dtype: DType, shape: Shape, extent: Extent, *, tie: Hashable = None
+    ) -> LazyTensor:
+        """Return the tensor whose elements lie in a file as they are, at `extent`."""
+
+        def read() -> Array:
+            data = extent.file.pread(extent.offset, extent.nbytes)
+            return np.frombuffer(data, np.uint8).view(dtype.numpy).reshape(shape)
+
+        return cls(dtype, shape, read, extent=extent, tie=tie)
+
+    def read(self) -> Array:
+        """Return the elements, an array of shape `shape`."""
+        array = self._read()
+        assert array.shape == self.shape, (array.shape, self.shape)
+        assert array.dtype == self.dtype.numpy, (array.dtype, self.dtype.numpy)
+        return array
+
+    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
+        """Yield the C-order little-endian bytes, at most about `limit` at a time.
+
+        A block holds until the next is asked for; it lies in memory as is best for writing it to
+        a file where the tensor begins at byte `at`, or, without, for reading it from its own.
+        """
+        if 0 < self.nbytes <= min(limit, SMALL):
+            yield memoryview(self.whole())
+        elif self.extent is not None:
+            yield from _extent_blocks(self.extent, limit, self.extent.offset if at is None else at)
+        elif (strided := self.strided) is not None:
+            yield from _gathered(self, strided, limit, at or 0)
+        else:
+            yield from c_order_blocks(self.read(), limit, at or 0)
+
+    def whole(self) -> bytes:
+        """Return the C-order little-endian bytes at once, for a tensor of at most `SMALL`."""
+        extent = self.extent
+        if extent is not None:
+            return extent.file.pread(extent.offset, extent.nbytes)
+        return self.read().tobytes()
+
+    def read_into(self, room: memoryview) -> None:
+        """Read the C-order little-endian bytes into `room`, which has `nbytes`."""
+        if self.extent is not None:
+            self.extent.file.pread_into(self.extent.offset, room)
+            return
+        at = 0
+        for block in self.blocks():
+            room[at : at + len(block)] = block
+            at += len(block)
+
+    @property
+    def strided(self) -> Strided | None:
+        """Where the elements lie, if they lie in a file at regular steps."""
+        if self.extent is None:
+            return self._strided
+        strides, step = [], self.dtype.itemsize
+        for length in reversed(self.shape):
+            strides.append(step)
+            step *= length
+        return Strided(self.extent.file, self.extent.offset, tuple(reversed(strides)))
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """File and offset where reading begins, None where no file says: to read in order."""
+        found = self.extent or self.strided
+        return None if found is None else (found.file.path, found.offset)
+
+    @property
+    def held(self) -> int:
+        """Bytes that `blocks` holds beside one block."""
+        if self.extent is not None:
+            return 0
+        return self.nbytes if self.strided is None else min(self.nbytes, MOST_HELD)
+
+    def __repr__(self) -> str:
+        return f"LazyTensor({self.dtype.name}, {list(self.shape)})"
+
+
+def _extent_blocks(extent: Extent, limit: int, at: int) -> Iterator[memoryview]:
+    """Yield the bytes as they stand in the file, all blocks in one buffer."""
+    limit += -limit % LINE  # Each block lies in its cache lines as the first does.
+    buffer = room(min(limit, extent.nbytes), between(extent.offset, at))
+    for start in range(0, extent.nbytes, limit):
+        block = buffer[: extent.nbytes - start]
+        extent.file.pread_into(extent.offset + start, block)
+        yield block
+
+
+def _gathered(tensor: LazyTensor, strided: Strided, limit: int, at: int) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor that is not as it lies in its file, rows of its last axis.
+
+    As many rows as may be held are read at a time and turned in memory.
+    """
+    shape, strides = merge_axes(tensor.shape, strided.strides)
+    item = tensor.dtype.itemsize
+    dense = len(shape) == 2 and strides == (item, shape[0] * item) and tensor.size
+    large = len(shape) == 2 and strides[0] == item and tensor.nbytes > MOST_HELD
+    if not dense and not large:
+        yield from c_order_blocks(tensor.read(), limit, at)
+        return
+    rows, columns = shape
+    height = max(1, min(rows, MOST_HELD // (columns * item)))
+    height = -(-rows // -(-rows // height))  # No narrow part at the end.
+    nbytes = columns * height * item
+    with lent(nbytes + LINE) as whole:
+        buffer = fitted(np.frombuffer(whole, np.uint8), nbytes, between(strided.offset, 0))
+        for start in range(0, rows, height):
+            count = min(height, rows - start)
+            part = np.frombuffer(buffer, np.uint8, columns * count * item)
+            part = part.view(tensor.dtype.numpy).reshape(columns, count)
+            _fill(strided, start, rows, strides[1], part)
+            yield from c_order_blocks(part.T, limit, at)
+            at += part.nbytes
+
+
+def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> None:
+    """Read the elements from `start` on of each column of `rows`, a column a row of `part`."""
+    item = part.itemsize
+    if pitch == rows * item and part.shape[1] == rows:
+        strided.file.pread_into(strided.offset, part.reshape(-1).view(np.uint8).data)
+    elif pitch == rows * item <= max(_SHORT_ROW, _FEW_PARTS * part.shape[1] * item):
+        _sift_columns(strided, start, rows, part)
+    else:
+        _read_columns(strided, start * item, pitch, part)
+
+
+def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None:
+    """Fill each row of `part` from a whole row of `pitch` elements: all is read, in order.
+
+    Of a few parts, or of short rows, this takes less than as many calls as there are rows, and a
+    zip member is compared with its checksum on the way.
+    """
+    width = pitch * part.itemsize
+    step = max(1, _SIFTED // width)
+    whole = np.empty(step * width + LINE, np.uint8)
+    for top in range(0, len(part), step):
+        offset = strided.offset + top * width
+        data = fitted(whole, min(step, len(part) - top) * width, between(offset, 0))
+        strided.file.pread_into(offset, data)
+        block = np.frombuffer(data, np.uint8).view(part.dtype).reshape(-1, pitch)
+        part[top : top + step] = block[:, start : start + part.shape[1]]
+
+
+def _read_columns(strided: Strided, start: int, pitch: int, part: Array) -> None:
+    """Fill each row of `part` from its place in the file, `pitch` bytes behind the one before."""
+    fd = strided.file.fileno()  # Of a zip member: after its checksum was compared.
+    offset = strided.offset + start
+    width = part.shape[1] * part.itemsize
+    view = part.reshape(-1).view(np.uint8).data
+    for at in range(0, len(view), width):
+        if os.preadv(fd, [view[at : at + width]], offset) != width:
+            strided.file.pread(offset, width)  # Says what is wrong with the file.
+        offset += pitch
+    strided.file.pread(strided.offset, 1)  # The file is still the one that was opened.

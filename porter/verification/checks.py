@@ -1,0 +1,91 @@
+"""The single checks that a verdict is made of: outputs, tensors, layers, blind spots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.verification.compare import Figures
+
+EXACT, SINGLE = "float64", "float32"
+CAUSES, CARRIES, UNKNOWN = "causes", "propagates", "not told"
+ON_FUZZED, BY_BYTES, UNPROVEN = "fuzzed weights", "bytes", "not proven"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One output of one case at one precision, judged."""
+
+    case: str
+    output: str
+    precision: str
+    left: Figures | None
+    """The source against the reference; None where the source is the reference itself."""
+    right: Figures
+    limit: float
+    problem: str = ""
+    """Why it fails; empty when it passes."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
+        return not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCheck:
+    """One canonical tensor on both sides."""
+
+    name: str
+    row: str
+    """Row of the table that it is linked by, on the right side."""
+    problem: str = ""
+    remedy: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether both sides have the same bytes."""
+        return not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """One module's output on both sides."""
+
+    place: str
+    """Canonical module path, `#2` behind it for a second call; empty for the whole model."""
+    kind: str
+    own: Figures | None
+    """The left side in float32 against its float64 run."""
+    rounded: Figures | None
+    """The right side at the precision compared, against the same."""
+    exact: Figures | None
+    """The right side in float64, against the same."""
+    limit: float
+    """What the judged figure may be: of `exact` where there is one, else of `rounded`."""
+    problem: str = ""
+    role: str = ""
+    """For one that fails: `causes`, `propagates` or `not told`."""
+    alone: float | None = None
+    """Error of the module run on the left with the right side's own arguments."""
+
+    @property
+    def judged(self) -> Figures | None:
+        """The sharpest figure there is."""
+        return self.exact if self.exact is not None else self.rounded
+
+    @property
+    def passed(self) -> bool:
+        """Whether the two sides agree here."""
+        return not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """A tensor whose loss would not be seen in the outputs."""
+
+    name: str
+    effect: float
+    """How far the output would move, relative to its rms, if the tensor were lost (first order)."""
+    limit: float
+    proof: str = BY_BYTES
+    """What proves it: its row of the table by outputs of fuzzed weights, or its bytes alone."""

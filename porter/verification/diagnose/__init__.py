@@ -1,0 +1,1 @@
+"""Find and name the likely fault behind a failed verdict."""

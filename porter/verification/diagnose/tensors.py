@@ -1,0 +1,202 @@
+"""The weights of two sides, tensor by tensor under canonical names, and what ails one that differs.
+
+Values are compared as bytes. For one that differs, everything that ports get wrong is tried:
+transposed, another tensor's, q, k and v in another order, heads permuted, lost, left at its
+default; the first that gives exactly the other side's values is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from porter.mapping.link import place_of
+from porter.planning.plan import Plan
+from porter.tensors.blocks import Array
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.lazy import LazyTensor
+from porter.verification.checks import TensorCheck
+from porter.verification.diagnose.orders import order_of
+
+
+def compare_tensors(
+    left: tuple[Plan, Mapping[str, LazyTensor]],
+    right: tuple[Plan, Mapping[str, LazyTensor]],
+    rounded: str | None = None,
+) -> tuple[TensorCheck, ...]:
+    """Map both checkpoints to canonical names and compare what both files hold, as bytes.
+
+    `rounded` is the element type that the right side's weights were rounded to, if the left's
+    were not. Tensors that a side lacks for a stated reason are left out.
+    """
+    states = [plan.read(state) for plan, state in (left, right)]
+    made = {n for plan, _ in (left, right) for n in (*plan.filled, *plan.computed)}
+    names = [name for name in states[0] if name not in made]
+    plan = right[0]
+    rows = {name: link.row for link in plan.source.links for name in link.canonical}
+    checks = []
+    for name in names:
+        problem = remedy = ""
+        one, other = _values(states[0][name], rounded), _values(states[1][name], None)
+        if not _equal(one, other):
+            reference = _Reference(plan, name, states[0], rounded)
+            problem, remedy = explain(name, one, _as(other, one), reference)
+        checks.append(TensorCheck(name, rows.get(name, ""), problem, remedy))
+    return tuple(checks)
+
+
+def _values(tensor: LazyTensor, rounded: str | None) -> Array:
+    array = tensor.read()
+    if rounded is not None and tensor.dtype.is_float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(DTYPES[rounded].numpy)
+    return np.array(array, order="C")
+
+
+def _equal(one: Array, other: Array) -> bool:
+    if one.dtype == other.dtype:
+        return one.tobytes() == other.tobytes()
+    return bool(np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True))
+
+
+def _as(array: Array, other: Array) -> Array:
+    """Return an array in the element type of another, where that loses nothing."""
+    same = array.astype(other.dtype)
+    return same if np.array_equal(same.astype(array.dtype), array) else array
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What a tensor's explanation may look at: its place in the table, its siblings."""
+
+    plan: Plan
+    name: str
+    state: Mapping[str, LazyTensor]
+    rounded: str | None
+
+    @property
+    def leaf(self) -> str:
+        place = place_of(self.plan.architecture.table, self.name)
+        return place[2] if place is not None else ""
+
+    @property
+    def parts(self) -> str:
+        """What the tensor's first axis holds one behind the other: `qkv`, `kv` or nothing."""
+        module = self.name.split(".")[-2:-1]
+        found = re.search("qkv|kv", module[0]) if module else None
+        return found.group() if found else ""
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Numbers of heads by which the tensor may be cut; none outside attention."""
+        if not re.search(r"att|lca", self.name, re.IGNORECASE):
+            return ()
+        found = self.plan.architecture.config.get("num_heads", ())
+        return (found,) if isinstance(found, int) else tuple(dict.fromkeys(found))
+
+    def siblings(self) -> Iterator[tuple[str, Array]]:
+        """Yield the other tensors of the same shape, nearest names first."""
+        shape = self.state[self.name].shape
+        same = [n for n, t in self.state.items() if t.shape == shape and n != self.name]
+        for name in sorted(same, key=lambda n: -_common(n, self.name)):
+            yield name, _values(self.state[name], self.rounded)
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many segments two names share, from both ends."""
+    a, b = one.split("."), other.split(".")
+    return sum(x == y for x, y in zip(a, b, strict=False)) + (a[-1] == b[-1])
+
+
+def explain(name: str, left: Array, right: Array, reference: _Reference) -> tuple[str, str]:
+    """Return (what is wrong with the right side's tensor, what to do)."""
+    if not np.isfinite(right.astype(np.float64)).all():
+        return "holds NaN or infinite values", "convert it again from the source"
+    steps: list[Callable[[], tuple[str, str] | None]] = [
+        lambda: _lost(left, right, reference.leaf),
+        lambda: _transposed(left, right),
+        lambda: _order(left, right, reference),
+        lambda: _sibling(right, reference),
+        lambda: _default(right, reference.leaf),
+        lambda: _scaled(left, right),
+        lambda: _rearranged(left, right),
+    ]
+    for step in steps:
+        found = step()
+        if found is not None:
+            return found
+    count = int(np.count_nonzero(left != right))
+    if count < left.size / 2:
+        return f"differs in {count} of {left.size} elements", "convert it again from the source"
+    return "holds unrelated values", "it was not loaded, or comes from another checkpoint"
+
+
+def _lost(left: Array, right: Array, leaf: str) -> tuple[str, str] | None:
+    if right.any() or not left.any():
+        return None
+    if leaf == "running_mean":
+        return "is at its default, 0", "load the batch norm's statistics"
+    what = "the bias was lost: it is all zeros" if leaf == "bias" else "is all zeros"
+    return what, "copy it from the source"
+
+
+def _default(right: Array, leaf: str) -> tuple[str, str] | None:
+    if right.size and (right == 1).all():
+        if leaf == "running_var":
+            return "is at its default, 1", "load the batch norm's statistics"
+        return "is at its default, all ones", "copy it from the source"
+    return None
+
+
+def _transposed(left: Array, right: Array) -> tuple[str, str] | None:
+    if left.ndim == 2 and left.shape[0] == left.shape[1] and np.array_equal(right, left.T):
+        return "matches when transposed", "transpose it: Linear weights are (out, in) in PyTorch"
+    if left.ndim == 4:
+        if np.array_equal(right, left[..., ::-1, ::-1]):
+            return "matches when its kernel is flipped", "do not flip the kernel"
+        if left.shape[2] == left.shape[3] and np.array_equal(right, left.swapaxes(2, 3)):
+            return "matches when height and width are swapped", "keep the kernel as (height, width)"
+        if left.shape[0] == left.shape[1] and np.array_equal(right, left.swapaxes(0, 1)):
+            return "matches when in and out channels are swapped", "swap its first two axes"
+    return None
+
+
+def _order(left: Array, right: Array, reference: _Reference) -> tuple[str, str] | None:
+    for axis in range(min(left.ndim, 2)):
+        found = order_of(left, right, axis, reference.parts if axis == 0 else "", reference.heads)
+        if found is not None:
+            return found, "reorder it as the source has it"
+    return None
+
+
+def _sibling(right: Array, reference: _Reference) -> tuple[str, str] | None:
+    start = right.ravel()[:16]
+    for name, values in reference.siblings():
+        if not any(np.array_equal(v.ravel()[:16], start) for v in (values, values.T)):
+            continue
+        if np.array_equal(values, right):
+            return f"holds {name}", "swap the two rows of the mapping"
+        if right.ndim == 2 and right.shape[0] == right.shape[1] and np.array_equal(values.T, right):
+            return f"holds {name}, transposed", "swap the two rows of the mapping and transpose"
+    return None
+
+
+def _scaled(left: Array, right: Array) -> tuple[str, str] | None:
+    x, y = left.astype(np.float64).ravel(), right.astype(np.float64).ravel()
+    norm = float(x @ x)
+    factor = float(x @ y) / norm if norm else 0.0
+    if factor and np.allclose(y, factor * x, rtol=1e-5, atol=1e-7 * float(np.abs(y).max())):
+        return f"is {factor:.6g} times the source's", "do not scale it"
+    return None
+
+
+def _rearranged(left: Array, right: Array) -> tuple[str, str] | None:
+    if np.array_equal(np.sort(left, axis=None), np.sort(right, axis=None)):
+        return (
+            "holds the right values in another order",
+            "it was reshaped where it should be transposed, or the reverse",
+        )
+    return None

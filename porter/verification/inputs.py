@@ -1,0 +1,115 @@
+"""What both sides are given: seeded noise, pictures, or arrays from a file."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from porter.errors import InputError, MissingPackage, printable
+from porter.tensors.blocks import Array
+from porter.zoo.architectures import Preprocessing
+
+MOST_LENGTHY = 50
+"""How many times as long as wide a picture may be: its longer side is resized with the shorter."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
+
+
+def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: int) -> dict[str, Array]:
+    """Return seeded normal inputs, float32 (batch, 3, size, size), by case name."""
+    return {
+        f"seed{seed}.batch{batch}": np.random.default_rng([seed, batch]).standard_normal(
+            (batch, 3, size, size), np.float32
+        )
+        for seed in seeds
+        for batch in batch_sizes
+    }
+
+
+def pictures(
+    folder: str | os.PathLike[str], preprocessing: Preprocessing, size: int, most: int = 64
+) -> dict[str, Array]:
+    """Return pictures as the variant wants them, float32 (1, 3, size, size), by file name.
+
+    The shorter side is resized to size / crop, the middle is cut out, values are scaled to
+    [0, 1] and normalised. As torchvision's folders of images do, this keeps pixels as they are
+    stored, whatever the EXIF orientation says, and makes RGB of greys, palettes, CMYK and alpha.
+    Only the `most` first files are taken. Needs pillow (`MissingPackage`).
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise MissingPackage("--images needs pillow; run `pip install pillow`") from error
+    if not Path(folder).is_dir():
+        raise InputError("is no folder of pictures", folder)
+    files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES)[:most]
+    if not files:
+        raise InputError("holds no picture (" + " ".join(SUFFIXES) + ")", folder)
+    # What pillow's readers raise for damaged files is of no one kind.
+    damaged = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
+               ValueError, EOFError, IndexError, struct.error, zlib.error)  # fmt: skip
+    found = {}
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                colours = image.convert("RGB")
+        except damaged as error:
+            raise InputError(f"is no picture that can be read: {printable(error)}", file) from error
+        if max(colours.size) > MOST_LENGTHY * min(colours.size):
+            width, height = colours.size
+            raise InputError(f"is {width} × {height} pixels: too long to be cut out of", file)
+        found[file.name] = _prepared(colours, preprocessing, size)
+    return found
+
+
+def _prepared(image: Any, preprocessing: Preprocessing, size: int) -> Array:
+    from PIL import Image
+
+    shorter = int(size / preprocessing.crop + 0.5)
+    scale = shorter / min(image.size)
+    target = tuple(max(shorter, round(side * scale)) for side in image.size)
+    resampling = Image.Resampling[preprocessing.interpolation.upper()]
+    image = image.resize(target, resampling)
+    x, y = ((side - size) // 2 for side in image.size)
+    pixels = np.asarray(image.crop((x, y, x + size, y + size)), np.float32) / np.float32(255)
+    mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
+
+
+def arrays(path: str | os.PathLike[str], size: int) -> dict[str, Array]:
+    """Return the arrays of an `.npz` or `.npy` file, batches (N, 3, size, size), as float32."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        both = {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error) as error:  # fmt: skip
+        said = printable(error)
+        raise InputError(f"is no .npy or .npz file of plain arrays: {said}", path) from error
+    if not both:
+        raise InputError("holds no array", path)
+    for name, array in both.items():
+        problem = misfit(array, size)
+        if problem:
+            raise InputError(f"array {printable(name)!r} {problem}", path)
+    return {name.replace("/", "_"): array.astype(np.float32) for name, array in both.items()}
+
+
+def misfit(array: Array, size: int) -> str:
+    """Say why an array is no batch of pictures (N, 3, size, size), nothing if it is one."""
+    good = array.ndim == 4 and len(array) > 0 and array.shape[1:] == (3, size, size)
+    if not good or array.dtype.kind not in "fiu":
+        return (
+            f"is {array.dtype} {list(array.shape)};"
+            f" a batch of pictures (N, 3, {size}, {size}) of numbers is expected"
+        )
+    if not np.isfinite(array).all():
+        return "holds NaN or infinite values"
+    with np.errstate(over="ignore"):
+        return "" if np.isfinite(array.astype(np.float32)).all() else "overflows float32"

@@ -1,0 +1,60 @@
+"""Judge what two sides computed against the float64 run of the left one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from porter.verification import tolerance
+from porter.verification.checks import EXACT, SINGLE, Check
+from porter.verification.compare import Figures, compare
+from porter.verification.tolerance import Preset
+from porter.verification.trace import Trace
+
+
+def judge(left: Trace, right: Trace, precision: str, preset: Preset) -> tuple[Check, ...]:
+    """Return every check: each output of each case, in float64 and at the precision.
+
+    The left side's float64 run is the reference, its float32 run says how much the network
+    enlarges rounding. An output that only one side has fails, as does a run without outputs.
+    """
+    keys = list(dict.fromkeys([*left.outputs[EXACT], *right.outputs.get(precision, {})]))
+    return tuple(check for key in keys for check in _checks(left, right, key, precision, preset))
+
+
+def _checks(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> Iterator[Check]:
+    case, _, output = key.rpartition("/")
+    reference = left.outputs[EXACT].get(key)
+    own = compare(left.outputs[SINGLE].get(key), reference) if SINGLE in left.outputs else None
+    error = own.error if own is not None else 0.0
+    if EXACT in right.outputs:
+        found = compare(right.outputs[EXACT].get(key), reference)
+        limit = tolerance.limit_exact(error)
+        yield Check(case, output, EXACT, None, found, limit, _problem(None, found, limit))
+    if precision == EXACT:
+        return
+    found = compare(right.outputs.get(precision, {}).get(key), reference)
+    limit = tolerance.limit(precision, error)
+    problem = _problem(own, found, limit) or _bars(left, right, key, precision, preset)
+    yield Check(case, output, precision, own, found, limit, problem)
+
+
+def _problem(own: Figures | None, found: Figures, limit: float) -> str:
+    if own is not None and own.problem:
+        return f"the left side is {own.problem}"
+    if found.problem:
+        return found.problem
+    if not found.error <= limit:
+        return f"error {found.error:.1e} is over the limit {limit:.1e}"
+    return ""
+
+
+def _bars(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> str:
+    """Hold the classical bars of a preset, side against side, both as they ran."""
+    if preset.max_abs is None and preset.top1 is None:
+        return ""
+    found = compare(right.outputs[precision].get(key), left.outputs.get(SINGLE, {}).get(key))
+    if preset.max_abs is not None and not found.max_abs < preset.max_abs:
+        return f"max abs {found.max_abs:.1e}, {preset.name} asks for less than {preset.max_abs:g}"
+    if preset.top1 is not None and (found.top1 is None or found.top1 < preset.top1):
+        return f"top-1 agreement {found.top1}, {preset.name} asks for {preset.top1:.1%}"
+    return ""

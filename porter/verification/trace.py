@@ -1,0 +1,170 @@
+"""What one side computed: a value in memory, and a file that another machine can compare with.
+
+A trace file is safetensors: `input/CASE`, `output/PRECISION/CASE/NAME`, `layer/PRECISION/PLACE`,
+`call/PLACE/INDEX`, `gradient/NAME`, and a JSON value in the metadata under `porter` that says
+what ran and where. Layers are those of the first case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from porter.errors import InputError, printable
+from porter.frameworks import exchange
+from porter.frameworks.side import PRECISIONS
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import Shape
+from porter.verification.inputs import misfit
+from porter.verification.participants import SideReport
+
+VERSION = 1
+SAMPLE = 1 << 16
+"""Elements kept of each layer's output: enough to see a fault, few enough for any model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Outputs of modules at one precision, in the order in which the modules finished."""
+
+    values: Mapping[str, Array]
+    """{place: elements}, evenly spaced ones where the whole is large."""
+    shapes: Mapping[str, Shape]
+    """Whole shapes."""
+    kinds: Mapping[str, str]
+    """Class of the module at each place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Everything that one side computed."""
+
+    report: SideReport
+    architecture: str
+    num_classes: int
+    image_size: int
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Mapping[str, Array]]
+    """{precision: {`case/name`: array}}"""
+    layers: Mapping[str, Layers] = field(default_factory=dict)
+    gradients: Mapping[str, Array] = field(default_factory=dict)
+    """By canonical name, in float64."""
+    stepped: Mapping[str, Array] = field(default_factory=dict)
+    """Parameters after one AdamW step, by canonical name, in float64."""
+    calls: str = ""
+    """File of the arguments of each module, for running them elsewhere; empty if not kept."""
+
+
+def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] | None = None,
+         about_calls: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    """Write a trace; `calls` are the arrays that modules were called with."""
+    arrays = {f"input/{case}": array for case, array in trace.inputs.items()}
+    for precision, outputs in trace.outputs.items():
+        arrays |= {f"output/{precision}/{key}": array for key, array in outputs.items()}
+    for precision, layers in trace.layers.items():
+        arrays |= {f"layer/{precision}/{place}": a for place, a in layers.values.items()}
+    arrays |= {f"gradient/{name}": array for name, array in trace.gradients.items()}
+    arrays |= {f"stepped/{name}": array for name, array in trace.stepped.items()}
+    arrays |= calls or {}
+    about = {
+        "trace": VERSION,
+        "report": asdict(trace.report),
+        "architecture": trace.architecture,
+        "num_classes": trace.num_classes,
+        "image_size": trace.image_size,
+        "cases": list(trace.inputs),
+        "layers": {
+            precision: {"places": list(v.values), "shapes": dict(v.shapes), "kinds": dict(v.kinds)}
+            for precision, v in trace.layers.items()
+        },
+        "calls": about_calls or {},
+    }
+    exchange.save(path, arrays, about)
+
+
+def is_trace(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a trace; reads its header alone."""
+    try:
+        return "trace" in exchange.about(path)
+    except InputError:
+        return False
+
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace; `InputError` says why a file is none, or what is wrong with it."""
+    arrays, about = exchange.load(path)
+    version = about.get("trace")
+    if version != VERSION:
+        said = "no trace" if version is None else f"a trace of version {printable(version)}"
+        raise InputError(f"is {said}; version {VERSION} is read here: record it again", path)
+    try:
+        made = _parsed(arrays, about, os.fspath(path))
+        problem = _problem(made, arrays, about)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {printable(error)}"
+    if problem:
+        raise InputError(f"is a damaged trace: {problem}", path)
+    return made
+
+
+def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) -> Trace:
+    groups: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        head, _, rest = name.partition("/")
+        groups.setdefault(head, {})[rest] = array
+    outputs: dict[str, dict[str, Array]] = {}
+    for name, array in groups.get("output", {}).items():
+        precision, _, rest = name.partition("/")
+        outputs.setdefault(precision, {})[rest] = array
+    known = {field.name for field in fields(SideReport)}
+    report = {name: value for name, value in about["report"].items() if name in known}
+    report |= {"weights": tuple(report["weights"]), "recorded": True, "file": path}
+    return Trace(
+        report=SideReport(**report),
+        architecture=about["architecture"],
+        num_classes=about["num_classes"],
+        image_size=about["image_size"],
+        inputs={case: groups["input"][case] for case in about["cases"]},
+        outputs=outputs,
+        layers={
+            precision: Layers(
+                {place: groups["layer"][f"{precision}/{place}"] for place in said["places"]},
+                {place: tuple(shape) for place, shape in said["shapes"].items()},
+                {place: str(kind) for place, kind in said["kinds"].items()},
+            )
+            for precision, said in about["layers"].items()
+        },
+        gradients=groups.get("gradient", {}),
+        stepped=groups.get("stepped", {}),
+        calls=path if about["calls"] else "",
+    )
+
+
+def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> str:
+    """Say what in a trace is not as `save` writes it; nothing if all is."""
+    report, texts = trace.report, ("label", "framework", "dialect", "format", "device")
+    words = [getattr(report, name) for name in texts] + list(report.weights)
+    words += [trace.architecture, *report.versions, *report.versions.values()]
+    if not all(isinstance(word, str) for word in words):
+        return "what it says of its side is no text"
+    if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
+        return "classes and image size are no positive numbers"
+    for case, array in trace.inputs.items():
+        if problem := misfit(array, trace.image_size):
+            return f"input {printable(case)} {problem}"
+    if not trace.inputs or not trace.outputs:
+        return "it has no inputs or no outputs"
+    for precision, outputs in trace.outputs.items():
+        if precision not in PRECISIONS or {k.rpartition("/")[0] for k in outputs} != {
+            *trace.inputs
+        }:
+            return f"its outputs in {printable(precision)} are not those of its inputs"
+    for layers in trace.layers.values():
+        if not layers.values.keys() <= layers.shapes.keys():
+            return "a layer has no shape"
+    used = [a["array"] for called in about["calls"].values() for a in called if "array" in a]
+    return (
+        "" if all(name in arrays for name in used) else "what a module was called with is not there"
+    )

@@ -1,0 +1,68 @@
+"""The verdict: a frozen value of which every report is a pure function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from porter.verification.checks import Blind, Check, LayerCheck, TensorCheck
+from porter.verification.diagnose.finding import Finding
+from porter.verification.participants import SideReport
+from porter.verification.weights import WeightProof
+
+PASSED, FAILED, NOT_MADE = "passed", "failed", "not made"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of a comparison; `not made` when a framework is not there to run it."""
+
+    architecture: str
+    status: str
+    reason: str
+    """One sentence: why it failed or was not made; empty when it passed."""
+    left: SideReport
+    right: SideReport
+    num_classes: int
+    image_size: int
+    precision: str = "float32"
+    preset: str = "default"
+    cases: tuple[str, ...] = ()
+    """Names of the inputs that both sides were given."""
+    checks: tuple[Check, ...] = ()
+    """Outputs."""
+    tensors: tuple[TensorCheck, ...] = ()
+    """The weights of both files, under canonical names; empty where one is a trace."""
+    layers: tuple[LayerCheck, ...] = ()
+    story: str = ""
+    """What the layers show, in a sentence."""
+    gradients: tuple[Check, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """Likely faults."""
+    blind: tuple[Blind, ...] = ()
+    """Tensors that the inputs cannot see on these weights."""
+    fuzzed: tuple[Check, ...] = ()
+    """Outputs of both sides on fuzzed weights, run where some tensors are blind."""
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """Parts of the proof that were not made, each with the reason."""
+    weights: WeightProof | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the forward proof was made and holds."""
+        return self.status == PASSED
+
+    @property
+    def failed(self) -> bool:
+        """Whether the forward proof was made and does not hold."""
+        return self.status == FAILED
+
+    def worst(self, precision: str) -> Check | None:
+        """Return the check at a precision that comes nearest to its limit or fails."""
+        chosen = [c for c in self.checks if c.precision == precision]
+        return max(chosen, key=_severity, default=None)
+
+
+def _severity(check: Check) -> tuple[bool, float]:
+    unfit = bool(check.right.problem or (check.left is not None and check.left.problem))
+    return unfit, check.right.error / check.limit if check.right.error == check.right.error else 0.0

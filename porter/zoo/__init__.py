@@ -1,0 +1,1 @@
+"""The architectures that porter knows by name: variants, skeletons, seeded weights."""

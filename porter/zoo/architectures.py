@@ -1,0 +1,224 @@
+"""What porter knows by name: families, variants, their configuration, tensors and tables.
+
+Everything is read from data files when first asked for; no framework is imported.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from math import isqrt
+from typing import Any, NamedTuple
+
+from porter.errors import UsageError, listed, printable
+from porter.mapping import table as tables
+from porter.reference_models import FOLDER
+from porter.zoo import skeleton as skeletons
+
+
+class Preprocessing(NamedTuple):
+    """How an image becomes the model's input; mean and std are of RGB in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop: float
+    """Side of the central crop over the side that the picture is resized to."""
+
+
+class Positions(NamedTuple):
+    """The tensor whose size tells the image size: (image_size / patch)² + prefix entries."""
+
+    tensor: str
+    axis: int
+    patch: int
+    prefix: int
+
+    def count(self, image_size: int) -> int:
+        """Return the number of positions at an image size (pixels)."""
+        return (image_size // self.patch) ** 2 + self.prefix
+
+    def image_size(self, count: int) -> int | None:
+        """Return the image size (pixels) of a number of positions, None if not square."""
+        side = isqrt(max(count - self.prefix, 0))
+        return side * self.patch if side and side * side == count - self.prefix else None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One variant of a family."""
+
+    name: str
+    family: str
+    title: str
+    paper: str
+    source: str
+    module: str
+    """Module of the reference models: `reference_models/{torch,paddle}/<module>.py`."""
+    model: str
+    """Class in that module."""
+    config: Mapping[str, Any]
+    """Keyword arguments of the class."""
+    image_size: int
+    num_classes: int
+    parameters: int
+    preprocessing: Preprocessing
+    positions: Positions | None = None
+    aliases: tuple[str, ...] = ()
+    top1: float | None = None
+    sibling: str | None = None
+    """Variant whose tensors a checkpoint of this name may hold instead."""
+    resizable: bool = True
+    """Whether the model can be made for another image size."""
+    features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Optional parts: {feature: keyword arguments}."""
+
+    @property
+    def table(self) -> tables.Table:
+        """The family's mapping table."""
+        return tables.builtin(self.family)
+
+    def skeleton(self, framework: str = tables.CANONICAL) -> skeletons.Skeleton:
+        """Return the tensors of the reference model in torch or paddle."""
+        return _skeleton(self.name, framework)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The whole numbers of the configuration, which operations may name."""
+        return {
+            key: value
+            for key, value in self.config.items()
+            if isinstance(value, int) and not isinstance(value, bool)
+        }
+
+    def symbols(
+        self, num_classes: int | None = None, image_size: int | None = None
+    ) -> dict[str, int]:
+        """Return what the skeleton's symbols are for a number of classes and an image size.
+
+        `UsageError` is raised for another image size than the only one of the variant.
+        """
+        if not self.resizable and image_size not in (None, self.image_size):
+            raise UsageError(
+                f"{self.name} takes images of {self.image_size} px alone, not {image_size}:"
+                " its relative positions are made for them"
+            )
+        found = {"classes": num_classes or self.num_classes}
+        if self.positions is not None:
+            found["positions"] = self.positions.count(image_size or self.image_size)
+        return found
+
+
+@cache
+def all_variants() -> dict[str, Architecture]:
+    """Return every variant by name, families in alphabetical order."""
+    found: dict[str, Architecture] = {}
+    for text in _texts():
+        found.update(_variants(text))
+    return found
+
+
+@cache
+def _texts() -> list[str]:
+    """Return the files of the families."""
+    files = sorted((FOLDER / "variants").glob("*.toml"))
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+def families() -> dict[str, list[Architecture]]:
+    """Return the variants of each family."""
+    found: dict[str, list[Architecture]] = {}
+    for architecture in all_variants().values():
+        found.setdefault(architecture.family, []).append(architecture)
+    return found
+
+
+def find(name: str) -> Architecture:
+    """Return a variant by name or alias; `UsageError` suggests the nearest."""
+    plain = _plain(name)
+    # Most files need not be parsed: the name does not stand in them.
+    likely = (_variants(text) for text in _texts() if plain in _plain(text))
+    found = _found(name, {key: one for variants in likely for key, one in variants.items()})
+    if found is None:
+        raise _unknown(name)
+    return found
+
+
+def _found(name: str, variants: Mapping[str, Architecture]) -> Architecture | None:
+    return variants.get(name) or _by_any_name(variants).get(_plain(name))
+
+
+def _by_any_name(variants: Mapping[str, Architecture]) -> dict[str, Architecture]:
+    return {_plain(n): a for a in variants.values() for n in (a.name, *a.aliases)}
+
+
+def _unknown(name: str) -> UsageError:
+    """Return what to say of a name that no variant has."""
+    family = families().get(name)
+    if family is not None:
+        own = listed((variant.name for variant in family), 12)
+        return UsageError(f"{printable(name)} is a family; its variants are {own}")
+    import difflib  # For who is wrong alone.
+
+    names = _by_any_name(all_variants())
+    near = difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.6)
+    hint = list(dict.fromkeys(names[n].name for n in near))
+    return UsageError(
+        f"unknown architecture {printable(name)!r}"
+        + (f"; did you mean {listed(hint)}?" if hint else "; see `porter list`")
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+@cache
+def _variants(text: str) -> dict[str, Architecture]:
+    """Return the variants of a family's file."""
+    body = tomllib.loads(text)
+    family = body["family"]
+    defaults = body.get("defaults", {})
+    found = {}
+    for name, own in body["variants"].items():
+        both = {**defaults, **own}
+        positions = {
+            **body.get("positions", {}),
+            **defaults.get("positions", {}),
+            **own.get("positions", {}),
+        }
+        preprocessing = {**body["preprocessing"], **own.get("preprocessing", {})}
+        found[name] = Architecture(
+            name=name,
+            family=family,
+            title=body["title"],
+            paper=body["paper"],
+            source=body["source"],
+            module=body.get("module", family.replace("-", "_")),
+            model=both.get("model", body["model"]),
+            config={**defaults.get("config", {}), **own.get("config", {})},
+            image_size=both.get("image_size", 224),
+            num_classes=both.get("num_classes", 1000),
+            parameters=both["parameters"],
+            preprocessing=Preprocessing(
+                tuple(preprocessing["mean"]),
+                tuple(preprocessing["std"]),
+                preprocessing["interpolation"],
+                preprocessing["crop"],
+            ),
+            positions=Positions(**positions) if positions else None,
+            aliases=tuple(both.get("aliases", ())),
+            top1=both.get("top1"),
+            sibling=both.get("sibling"),
+            resizable=both.get("resizable", True),
+            features=body.get("features", {}),
+        )
+    return found
+
+
+@cache
+def _skeleton(variant: str, framework: str) -> skeletons.Skeleton:
+    file = FOLDER / "skeletons" / f"{variant}.{framework}.txt"
+    return skeletons.parse(file.read_text(encoding="utf-8"))

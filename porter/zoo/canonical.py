@@ -1,0 +1,18 @@
+"""The tensors of a variant's default checkpoint, under their canonical names."""
+
+from __future__ import annotations
+
+from porter.mapping.constants import constants
+from porter.zoo.architectures import Architecture
+from porter.zoo.skeleton import Bound
+
+
+def canonical_tensors(architecture: Architecture, features: tuple[str, ...] = ()) -> Bound:
+    """Return {name: (dtype, shape)} of a variant's default checkpoint, constants included."""
+    skeleton = architecture.skeleton()
+    bound = skeleton.bind(architecture.symbols(), features)
+    made = constants(architecture.table.constants, architecture.config, architecture.image_size)
+    for name, array in made.items():
+        bound[name] = (array.dtype.name, array.shape)
+    order = {entry.name: index for index, entry in enumerate(skeleton.entries)}
+    return dict(sorted(bound.items(), key=lambda item: order.get(item[0], len(order))))

@@ -1,0 +1,165 @@
+"""ONNX initialisers: what `onnx` reads, and every rule that it does not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from porter import codecs
+from porter.codecs.onnx import weights
+from porter.errors import InputError
+from porter.storage.input_file import InputFile
+from porter.tensors.dtypes import DTYPES
+
+FIELDS = [d for d in DTYPES.values() if d.onnx is not None]
+
+
+def model(*tensors: TensorProto) -> onnx.ModelProto:
+    """Return a model with initialisers and one node."""
+    node = helper.make_node("Identity", ["x"], ["y"])
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([node], "g", [shape], [shape], list(tensors))
+    return helper.make_model(graph)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    return weights.read(InputFile(path)).arrays()
+
+
+@pytest.mark.parametrize("dtype", FIELDS, ids=str)
+@pytest.mark.parametrize("raw", [True, False])
+def test_every_dtype_in_both_places(dtype: object, raw: bool, tmp_path: Path) -> None:
+    """Raw bytes and typed fields give the elements that were put in, bit for bit."""
+    assert hasattr(dtype, "numpy")
+    values = np.arange(6).astype(dtype.numpy).reshape(2, 3)
+    if raw:
+        tensor = helper.make_tensor("w", dtype.onnx, [2, 3], values.tobytes(), raw=True)
+    else:
+        plain = values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+        tensor = helper.make_tensor("w", dtype.onnx, [2, 3], plain.ravel().tolist())
+    onnx.save(model(tensor), tmp_path / "a.onnx")
+    found = read(tmp_path / "a.onnx")["w"]
+    assert found.dtype == dtype.numpy
+    assert found.tobytes() == values.tobytes()
+
+
+def test_negative_numbers_in_typed_fields(tmp_path: Path) -> None:
+    """Negative integers, which take ten bytes each, come through."""
+    for code, dtype in ((TensorProto.INT64, np.int64), (TensorProto.INT8, np.int8)):
+        values = np.array([-1, -128, 127, 0], dtype)
+        onnx.save(model(helper.make_tensor("w", code, [4], values.tolist())), tmp_path / "a.onnx")
+        assert np.array_equal(read(tmp_path / "a.onnx")["w"], values)
+
+
+def test_metadata_and_inner_tensors_are_told(tmp_path: Path) -> None:
+    """Notes of the model are the metadata; weights without a name of their own are counted."""
+    made = model(numpy_helper.from_array(np.ones(2), "w"))
+    value = numpy_helper.from_array(np.ones(3), "c")
+    made.graph.node.append(helper.make_node("Constant", [], ["k"], value=value))
+    branch = helper.make_graph([], "b", [], [], [value])
+    made.graph.node.append(
+        helper.make_node("If", ["c"], ["y2"], then_branch=branch, else_branch=branch)
+    )
+    helper.set_model_props(made, {"author": "é"})
+    onnx.save(made, tmp_path / "a.onnx")
+    origin = codecs.read(str(tmp_path / "a.onnx")).origin
+    assert origin is not None
+    assert origin.metadata == {"author": "é"}
+    assert origin.skipped[0].startswith("3 tensors in Constant nodes or subgraphs")
+
+
+def test_external_data_as_onnx_writes_it(tmp_path: Path) -> None:
+    """External data of the reference is read at its offsets."""
+    arrays = {"a": np.arange(3000.0), "b": np.ones((40, 50), np.float32)}
+    made = model(*(numpy_helper.from_array(array, name) for name, array in arrays.items()))
+    onnx.save(made, tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+    found = read(tmp_path / "m.onnx")
+    assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in arrays.items()}
+    origin = weights.read(InputFile(tmp_path / "m.onnx")).origin
+    assert origin is not None
+    assert [Path(name).name for name in origin.files] == ["m.onnx", "m.data"]
+
+
+def external(**place: str) -> TensorProto:
+    """Return an initialiser of four floats outside of the file."""
+    tensor = TensorProto(name="w", data_type=1, dims=[4], data_location=1)
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ({"location": "w.bin", "offset": "1"}, "does not fill"),
+        ({"location": "w.bin", "offset": "4", "length": "16"}, "truncated"),
+        ({"location": "w.bin", "offset": "²"}, "no number"),
+        ({"location": "w.bin", "basepath": "x"}, "has no basepath"),
+        ({"location": "w.bin", "checksum": "0"}, "checksum"),
+        ({"location": "m.onnx"}, "model file itself"),
+        ({"offset": "0"}, "no location"),
+        ({"location": "../w.bin"}, "no place below"),
+    ],
+)
+def test_every_rule_of_external_data(place: dict[str, str], what: str, tmp_path: Path) -> None:
+    """Each rule refuses the entry that breaks it."""
+    (tmp_path / "w.bin").write_bytes(bytes(16))
+    (tmp_path / "m.onnx").write_bytes(model(external(**place)).SerializeToString())
+    with pytest.raises(InputError, match=what):
+        weights.read(InputFile(tmp_path / "m.onnx"))
+
+
+def test_whole_file_without_a_length(tmp_path: Path) -> None:
+    """Without a length the data go to the end of their file."""
+    (tmp_path / "w.bin").write_bytes(np.arange(5, dtype=np.float32).tobytes())
+    made = model(external(location="w.bin", offset="4"))
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    assert read(tmp_path / "m.onnx")["w"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (TensorProto(name="w", data_type=3, dims=[1], int32_data=[300]), "has numbers that"),
+        (TensorProto(name="w", data_type=2, dims=[1], int32_data=[-1]), "has numbers that"),
+        (TensorProto(name="w", data_type=6, dims=[2], int32_data=[1, 2, 3]), "3 elements"),
+        (TensorProto(name="w", data_type=6, dims=[9], int32_data=[1]), "does not fill"),
+        (TensorProto(name="w", data_type=1, dims=[1] * 65, float_data=[1]), "64 dimensions"),
+        (TensorProto(name="w", data_type=1, dims=[1], double_data=[1]), "field of others"),
+    ],
+)
+def test_every_rule_of_a_tensor(tensor: TensorProto, what: str, tmp_path: Path) -> None:
+    """Each rule refuses the tensor that breaks it, when it is read at the latest."""
+    (tmp_path / "m.onnx").write_bytes(model(tensor).SerializeToString())
+    with pytest.raises(InputError, match=what):
+        read(tmp_path / "m.onnx")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_damage_is_refused_or_harmless(data: st.DataObject, tmp_path: Path) -> None:
+    """A damaged model is refused, or has the weights that `onnx` sees in it."""
+    good = bytearray(model(numpy_helper.from_array(np.arange(3), "w")).SerializeToString())
+    at = data.draw(st.integers(0, len(good) - 1))
+    good[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    (tmp_path / "m.onnx").write_bytes(good)
+    try:
+        found = read(tmp_path / "m.onnx")
+    except InputError:
+        return
+    try:
+        want = onnx.load_model_from_string(bytes(good)).graph.initializer
+    except DecodeError:
+        return  # It is in what stands beside the weights, which is walked over here.
+    assert {n: (a.shape, a.tobytes()) for n, a in found.items()} == {
+        t.name: (tuple(t.dims), numpy_helper.to_array(t).tobytes()) for t in want
+    }

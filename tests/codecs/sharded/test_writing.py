@@ -1,0 +1,326 @@
+"""Checkpoints in shards: index and shards agree, a killed run is taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import xxhash
+
+from porter import codecs
+from porter.codecs import check
+from porter.codecs import safetensors as safetensors_codec
+from porter.codecs.provenance import SOURCES
+from porter.codecs.sharded import writing
+from porter.codecs.sharded.writing import parse_size, split
+from porter.commands.repack import repack
+from porter.errors import InputError, SystemFault, UsageError
+from porter.storage import pieces
+from porter.storage.input_file import InputFile
+from porter.tensors.dtypes import DTYPES
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+
+ARRAYS = {f"l{i}": np.full((5, 5), i, np.float32) for i in range(7)}
+FORMAT = {".safetensors": "safetensors", ".bin": "torch"}
+
+
+def write(folder: Path, name: str = "model.safetensors", **options: object) -> Path:
+    target = folder / name
+    done = codecs.write(
+        StateDict.of(ARRAYS),
+        str(target),
+        FORMAT[target.suffix],
+        **{"max_shard_size": "250B", **options},  # type: ignore[arg-type]
+    )
+    return Path(done.path)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_shards_are_what_their_libraries_read(name: str, tmp_path: Path) -> None:
+    """Names, index and content are those of Hugging Face; the libraries read every shard."""
+    index = write(tmp_path, name)
+    assert index.name == f"{name}.index.json"
+    rows = json.loads(index.read_text())
+    assert rows["metadata"]["total_size"] == 700
+    stem, suffix = Path(name).stem, Path(name).suffix
+    assert sorted(set(rows["weight_map"].values())) == [
+        f"{stem}-{i:05d}-of-00004{suffix}" for i in range(1, 5)
+    ]
+    load = safetensors.numpy.load_file if suffix == ".safetensors" else torch.load
+    for tensor, file in rows["weight_map"].items():
+        assert np.array_equal(load(tmp_path / file)[tensor], ARRAYS[tensor])
+    back = codecs.read(str(index))
+    assert list(back) == list(ARRAYS)
+    assert back.origin is not None
+    assert len(back.origin.files) == 5
+
+
+def test_one_shard_needs_no_index(tmp_path: Path) -> None:
+    """What fits into one shard is one plain file."""
+    assert write(tmp_path, max_shard_size="1GB").name == "model.safetensors"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_formats_without_shards_say_so(tmp_path: Path) -> None:
+    """A container that nobody shards is refused."""
+    with pytest.raises(UsageError, match="paddle files have no shards"):
+        codecs.write(
+            StateDict.of(ARRAYS), str(tmp_path / "a.pdparams"), "paddle", max_shard_size=250
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5GB", 5 * 10**9), ("1.5 kb", 1500), ("2GiB", 2 << 30), ("7", 7), (8, 8), ("3B", 3)],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    """Sizes are decimal, or binary with an i, or plain bytes."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "5 XB", "-1GB", "0", "1e9", 0])
+def test_senseless_sizes_are_refused(text: str | int) -> None:
+    """What is no size is refused."""
+    with pytest.raises(UsageError):
+        parse_size(text)
+
+
+def test_tied_tensors_stay_together() -> None:
+    """Tied tensors share a shard, a large tensor has one of its own, order is kept."""
+    small = LazyTensor.of(np.zeros(10, np.uint8))
+    tied = [LazyTensor.of(np.zeros(10, np.uint8)) for _ in range(2)]
+    for tensor in tied:
+        tensor.tie = "t"
+    large = LazyTensor.of(np.zeros(99, np.uint8))
+    state = StateDict({"a": tied[0], "b": small, "c": large, "d": tied[1], "e": small})
+    assert split(state, 30) == [["a", "d", "b"], ["c"], ["e"]]
+
+
+# The same as `write`, and of a file, killed when one more shard is on record.
+_KILLED_AT_NOTE = """
+import os, sys
+from porter.codecs.sharded import writing
+note = writing._Journal.note
+def stop(self, name, written):
+    note(self, name, written)
+    os.kill(os.getpid(), 9)
+writing._Journal.note = stop
+"""
+_KILLED = f"""{_KILLED_AT_NOTE}
+import numpy as np
+from porter import codecs
+from porter.tensors.state_dict import StateDict
+state = StateDict.of({{f"l{{i}}": np.full((5, 5), i, np.float32) for i in range(7)}})
+codecs.write(state, sys.argv[1], sys.argv[2], max_shard_size="250B", metadata={{"a": "b"}})
+"""
+
+
+_KILLED_REPACK = f"""{_KILLED_AT_NOTE}
+from porter.commands.repack import repack
+repack(sys.argv[1], sys.argv[2], max_shard_size=250)
+"""
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_killed_run_is_taken_up(name: str, tmp_path: Path) -> None:
+    """Killed after each shard and begun again, the set is byte for byte an uninterrupted one."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    write(whole, name, metadata={"a": "b"})
+    for shards in range(1, 5):
+        command = [sys.executable, "-c", _KILLED, str(cut / name), FORMAT[Path(name).suffix]]
+        assert subprocess.run(command, check=False).returncode == -9
+        journal = json.loads((cut / f".{name}.porter-parts" / "journal.json").read_text())
+        assert len(journal["done"]) == shards
+        assert not list(cut.glob("*.index.json"))
+    write(cut, name, metadata={"a": "b"})
+    assert sums(cut) == sums(whole)
+
+
+def interrupted(folder: Path) -> Path:
+    """Leave a run behind that has finished some shards and was then interrupted."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def read() -> np.ndarray:
+        raise Interrupt
+
+    bad = LazyTensor(DTYPES["float32"], (5, 5), read)
+    state = StateDict({n: bad if n == "l4" else LazyTensor.of(a) for n, a in ARRAYS.items()})
+    with pytest.raises(Interrupt):
+        codecs.write(state, str(folder / "model.safetensors"), "safetensors", max_shard_size=250)
+    return folder / ".model.safetensors.porter-parts"
+
+
+def test_damaged_part_is_written_again(tmp_path: Path) -> None:
+    """A finished shard is reused only while its digests fit."""
+    parts = interrupted(tmp_path)
+    (part,) = parts.glob("model-00001-*")
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data)
+    index = write(tmp_path)
+    assert {n: t.read().tolist() for n, t in codecs.read(str(index)).items()} == {
+        n: a.tolist() for n, a in ARRAYS.items()
+    }
+    assert not parts.exists()
+
+
+def test_other_parameters_do_not_resume(tmp_path: Path) -> None:
+    """A run with other parameters is refused where one was begun; force starts anew."""
+    interrupted(tmp_path)
+    with pytest.raises(UsageError, match="other parameters"):
+        write(tmp_path, metadata={"other": "1"})
+    write(tmp_path, metadata={"other": "1"}, force=True)
+    assert not (tmp_path / ".model.safetensors.porter-parts").exists()
+
+
+def test_changed_input_does_not_resume(tmp_path: Path) -> None:
+    """Half of the shards of one input and half of another are no set."""
+    source = tmp_path / "a.npz"
+    np.savez(source, **ARRAYS)
+    output, options = tmp_path / "model.safetensors", {"max_shard_size": 250}
+    command = [sys.executable, "-c", _KILLED_REPACK, str(source), str(output)]
+    assert subprocess.run(command, check=False).returncode == -9
+    np.savez(source, **{name: array + 1 for name, array in ARRAYS.items()})
+    with pytest.raises(UsageError, match="of an input that has changed"):
+        repack(source, output, **options)
+    assert not list(tmp_path.glob("model*"))
+    repack(source, output, force=True, **options)
+    back = codecs.read(str(tmp_path / "model.safetensors.index.json"))
+    assert all((back[name].read() == array + 1).all() for name, array in ARRAYS.items())
+
+
+def test_second_writer_waits_for_nobody(tmp_path: Path) -> None:
+    """Two runs on one output: the second ends with the code of the environment."""
+    folder = str(tmp_path / ".model.safetensors.porter-parts")
+    with writing._locked(folder, "x"), pytest.raises(SystemFault, match="another process"):
+        write(tmp_path)
+
+
+def test_replaced_set_leaves_no_old_shard(tmp_path: Path) -> None:
+    """A set that is replaced by one of fewer shards leaves none of its own behind."""
+    write(tmp_path)
+    with pytest.raises(UsageError, match="--force"):
+        write(tmp_path)
+    write(tmp_path, max_shard_size="400B", force=True)
+    assert len(list(tmp_path.glob("model-*-of-00002.safetensors"))) == 2
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("index", "what"),
+    [
+        ({"weight_map": {"a": "../x.safetensors"}}, "no place below"),
+        ({"weight_map": {"a": "/x.safetensors"}}, "no place below"),
+        ({"weight_map": {}}, "no weight_map"),
+        ({"metadata": {}}, "no weight_map"),
+        ({"metadata": {"total_size": "9"}, "weight_map": {"a": "x"}}, "no number"),
+        ({"weight_map": {"a": "x"}, "extra": {}}, "does not know"),
+        ({"weight_map": {"a": "m-00001-of-00003.safetensors"}}, "one of 3 shards"),
+        ({"weight_map": {"a": "x.npz"}}, "no such file"),
+    ],
+)
+def test_every_rule_of_the_index(index: object, what: str, tmp_path: Path) -> None:
+    """Each rule refuses the index that breaks it."""
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(InputError, match=what):
+        codecs.read(str(path))
+
+
+def test_shard_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """A file that no checkpoint has as a shard is refused, whatever its name."""
+    np.savez(tmp_path / "x.safetensors", a=np.ones(1))
+    (tmp_path / "x.safetensors.npz").rename(tmp_path / "x.safetensors")
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": "x.safetensors"}}))
+    with pytest.raises(InputError, match="no shard of a checkpoint"):
+        codecs.read(str(path))
+
+
+def test_next_shard_is_written_while_one_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard's sync ends only when the second one's bytes are being written."""
+    begun: list[str] = []
+    second = threading.Event()
+    waited: list[bool] = []
+    real_write, real_sync = pieces.write, os.fsync
+
+    def note(fd: int, *args: object) -> None:
+        begun.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if "-00002-of" in begun[-1]:
+            second.set()
+        real_write(fd, *args)  # type: ignore[arg-type]
+
+    def sync(fd: int) -> None:
+        if "-00001-of" in os.readlink(f"/proc/self/fd/{fd}"):
+            waited.append(second.wait(20))
+        real_sync(fd)
+
+    monkeypatch.setattr(pieces, "write", note)
+    monkeypatch.setattr(os, "fsync", sync)
+    write(tmp_path)
+    assert waited == [True]
+    shards = [found[1] for path in begun if (found := re.search(r"-(\d{5})-of-", path))]
+    assert shards == [f"{i:05d}" for i in range(1, 5)]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_source_is_hashed_once_for_all_shards(name: str, tmp_path: Path) -> None:
+    """Every record has the digest of the whole source, that `xxh128sum` gives as well."""
+    source = tmp_path / "in.safetensors"
+    codecs.write(StateDict.of(ARRAYS), str(source), "safetensors")
+    state = codecs.read(str(source))
+    done = codecs.write(
+        state, str(tmp_path / name), FORMAT[Path(name).suffix], max_shard_size=250, metadata={}
+    )
+    expected = {"in.safetensors": f"xxh3-128:{xxhash.xxh3_128_hexdigest(source.read_bytes())}"}
+    shards = [Path(path) for path in done.files if path.endswith(".safetensors")]
+    for shard in shards:
+        with InputFile(shard) as file:
+            assert json.loads(safetensors_codec.read_header(file)[2][SOURCES]) == expected
+    assert len(shards) == (4 if name.endswith(".safetensors") else 0)
+    checked = check.check(done.path)
+    assert checked.ok
+    assert checked.sources == expected
+    assert list(done.digests) == list(ARRAYS)
+
+
+def test_first_fault_stops_the_shards_that_wait(tmp_path: Path) -> None:
+    """A shard that cannot be written is the error; those after it are not begun."""
+    read: list[str] = []
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def run() -> np.ndarray:
+            read.append(name)
+            if name == "l2":
+                raise InputError("is damaged", "in.pth")
+            return ARRAYS[name]
+
+        return run
+
+    state = StateDict({n: LazyTensor(DTYPES["float32"], (5, 5), reader(n)) for n in ARRAYS})
+    with pytest.raises(InputError, match="is damaged"):
+        codecs.write(state, str(tmp_path / "model.safetensors"), "safetensors", max_shard_size=120)
+    assert list(tmp_path.iterdir()) == []
+    assert "l6" not in read

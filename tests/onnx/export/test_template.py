@@ -1,0 +1,90 @@
+"""Templates: traced once, kept, packed, current."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import porter
+from porter.errors import InputError
+from porter.onnx.export import template as templates
+from porter.onnx.export.template import OPSET, digest, file_name, template
+from porter.zoo.architectures import all_variants, find
+from porter.zoo.seeded import seeded
+
+PACKED = Path(porter.__file__).parent / "onnx" / "templates"
+
+
+@pytest.mark.parametrize("name", sorted(all_variants()))
+def test_a_packed_template_is_current(name: str) -> None:
+    """Every variant's template is packed, and traced from the code that is there now."""
+    architecture = find(name)
+    expected = file_name(architecture, architecture.image_size, OPSET)
+    assert (PACKED / expected).is_file(), "run `make templates`"
+
+
+def test_no_packed_template_is_stale() -> None:
+    """The package holds no template that nothing asks for."""
+    wanted = {file_name(a, a.image_size, OPSET) for a in all_variants().values()}
+    assert {path.name for path in PACKED.glob("*.gz")} == wanted
+
+
+@pytest.mark.parametrize("name", ["shunted-t", "swin-tiny-w7-224", "deit-tiny-distilled-224"])
+def test_every_canonical_tensor_is_accounted_for(name: str) -> None:
+    """A tensor is a weight of the graph under its own name, or one that it does not use."""
+    architecture = find(name)
+    made = template(architecture)
+    assert {*made.weights, *made.unused} == set(seeded(architecture))
+    assert all(name.endswith("num_batches_tracked") for name in made.unused)
+    head = [value for value in made.weights.values() if "classes" in value.dims]
+    assert head
+
+
+@pytest.mark.slow
+def test_a_template_is_traced_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At another image size a template is traced, kept, and then no process is started."""
+    monkeypatch.setenv("PORTER_CACHE_DIR", str(tmp_path))
+    architecture = find("deit-tiny-224")
+    first = template(architecture, image_size=64)
+    assert Path(first.path).parent == tmp_path / "templates"
+    monkeypatch.setattr(templates, "Worker", None)
+    again = template(architecture, image_size=64)
+    assert again.model.graph.encode() == first.model.graph.encode()
+
+
+def test_loading_a_template_imports_no_framework() -> None:
+    """A packed template is read without torch and without onnx."""
+    code = (
+        "import sys; from porter.zoo.architectures import find;"
+        "from porter.onnx.export.template import template; template(find('shunted-t'));"
+        "print([m for m in ('torch', 'paddle', 'onnx', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_broken_template_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file in the cache that is no template says so, with the remedy."""
+    monkeypatch.setenv("PORTER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(templates.resources, "files", lambda package: tmp_path / "nothing")
+    monkeypatch.setattr(templates, "file_name", lambda *args: "bad.onnx.gz")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "bad.onnx.gz").write_bytes(gzip.compress(b"nonsense"))
+    with pytest.raises(InputError, match="delete it"):
+        template(find("shunted-t"))
+
+
+def test_a_comment_does_not_age_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest follows what the code does, not how it is written."""
+    one = templates._shown(templates.ast.parse("def f(x):\n    return x + 1\n"))
+    other = templates._shown(
+        templates.ast.parse('def f(x):  # why\n    """Say."""\n    return (x + 1)\n')
+    )
+    changed = templates._shown(templates.ast.parse("def f(x):\n    return x + 2\n"))
+    assert one == other
+    assert one != changed
+    assert digest(find("shunted-t")) != digest(find("shunted-s"))

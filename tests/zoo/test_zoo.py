@@ -1,0 +1,155 @@
+"""The zoo is whole: every family, variant and dialect that porter promises, and its twins alike."""
+
+from __future__ import annotations
+
+import ast
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from porter.errors import UsageError
+from porter.planning.check import check
+from porter.planning.endpoint import spellings
+from porter.tensors.dtypes import DTYPES
+from porter.zoo.architectures import all_variants, families, find
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FAMILIES = {
+    "shunted": ("shunted-t shunted-s shunted-b", "torch paddle"),
+    "ceit": (
+        "ceit-tiny-224 ceit-small-224 ceit-base-224 ceit-tiny-384 ceit-small-384",
+        "torch paddle",
+    ),
+    "ceit-rishikksh20": ("ceit-rishikksh20 ceit-rishikksh20-lca", "torch paddle"),
+    "cait": (
+        "cait-xxs24-224 cait-xxs24-384 cait-xxs36-224 cait-xxs36-384 cait-xs24-384 cait-s24-224"
+        " cait-s24-384 cait-s36-384 cait-m36-384 cait-m48-448",
+        "torch paddle paddle:paddlevit torch:timm",
+    ),
+    "vit": (
+        " ".join(f"vit-{s}-p16-{n}" for s in ("tiny", "small", "base", "large") for n in (224, 384))
+        + " "
+        + " ".join(f"vit-{s}-p32-{n}" for s in ("small", "base", "large") for n in (224, 384))
+        + " vit-huge-p14-224",
+        "torch paddle numpy:google torch:hf torch:torchvision paddle:paddlevit paddle:paddleclas"
+        " torch:timm",
+    ),
+    "vit-labml": ("vit-labml-cifar10", "torch paddle"),
+    "deit": (
+        "deit-tiny-224 deit-small-224 deit-base-224 deit-base-384 deit-tiny-distilled-224"
+        " deit-small-distilled-224 deit-base-distilled-224 deit-base-distilled-384",
+        "torch paddle torch:hf paddle:paddlevit paddle:paddleclas torch:timm",
+    ),
+    "interpret-vit": (
+        "vit-tiny-relu-224 vit-tiny-layernorm-224 vit-tiny-depthwise-224 swin-tiny-relu-w7-224"
+        " swin-tiny-depthwise-w7-224",
+        "torch paddle",
+    ),
+    "swin": (
+        "swin-tiny-w7-224 swin-small-w7-224 swin-base-w7-224 swin-large-w7-224 swin-base-w12-384"
+        " swin-large-w12-384",
+        "torch torch:timm torch:hf paddle paddle:paddlevit paddle:paddleclas",
+    ),
+    "pvtv2": (
+        "pvtv2-b0 pvtv2-b1 pvtv2-b2 pvtv2-b3 pvtv2-b4 pvtv2-b5 pvtv2-b2-li",
+        "torch torch:timm paddle paddle:paddleclas",
+    ),
+}
+"""{family: (variants, what `--from` and `--to` take)}"""
+
+
+def test_the_families_are_those_promised() -> None:
+    """No family or variant is missing, and none is unlisted."""
+    found = {name: {v.name for v in variants} for name, variants in families().items()}
+    assert found == {name: set(names.split()) for name, (names, _) in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_dialects_are_there(family: str) -> None:
+    """Every dialect promised for a family can be named."""
+    said = {spelling.partition(" ")[0] for spelling in spellings(families()[family][0].table)}
+    assert said >= set(FAMILIES[family][1].split())
+
+
+def test_every_table_is_proven() -> None:
+    """Each dialect of each variant is total and exact, both ways."""
+    failed = [proof for proof in check(all_variants().values()) if not proof.holds]
+    assert not failed
+
+
+@pytest.mark.parametrize("name", all_variants())
+def test_parameter_counts_follow_from_the_skeleton(name: str) -> None:
+    """The stated number of parameters is the sum over the tensors that are no buffers."""
+    variant = find(name)
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    bound = variant.skeleton().bind(variant.symbols())
+    count = sum(
+        prod(shape)
+        for tensor, (dtype, shape) in bound.items()
+        if DTYPES[dtype].is_float and not tensor.endswith(buffers)
+    )
+    assert count == variant.parameters
+
+
+def test_aliases_resolve_and_are_unambiguous() -> None:
+    """Official and timm names lead to one variant each, in either spelling."""
+    owners: dict[str, str] = {}
+    for variant in all_variants().values():
+        for alias in (variant.name, *variant.aliases):
+            key = alias.lower().replace("_", "-")
+            assert owners.setdefault(key, variant.name) == variant.name
+            assert find(alias) is variant
+            assert find(alias.upper()) is variant
+    for alias in ("cait_xxs24_224", "vit_base_patch16_224", "shunted_s", "ceit_tiny_patch16_224"):
+        assert find(alias)
+    assert find("cait_XXS24").name == "cait-xxs24-384"  # the official code calls 224 cait_XXS24_224
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    """A slip of the finger is answered with what was meant."""
+    with pytest.raises(UsageError, match="swin-tiny-w7-224"):
+        find("swin-tinny-w7-224")
+
+
+def outline(path: Path) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Return classes, their methods and the attributes that these set, in order."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            methods = [
+                (f.name, [a.attr for a in ast.walk(f) if _is_set(a)])
+                for f in node.body
+                if isinstance(f, ast.FunctionDef)
+            ]
+            found.append((node.name, methods))
+    return found
+
+
+def _is_set(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    )
+
+
+TWINS = sorted(p.name for p in (ROOT / "reference_models" / "torch").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", [n for n in TWINS if n != "layers.py"])
+def test_twins_are_alike(name: str) -> None:
+    """Both files have the same classes, methods and attributes, in the same order."""
+    torch_side, paddle_side = (
+        outline(ROOT / "reference_models" / side / name) for side in ("torch", "paddle")
+    )
+    assert torch_side == paddle_side
+
+
+def test_every_twin_serves_a_family() -> None:
+    """No model file is left over, and none is missing."""
+    used = {f"{variant.module}.py" for variant in all_variants().values()}
+    assert used | {"layers.py"} == set(TWINS)
+    assert {p.name for p in (ROOT / "reference_models" / "paddle").glob("[a-z]*.py")} == set(TWINS)
