@@ -48,7 +48,7 @@ class Options:
     external_data: bool = False
     """Weights in a file beside the model, even below 2 GiB."""
     optimize: str | None = None
-    """One of `porter.onnx.export.optimize.OPTIMIZERS`; the file then no longer maps back exactly."""
+    """One of `OPTIMIZERS` of `optimize`; the file then no longer maps back exactly."""
     io_dtype: str | None = None
     """fp32 keeps the image and the logits of an fp16 model in float32."""
     input_name: str = "image"
