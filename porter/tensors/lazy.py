@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -183,6 +183,24 @@ class LazyTensor:
         if self.extent is not None:
             return 0
         return self.nbytes if self.strided is None else min(self.nbytes, MOST_HELD)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the elements for `np.asarray`; `copy=False` refuses a cast, as NumPy does."""
+        array = self.read()
+        if dtype is None or np.dtype(dtype) == array.dtype:
+            return array.copy() if copy else array
+        if copy is False:
+            raise ValueError(f"a cast of {self.dtype.name} to {np.dtype(dtype)} needs a copy")
+        return array.astype(dtype)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """Return the elements for `torch.from_dlpack`; DLPack of NumPy has no bfloat16, float8."""
+        array: Any = np.require(self.read(), requirements="W")  # DLPack has no read-only arrays.
+        return array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return DLPack's device: the CPU."""
+        return 1, 0
 
     def __repr__(self) -> str:
         return f"LazyTensor({self.dtype.name}, {list(self.shape)})"
