@@ -82,7 +82,7 @@ def _cuda() -> str:
         "import torch;print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none')"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
     )
     lines = (found.stdout if found.returncode == 0 else found.stderr).strip().splitlines()
     return lines[-1] if lines else "unknown"

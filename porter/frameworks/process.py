@@ -36,7 +36,8 @@ class Worker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         try:
             self._process = subprocess.Popen(
-                [self.python, "-m", "porter.frameworks.worker", framework],
+                # -P: a file of the working directory (torch.py, queue.py) is never imported
+                [self.python, "-P", "-m", "porter.frameworks.worker", framework],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from porter.commands.doctor import doctor
 from porter.errors import InputError, MissingPackage, SystemFault, UsageError
 from porter.frameworks.process import Worker, environment
 from porter.frameworks.side import device_for
@@ -122,6 +123,20 @@ def test_a_framework_that_is_not_there_is_a_missing_package(
         for _ in range(2):
             with pytest.raises(MissingPackage, match="pip install paddlepaddle"):
                 worker.request("hello", device="cpu")
+
+
+def test_nothing_of_the_working_directory_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules next to a checkpoint, named as those that a child imports, never run."""
+    for name in ("torch", "queue", "numpy", "porter"):
+        (tmp_path / f"{name}.py").write_text(f"open({name + '.ran'!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    for framework in ("torch", "onnxruntime"):
+        with Worker(framework) as worker:
+            assert worker.request("hello", device="cpu")["device"] == "cpu"
+    assert doctor().cuda
+    assert not list(tmp_path.glob("*.ran"))
 
 
 def test_torch_and_paddle_never_share_a_process() -> None:
