@@ -34,6 +34,13 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + more
 
 
+def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the known names that `name` may be a misspelling of, the likeliest first."""
+    import difflib  # Needed after a mistake only.
+
+    return difflib.get_close_matches(name, list(known), n=most)
+
+
 class PorterError(Exception):
     """Root of the errors that a user can act on.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from porter.errors import nearest
+
 if TYPE_CHECKING:
     from porter.storage.progress import Progress
 
@@ -31,9 +33,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         names = self.list_commands(ctx)
         if args and args[0] not in names and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], names, n=1)
+            near = nearest(args[0], names)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
             raise click.UsageError(f"no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)

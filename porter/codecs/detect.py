@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, and what its name says it is."""
+"""The format of a file, by its first bytes and by its name."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from porter.errors import InputError
 from porter.storage.input_file import InputFile
 
 SUFFIXES = {
-    ".safetensors": ("safetensors",),
-    ".npz": ("npz",),
-    ".npy": ("npy",),
-    ".onnx": ("onnx",),
-    ".pdparams": ("paddle",),
-    ".pdopt": ("paddle",),
-    ".pth": ("torch", "torch-legacy"),
-    ".pt": ("torch", "torch-legacy"),
+    "torch": (".pth", ".pt", ".bin", ".ckpt", ".tar"),
+    "paddle": (".pdparams", ".pdopt", ".pdiparams"),
+    "safetensors": (".safetensors",),
+    "npz": (".npz",),
+    "npy": (".npy",),
+    "onnx": (".onnx",),
 }
-"""What each suffix promises; one that is not here (`.bin`, `.ckpt`) promises nothing."""
+"""The suffixes of each container's files; porter writes the first unless another is given."""
+INDEX_SUFFIX = ".index.json"
+"""What follows a container's suffix in the name of an index of shards."""
+_AMBIGUOUS = (".bin", ".ckpt", ".tar", ".pdiparams")
+"""Suffixes that several programs use: a file to be read may have any content."""
 
 _TITLES = {
     "torch": "a torch zip file",
@@ -67,10 +69,20 @@ def detect(file: InputFile) -> str:
     raise InputError("is no format that porter reads", file.path)
 
 
+def container_of(path: str) -> str | None:
+    """Return the container that a file's name asks for; None if its suffix is not known."""
+    return _container(os.path.splitext(path.removesuffix(INDEX_SUFFIX))[1].lower())
+
+
+def _container(suffix: str) -> str | None:
+    return next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+
+
 def check_name(file: InputFile, found: str) -> None:
     """Refuse a file whose name says another format than its content."""
     suffix = os.path.splitext(file.path)[1].lower()
-    if found not in SUFFIXES.get(suffix, (found,)):
+    expected = None if suffix in _AMBIGUOUS else _container(suffix)
+    if expected is not None and found not in (expected, f"{expected}-legacy"):
         raise InputError(
             f"is {_TITLES.get(found, found)}, though its name ends in {suffix}:"
             f" say --from {found}, or rename it",

@@ -243,26 +243,21 @@ def _seeded(
     dry_run: bool,
 ) -> StateDict:
     """Return the seeded checkpoint that stands in for an INPUT, written unless on a dry run."""
-    from porter.commands.init import init
-    from porter.zoo.seeded import seeded
+    from porter.commands.init import init, seeded_state
 
     variant, path = subject.variant, os.fspath(path)
     if variant is None:
         raise UsageError("a table of your own needs an INPUT: porter cannot make its weights")
     if not dry_run:
         init(
-            variant.name, path, to=_said(left), seed=seed, num_classes=num_classes,
+            variant.name, path, to=left.text, seed=seed, num_classes=num_classes,
             image_size=image_size,
         )  # fmt: skip
         return codecs.read(path)
-    state = seeded(variant, seed=seed, num_classes=num_classes, image_size=image_size)
-    made = fit(variant, state, CANONICAL, left.dialect, image_size=image_size).plan
-    return StateDict(made.apply(state), Origin(path, left.container))
-
-
-def _said(side: Endpoint) -> str:
-    head = {"npz": "numpy"}.get(side.container, side.container)
-    return f"{head}:{side.dialect}" if head != "onnx" else head
+    state = seeded_state(
+        variant, left.dialect, seed=seed, num_classes=num_classes, image_size=image_size
+    )
+    return StateDict(state, Origin(path, left.container))
 
 
 def _options(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 from porter import __version__, codecs
-from porter.codecs import provenance, safetensors
-from porter.codecs.sharded import index
+from porter.codecs import CODECS, provenance, safetensors
+from porter.codecs.detect import SUFFIXES, container_of
 from porter.errors import InputError, UsageError, listed, printable
 from porter.remote import fetch
 from porter.storage.atomic_output import Written
@@ -18,17 +17,6 @@ from porter.storage.progress import Progress
 from porter.tensors import casts
 from porter.tensors.state_dict import Origin, StateDict
 
-SUFFIXES = {
-    ".safetensors": "safetensors",
-    ".pth": "torch",
-    ".pt": "torch",
-    ".bin": "torch",
-    ".ckpt": "torch",
-    ".pdparams": "paddle",
-    ".npz": "npz",
-    ".npy": "npy",
-}
-"""The container that an output's suffix asks for."""
 _OWN = (provenance.DIGESTS, provenance.SOURCES, safetensors.HEADER, safetensors.TIES)
 _STEP = ("porter.source_key", "porter.dtype", "porter.uint16", "porter.layout", "porter.without")
 """What an earlier step was asked for, and says nothing of this one."""
@@ -95,11 +83,12 @@ def repack(
 
 def format_of(path: str) -> str:
     """Return the container that a file's name asks for; `UsageError` if it asks for none."""
-    suffix = PurePath(path.removesuffix(index.SUFFIX)).suffix.lower()
-    if suffix not in SUFFIXES:
-        known = listed(SUFFIXES, 12)
-        raise UsageError(f"its name says no container; end it in one of {known}, or use --to", path)
-    return SUFFIXES[suffix]
+    container = container_of(path)
+    if container is None or CODECS[container].writing is None:
+        written = (name for name, codec in CODECS.items() if codec.writing is not None)
+        known = listed((suffix for name in written for suffix in SUFFIXES[name]), 12)
+        raise UsageError(f"its suffix is not one of {known}; rename it, or use --to", path)
+    return container
 
 
 def _metadata(origin: Origin, format: str, dtype: str | None, uint16: str) -> dict[str, str]:

@@ -1,21 +1,14 @@
-"""What `--from` and `--to` say: `torch`, `paddle:paddlevit`, `numpy:google`, `safetensors:hf`."""
+"""The values of `--from` and `--to`: `torch`, `paddle:paddlevit`, `numpy:google`.
+
+What reads files is imported when it is needed, so that `porter list` answers without NumPy.
+"""
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import NamedTuple
 
-from porter.errors import UsageError, listed, printable
+from porter.errors import UsageError, listed, nearest, printable
 from porter.mapping.table import CANONICAL, Dialect, Table
-
-SUFFIXES = {
-    "torch": (".pth", ".pt", ".bin", ".ckpt", ".tar"),
-    "paddle": (".pdparams", ".pdiparams"),
-    "safetensors": (".safetensors",),
-    "npz": (".npz",),
-    "onnx": (".onnx",),
-}
-"""What files of a container are called; the first is the one that porter writes."""
 
 FORMATS = {
     "torch": "torch",
@@ -24,10 +17,10 @@ FORMATS = {
     "safetensors": "safetensors",
     "onnx": "onnx",
 }
-"""What may stand before the colon, and the container that it is."""
+"""The words before the colon, and their containers."""
 _FRAMEWORKS = {"torch": ("torch",), "paddle": ("paddle",)}
 _HEADS = {"flax": "numpy"}
-"""The format in which a framework's dialects come, where it is called otherwise."""
+"""The format of a framework's checkpoints, where it has another name."""
 
 
 class Endpoint(NamedTuple):
@@ -39,25 +32,31 @@ class Endpoint(NamedTuple):
     @property
     def suffix(self) -> str:
         """The suffix of files that porter writes, with its dot."""
+        from porter.codecs.detect import SUFFIXES
+
         return SUFFIXES[self.container][0]
+
+    @property
+    def text(self) -> str:
+        """How `--from` and `--to` spell it: `FORMAT:DIALECT`."""
+        head = next(word for word, container in FORMATS.items() if container == self.container)
+        return head if head == "onnx" else f"{head}:{self.dialect}"
 
 
 def parse(text: str, table: Table) -> Endpoint:
     """Read `F[:DIALECT]`; `UsageError` lists what the family has.
 
-    `torch` and `paddle` name a framework: its dialects come in its own container. `numpy`,
-    `safetensors` and `onnx` name a container, which holds PyTorch's canonical names unless a
-    dialect is given (`numpy` holds Google's where the family has them).
+    `torch` and `paddle` name a framework, whose dialects are stored in its container. `numpy`,
+    `safetensors` and `onnx` name a container, whose names are PyTorch's canonical ones unless a
+    dialect is given (`numpy` means Google's names where the family has them).
     """
     head, _, dialect = text.partition(":")
     if head not in FORMATS:
-        import difflib
-
-        near = difflib.get_close_matches(head, FORMATS, n=1)
+        near = nearest(head, FORMATS)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
-            f"{printable(text)!r} is no format; {hint}use {listed(FORMATS)},"
-            " with :DIALECT behind it"
+            f"unknown format {printable(text)!r}; {hint}use {listed(FORMATS)},"
+            " optionally followed by :DIALECT"
         )
     known = {*table.dialects, *table.aliases}
     if not dialect:
@@ -71,11 +70,11 @@ def parse(text: str, table: Table) -> Endpoint:
     )
     if dialect not in fitting:
         raise UsageError(
-            f"{printable(text)!r}: {table.family} has no such dialect;"
+            f"unknown dialect {printable(text)!r} of {table.family};"
             f" it has {listed((f'{head}:{name}' for name in fitting), 20)}"
         )
     if head == "onnx" and dialect != CANONICAL:
-        raise UsageError("onnx files carry the canonical names: write `onnx` alone")
+        raise UsageError("onnx files have the canonical names: write `onnx` without a dialect")
     return Endpoint(table.dialect(dialect).name, FORMATS[head])
 
 
@@ -100,15 +99,15 @@ def _head(dialect: Dialect) -> str:
 
 def container_for(path: str, endpoint: Endpoint) -> str:
     """Return the container that an output's suffix asks for; one that contradicts is refused."""
-    name = PurePath(path).name.lower()
-    for container, suffixes in SUFFIXES.items():
-        if name.endswith(suffixes):
-            neutral = container in ("safetensors", "npz") and endpoint.container != "onnx"
-            if container != endpoint.container and not neutral:
-                own = listed(SUFFIXES[endpoint.container])
-                raise UsageError(
-                    f"its name says {container}, --to says {endpoint.container}; end it in {own}",
-                    path,
-                )
-            return container
-    return endpoint.container
+    from porter.codecs.detect import SUFFIXES, container_of
+
+    container = container_of(path)
+    if container in (None, endpoint.container):
+        return endpoint.container
+    if container in ("safetensors", "npz") and endpoint.container != "onnx":
+        return container  # Both store any dialect.
+    raise UsageError(
+        f"its suffix means {container}, --to says {endpoint.container};"
+        f" use one of {listed(SUFFIXES[endpoint.container])}",
+        path,
+    )

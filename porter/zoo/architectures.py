@@ -12,7 +12,7 @@ from functools import cache
 from math import isqrt
 from typing import Any, NamedTuple
 
-from porter.errors import UsageError, listed, printable
+from porter.errors import UsageError, listed, nearest, printable
 from porter.mapping import table as tables
 from porter.reference_models import FOLDER
 from porter.zoo import skeleton as skeletons
@@ -160,11 +160,8 @@ def _unknown(name: str) -> UsageError:
     if family is not None:
         own = listed((variant.name for variant in family), 12)
         return UsageError(f"{printable(name)} is a family; its variants are {own}")
-    import difflib  # For who is wrong alone.
-
     names = _by_any_name(all_variants())
-    near = difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.6)
-    hint = list(dict.fromkeys(names[n].name for n in near))
+    hint = list(dict.fromkeys(names[n].name for n in nearest(_plain(name), names, 3)))
     return UsageError(
         f"unknown architecture {printable(name)!r}"
         + (f"; did you mean {listed(hint)}?" if hint else "; see `porter list`")

@@ -170,7 +170,7 @@ def test_outputs_are_not_replaced_unasked(tmp_path: Path) -> None:
 def test_a_name_that_contradicts_the_format_is_refused(tmp_path: Path) -> None:
     """`--to torch -o x.pdparams` would lie to whoever finds the file."""
     source = torch_save(weights("shunted-t"), tmp_path / "a.pth")
-    with pytest.raises(UsageError, match="its name says paddle"):
+    with pytest.raises(UsageError, match="its suffix means paddle"):
         porter.convert("shunted-t", source, tmp_path / "o.pdparams", from_="torch", to="torch")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 from porter.codecs import safetensors
+from porter.codecs.detect import INDEX_SUFFIX
 from porter.codecs.flat import flat
 from porter.codecs.json_scan import Scanner
 from porter.codecs.torch import zip_file
@@ -23,7 +24,7 @@ from porter.storage.input_file import InputFile, open_beside
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import Origin, StateDict
 
-SUFFIX = ".index.json"
+SUFFIX = INDEX_SUFFIX
 LARGEST_INDEX = 256 << 20
 MOST_TENSORS = 1_000_000
 
