@@ -6,6 +6,7 @@
 # make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
 # make bench   measure against cp and the scripts that people write
+# make gpu     on a GPU machine with torch: its tests, reports and load benchmark, from .whl/
 # make docs    write the generated documents
 
 PYTHON ?= python3
@@ -14,11 +15,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bare old coverage mutate bench docs skeletons templates fuzz gpu reports clean
+.PHONY: setup demo test lint bare old coverage mutate bench docs skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -9
+	@sed -n 's/^# //p' Makefile | head -10
 
 setup: $(VENV)/.ready
 
@@ -80,10 +81,17 @@ fuzz: setup
 	$(BIN)/pip install --quiet atheris
 	for t in torch torch-pickle torch-tar paddle safetensors npz npy onnx index; do $(BIN)/python -m tests.fuzz $$t 60 || exit 1; done
 
-gpu: setup
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python docs/reports/gpu.py
-	$(BIN)/python -m benchmarks --groups load --out docs/reports/gpu-speed
+gpu-wheels: setup
+	rm -rf .whl build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w .whl .
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d .whl \
+	    --only-binary=:all: --python-version 3.12 --implementation cp \
+	    --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+	    $$(grep '^platformdirs==' constraints.txt)
+
+gpu:
+	test -d .whl || $(MAKE) gpu-wheels
+	PYTHON=$(PYTHON) tests/gpu/run.sh docs/reports
 
 reports: setup
 	$(BIN)/python docs/reports/examples.py

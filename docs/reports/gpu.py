@@ -1,68 +1,303 @@
-"""Compare torch on a GPU with what Paddle computed on a CPU, and write the reports.
+"""Compare torch on a GPU with what Paddle computed on a CPU, for every family; write the reports.
 
-    python docs/reports/gpu.py --record   where both frameworks are: writes the traces
-    python docs/reports/gpu.py            where the GPU is: torch alone is needed
+    python -m docs.reports.gpu --out FOLDER [--device cpu] [--variants NAME,NAME]
 
-The second writes `gpu-PRECISION.md`, `.html`, `.json` and `.xml` beside this file for float32,
-TF32, float16 and bfloat16, of a good port and of one with an untransposed weight in float32.
+It needs torch only: Paddle's side are the traces of `tests/gpu/traces/`. Each variant is run in
+float32 (TF32 off), TF32, float16 and bfloat16, with its own weights and with two faults. The
+folder gets `gpu.md` and `gpu.json`, and whole reports of one variant: `gpu-good.html`,
+`gpu-faulty.html`, `gpu-faulty.xml`. Exits with 1 where a good port fails, where float64 passes a
+fault, or a precision passes one that is larger than it may be.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import json
+import shutil
+import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
-from porter.planning.plan import plan
-from porter.planning.recognise import shapes_of
-from porter.report import SUFFIXES, write_reports
-from porter.report.text import plain
-from porter.tensors.lazy import LazyTensor
-from porter.tensors.state_dict import StateDict
-from porter.verification import trace as traces
-from porter.verification.forward import record, verify
-from porter.zoo.architectures import find
-from porter.zoo.seeded import seeded
+from porter.architectures import find
+from porter.errors import PorterError
+from porter.report import write_reports
+from porter.runtimes.process import Pool
+from porter.tensor import StateDict
+from porter.verify.forward import verify
+from porter.verify.sensitivity import smallest
+from porter.verify.tolerance import floor, roundoff
+from porter.verify.verdict import Verdict
+from tests.gpu.recorded import VARIANTS, faults, restore, weights
 
-HERE = Path(__file__).parent
-TRACE = HERE.parents[1] / "tests" / "gpu" / "shunted-t.paddle.safetensors"
-VARIANT, SIZE, CLASSES = find("shunted-t"), 64, 10
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
-FAULT = "block4.0.attn.proj.weight"
+PRECISIONS_OF_A_CPU = ("float32", "float16", "bfloat16")
+SHOWN = "shunted-t"
+"""The variant whose verdicts are written whole."""
 
 
-def record_paddle() -> None:
-    """Record the Paddle side on the CPU: inputs and outputs, without layers, to be small."""
-    weights = seeded(VARIANT, num_classes=CLASSES, image_size=SIZE)
-    ported = plan(VARIANT, shapes_of(weights), "torch", "paddle", image_size=SIZE).apply(weights)
-    with tempfile.TemporaryDirectory() as folder:
-        made = record(
-            VARIANT, ported, Path(folder) / "whole.safetensors", dialect="paddle",
-            image_size=SIZE, device="cpu", batch_sizes=(2,),
-        )  # fmt: skip
-    traces.save(replace(made, layers={}), TRACE)
-    print(f"{TRACE}: {TRACE.stat().st_size} bytes")
+@dataclass
+class Fault:
+    """A fault at one precision: what the verdict found of it."""
+
+    what: str
+    moved: float
+    """Error of the float64 run: how far the fault moves the outputs."""
+    caught_in_float64: bool
+    error: float
+    caught: bool
+    due: bool
+    """Whether the precision must catch it: it moves the outputs by more than twice the limit."""
+
+    @property
+    def as_due(self) -> bool:
+        """Whether the verdict is what it must be."""
+        return self.caught_in_float64 and (self.caught or not self.due)
 
 
-def compare() -> int:
-    """Verify at every precision, write the reports; return how many did not come out as due."""
-    weights = StateDict(seeded(VARIANT, num_classes=CLASSES, image_size=SIZE))
-    wrong = StateDict({**weights, FAULT: LazyTensor.of(weights[FAULT].read().T.copy())})
-    surprises = 0
-    for name, state in [*((p, weights) for p in PRECISIONS), ("fault", wrong)]:
+@dataclass
+class Row:
+    """One variant at one precision: the worst of the inputs."""
+
+    family: str
+    variant: str
+    image_size: int
+    precision: str
+    passed: bool
+    error: float
+    own: float
+    """Error of Paddle's float32 run on the CPU."""
+    units: float
+    """The error in units of roundoff of the precision."""
+    floor: float
+    limit: float
+    exact_error: float
+    exact_limit: float
+    seconds: float
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def as_due(self) -> bool:
+        """Whether the good port passed and the faults were caught."""
+        return self.passed and all(fault.as_due for fault in self.faults)
+
+
+@dataclass
+class Run:
+    """Where it runs, and what was measured."""
+
+    device: str
+    out: Path
+    pool: Pool
+    about: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def tf32(self) -> bool:
+        """Whether the device has TF32: it is a mode of CUDA devices."""
+        return self.device != "cpu"
+
+    def every(self, names: Sequence[str]) -> None:
+        """Run every variant at every precision; what cannot be run is noted, and the next tried."""
+        start = time.monotonic()
+        for name in names:
+            for precision in PRECISIONS if self.tf32 else PRECISIONS_OF_A_CPU:
+                with self._noting(f"{name} in {precision}"):
+                    row = self.compare(name, precision)
+                    print(f"{time.monotonic() - start:5.0f} s  {_good_line(row)}", flush=True)
+        with self._noting("the whole reports"):
+            self.whole_reports()
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except PorterError as error:
+            self.errors.append(f"{what}: {error}")
+            print(self.errors[-1], flush=True)
+
+    def compare(self, name: str, precision: str) -> Row:
+        """Verify a variant at one precision with good and with faulty weights."""
+        start = time.monotonic()
+        good = self._verdict(name, weights(find(name)), precision)
+        row = _row(name, good)
+        for what, state in faults(weights(find(name))).items():
+            row.faults.append(_fault(what, self._verdict(name, state, precision)))
+        row.seconds = time.monotonic() - start
+        self.rows.append(row)
+        self.about |= {"device": good.right.device, "versions": dict(good.right.versions)}
+        return row
+
+    def whole_reports(self) -> None:
+        """Write the whole verdicts of one variant: a good port, and a fault with its name."""
+        state = weights(find(SHOWN))
+        precision = "tf32" if self.tf32 else "float32"
+        write_reports(self._verdict(SHOWN, state, precision), [self.out / "gpu-good.html"])
+        wrong = next(iter(faults(state).values()))
+        found = self._verdict(SHOWN, wrong, "bfloat16", diagnose=True)
+        write_reports(found, [self.out / f"gpu-faulty{suffix}" for suffix in (".html", ".xml")])
+
+    def _verdict(
+        self, name: str, state: StateDict, precision: str, diagnose: bool = False
+    ) -> Verdict:
+        variant, trace = find(name), f"{name}.paddle.safetensors"
+        if not Path(trace).exists():
+            restore(name, Path.cwd())
         verdict = verify(
-            VARIANT, TRACE, state, right_dialect="torch", image_size=SIZE, device="cuda",
-            precision=name if name in PRECISIONS else "float32",
+            variant, trace, state, right_dialect="torch", image_size=smallest(variant),
+            device=self.device, precision=precision, diagnose=diagnose, pool=self.pool,
         )  # fmt: skip
-        surprises += verdict.passed is (name == "fault")
-        write_reports(verdict, [HERE / f"gpu-{name}{suffix}" for suffix in SUFFIXES])
-        print(plain(verdict), end="\n\n")
-    return surprises
+        if not verdict.checks:
+            raise PorterError(verdict.reason)
+        return verdict
+
+
+def _row(name: str, verdict: Verdict) -> Row:
+    exact, coarse = verdict.worst("float64"), verdict.worst(verdict.precision)
+    assert exact is not None
+    assert coarse is not None
+    assert coarse.left is not None
+    return Row(
+        family=find(name).family,
+        variant=name,
+        image_size=verdict.image_size,
+        precision=verdict.precision,
+        passed=verdict.passed,
+        error=coarse.right.error,
+        own=coarse.left.error,
+        units=coarse.right.error / roundoff(verdict.precision),
+        floor=floor(verdict.precision),
+        limit=coarse.limit,
+        exact_error=exact.right.error,
+        exact_limit=exact.limit,
+        seconds=0.0,
+    )
+
+
+def _fault(what: str, verdict: Verdict) -> Fault:
+    exact, coarse = verdict.worst("float64"), verdict.worst(verdict.precision)
+    assert exact is not None
+    assert coarse is not None
+    return Fault(
+        what=what,
+        moved=exact.right.error,
+        caught_in_float64=not exact.passed,
+        error=coarse.right.error,
+        caught=not coarse.passed,
+        due=any(
+            one.right.error > 2 * other.limit
+            for one in verdict.checks
+            for other in verdict.checks
+            if (one.case, one.output) == (other.case, other.output)
+            and (one.precision, other.precision) == ("float64", verdict.precision)
+        ),
+    )
+
+
+def _driver() -> str:
+    """Return the version of the NVIDIA driver, empty if there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.partition("\n")[0].strip()
+
+
+def _markdown(about: dict[str, Any], rows: list[Row]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    driver = f", driver {about['driver']}" if about["driver"] else ""
+    head = f"""# Torch on {about["device"]}, against Paddle on a CPU
+
+Made by `docs/reports/gpu.py` on {about["date"]}, in {about["seconds"]:.0f} s.
+Device: {about["device"]}{driver}. Versions: {versions}.
+{about["note"]}{"".join(f"Not run: {error}" + chr(10) for error in about["errors"])}
+Each variant has seeded weights, five batches of two noise inputs, 10 classes and the smallest
+image size that gives every part of it work. Paddle's outputs were recorded on a CPU.
+Errors are relative to Paddle's float64 run ([verification.md](../verification.md)); each row shows
+the input that came nearest to its limit. "Own" is the error of Paddle's own float32 run, "units"
+counts the error in units of roundoff of the precision, "share" is the part of the limit it took.
+
+| family | variant | precision | error | own | floor | limit | units | share | good port |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+    goods = head + "\n".join(map(_good_line, rows))
+    return "\n".join([goods, "", _faults(rows), "", _exact(rows), ""])
+
+
+def _good_line(row: Row) -> str:
+    return (
+        f"| {row.family} | {row.variant} | {row.precision} | {row.error:.1e} | {row.own:.1e}"
+        f" | {row.floor:.1e} | {row.limit:.1e} | {row.units:.0f} | {row.error / row.limit:.0%}"
+        f" | {'passed' if row.passed else '**failed**'} |"
+    )
+
+
+def _faults(rows: list[Row]) -> str:
+    precisions = list(dict.fromkeys(row.precision for row in rows))
+    lines = [
+        "## Faults",
+        "",
+        'A fault must fail in float64, and in a precision where it moves the outputs ("moved":',
+        "the error of its float64 run) by more than twice that precision's limit. A smaller one",
+        "may be within what the precision rounds away.",
+        "",
+        f"| variant | fault | moved | float64 | {' | '.join(precisions)} |",
+        "| --- | --- | --- | --- |" + " --- |" * len(precisions),
+    ]
+    for variant in dict.fromkeys(row.variant for row in rows):
+        for found in zip(*(row.faults for row in rows if row.variant == variant), strict=True):
+            exact = "caught" if all(f.caught_in_float64 for f in found) else "**passed**"
+            cells = [f"`{found[0].what}`", f"{found[0].moved:.1e}", exact, *map(_caught, found)]
+            lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _caught(fault: Fault) -> str:
+    word = "caught" if fault.caught else "**passed**" if fault.due else "passed, too small"
+    return f"{word} ({fault.error:.1e})"
+
+
+def _exact(rows: list[Row]) -> str:
+    lines = ["## float64", "", "| variant | error | limit |", "| --- | --- | --- |"]
+    for row in rows:
+        if row.precision == rows[0].precision:
+            lines.append(f"| {row.variant} | {row.exact_error:.1e} | {row.exact_limit:.1e} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run every variant at every precision; return how many rows are not as they must be."""
+    parser = argparse.ArgumentParser(prog="python -m docs.reports.gpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the reports")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    given = parser.parse_args()
+    out, start = given.out.resolve(), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Pool() as pool:
+        run = Run(given.device, out, pool)
+        run.every(given.variants.split(","))
+    about = {
+        "schema": "porter.gpu/1",
+        "date": date.today().isoformat(),
+        "driver": _driver(),
+        "seconds": round(time.monotonic() - start, 1),
+        "note": "" if run.tf32 else "No GPU took part, so TF32 was left out.\n",
+        "errors": run.errors,
+        **run.about,
+    }
+    rows = [asdict(row) for row in run.rows]
+    text = json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False)
+    (out / "gpu.json").write_text(text + "\n", encoding="utf-8")
+    (out / "gpu.md").write_text(_markdown(about, run.rows), encoding="utf-8")
+    return len(run.errors) + sum(not row.as_due for row in run.rows)
 
 
 if __name__ == "__main__":
-    if "--record" in sys.argv:
-        record_paddle()
-    else:
-        sys.exit(compare())
+    sys.exit(min(main(), 1))

@@ -1,28 +1,28 @@
 """On a CUDA device: `pytest -m gpu`, or `make gpu`.
 
-A GPU machine often has one framework only. What Paddle computes was recorded on a CPU
-(`shunted-t.paddle.safetensors`, by `docs/reports/gpu.py --record`) and is compared with torch here.
+A GPU machine often has one framework only. What Paddle computes was recorded on a CPU (`traces/`,
+by `python -m tests.gpu.recorded`) and is compared with torch here.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import porter
+from porter.architectures import families, find
 from porter.errors import MissingPackage, UsageError
-from porter.frameworks.process import Pool, Worker
-from porter.tensors.lazy import LazyTensor
-from porter.tensors.state_dict import StateDict
-from porter.verification import trace as traces
-from porter.verification.forward import record, verify
-from porter.verification.verdict import Verdict
-from porter.zoo.architectures import find
-from porter.zoo.seeded import seeded
+from porter.runtimes.process import Pool, Worker
+from porter.seeded import seeded
+from porter.tensor import LazyTensor, StateDict
+from porter.verify import trace as traces
+from porter.verify.forward import record, verify
+from porter.verify.verdict import Verdict
+from tests.gpu.recorded import FOLDER, VARIANTS, restore
 
-RECORDED = Path(__file__).parent / "shunted-t.paddle.safetensors"
 SHUNTED = find("shunted-t")
 FAULT = "block4.0.attn.proj.weight"
 
@@ -31,15 +31,22 @@ on_gpu = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def cuda() -> str:
-    """`cuda`, or a skip that says why there is none."""
+    """`cuda`, or a skip that says why it is missing; `run.sh` was asked for it: a failure there."""
+    lacking = pytest.fail if "PORTER_NEEDS_GPU" in os.environ else pytest.skip
     if not Path("/dev/nvidiactl").exists():
-        pytest.skip("this machine has no NVIDIA driver (/dev/nvidiactl)")
+        lacking("this machine has no NVIDIA driver (/dev/nvidiactl)")
     try:
         with Worker("torch") as worker:
             worker.request("hello", device="cuda")
     except (UsageError, MissingPackage) as error:
-        pytest.skip(str(error))
+        lacking(str(error))
     return "cuda"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Paddle computed of Shunted-T on a CPU, inputs included."""
+    return restore(SHUNTED.name, tmp_path_factory.mktemp("traces"))
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +75,16 @@ def untransposed() -> LazyTensor:
 @on_gpu
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
 def test_torch_on_a_gpu_agrees_with_what_paddle_gave_on_a_cpu(
-    cuda: str, pool: Pool, precision: str
+    cuda: str, recorded: Path, pool: Pool, precision: str
 ) -> None:
     """Good weights pass in float64 and the precision, an untransposed weight fails."""
-    verdict = run(RECORDED, weights(), cuda, precision, pool)
+    verdict = run(recorded, weights(), cuda, precision, pool)
     assert verdict.passed, verdict.reason
     assert {check.precision for check in verdict.checks} == {"float64", precision}
     assert verdict.left.recorded
     assert verdict.right.device.startswith("cuda (")
     assert {"torch", "cuda", "cudnn"} <= set(verdict.right.versions)
-    wrong = run(RECORDED, weights(**{FAULT: untransposed()}), cuda, precision, pool)
+    wrong = run(recorded, weights(**{FAULT: untransposed()}), cuda, precision, pool)
     assert wrong.failed
     assert not any(check.passed for check in wrong.checks if check.precision == "float64")
 
@@ -94,11 +101,11 @@ def test_a_model_is_loaded_onto_a_gpu(cuda: str, tmp_path: Path) -> None:
 
 
 @on_gpu
-def test_tf32_is_on_when_asked_for_alone(cuda: str, pool: Pool) -> None:
+def test_tf32_is_on_when_asked_for_alone(cuda: str, recorded: Path, pool: Pool) -> None:
     """The errors tell: float32 lies far below TF32's unit of roundoff, TF32 near it."""
     errors = {}
     for precision in ("float32", "tf32", "float32 again"):
-        verdict = run(RECORDED, weights(), cuda, precision.split()[0], pool)
+        verdict = run(recorded, weights(), cuda, precision.split()[0], pool)
         errors[precision] = verdict.checks[-1].right.error
         assert any("TF32 is on" in note for note in verdict.notes) is (precision == "tf32")
     assert errors["tf32"] > 1e-4 > 10 * errors["float32"]
@@ -133,25 +140,41 @@ def test_gradients_and_a_step_agree_on_a_gpu(cuda: str, pool: Pool) -> None:
     assert len(verdict.gradients) > 200
 
 
-def test_what_paddle_gave_agrees_with_torch_on_the_cpu(pool: Pool) -> None:
+def test_what_paddle_gave_agrees_with_torch_on_the_cpu(recorded: Path, pool: Pool) -> None:
     """The recorded file is what the tests above need, wherever they run: float32 on the CPU."""
-    made = traces.load(RECORDED)
+    made = traces.load(recorded)
     assert (made.report.framework, made.report.device) == ("paddle", "cpu")
-    assert RECORDED.stat().st_size < 200_000
-    assert run(RECORDED, weights(), "cpu", "float32", pool).passed
-    assert run(RECORDED, weights(**{FAULT: untransposed()}), "cpu", "float32", pool).failed
+    assert run(recorded, weights(), "cpu", "float32", pool).passed
+    assert run(recorded, weights(**{FAULT: untransposed()}), "cpu", "float32", pool).failed
+
+
+def test_every_family_has_a_small_trace_of_a_variant() -> None:
+    """What the reports compare are all families; inputs are drawn again, so files are small."""
+    assert {find(name).family for name in VARIANTS} == {*families()}
+    files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert files.keys() == {f"{name}.paddle.safetensors" for name in VARIANTS}
+    assert max(files.values()) < 10_000
+
+
+def test_inputs_that_are_drawn_otherwise_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace is of the inputs that Paddle was given: others would be a fault of no port."""
+    monkeypatch.setattr("tests.gpu.recorded.SEEDS", (5, 6, 7, 8, 9))
+    with pytest.raises(ValueError, match="draws other noise"):
+        restore(SHUNTED.name, tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_halves_run_on_the_cpu_too(pool: Pool, precision: str) -> None:
+def test_halves_run_on_the_cpu_too(recorded: Path, pool: Pool, precision: str) -> None:
     """The same judgement of halves as on a GPU, by the CPU's kernels."""
-    verdict = run(RECORDED, weights(), "cpu", precision, pool)
+    verdict = run(recorded, weights(), "cpu", precision, pool)
     assert verdict.passed, verdict.reason
     assert verdict.checks[-1].precision == precision
     assert verdict.checks[-1].right.error > 1e-3
 
 
-def test_tf32_is_refused_without_a_gpu(pool: Pool) -> None:
+def test_tf32_is_refused_without_a_gpu(recorded: Path, pool: Pool) -> None:
     """TF32 is a mode of CUDA devices: on a CPU it is no precision to pass in."""
     with pytest.raises(UsageError, match="mode of CUDA devices"):
-        run(RECORDED, weights(), "cpu", "tf32", pool)
+        run(recorded, weights(), "cpu", "tf32", pool)
