@@ -37,12 +37,14 @@ class Goal:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the goals as a Markdown table: by medians, and by the fastest rounds."""
+    """Return the goals as a Markdown table, by medians and by the fastest rounds; or nothing."""
     groups: dict[str, list[Row]] = {}
     for group in result["groups"]:
         rows = [r | {"fastest": r["walls"][0]} for r in group["rows"] if "failed" not in r]
         groups.setdefault(group["name"], []).extend(rows)
     lines = [line for goal in GOALS if (line := goal.line(groups))]
+    if not lines:
+        return ""
     head = ["### Goals", "", "| goal | limit | worst, by medians | by fastest rounds | held |",
             "|---|---|---|---|---|"]  # fmt: skip
     return "\n".join([*head, *lines, ""])

@@ -60,7 +60,7 @@ def markdown(result: dict[str, Any]) -> str:
     groups = [table(g) for g in result["groups"] if g["name"] != "size"]
     if sizes := [group for group in result["groups"] if group["name"] == "size"]:
         groups.append(_sizes(sizes))
-    return "\n".join([head, goals.table(result), *groups])
+    return "\n".join(filter(None, [head, goals.table(result), *groups]))
 
 
 def _sizes(groups: Sequence[dict[str, Any]]) -> str:

@@ -30,7 +30,7 @@ from porter.errors import PorterError
 from porter.report import write_reports
 from porter.runtimes.process import Pool
 from porter.tensor import StateDict
-from porter.verify.forward import verify
+from porter.verify.forward import record, verify
 from porter.verify.sensitivity import smallest
 from porter.verify.tolerance import floor, roundoff
 from porter.verify.verdict import Verdict
@@ -136,23 +136,30 @@ class Run:
         return row
 
     def whole_reports(self) -> None:
-        """Write the whole verdicts of one variant: a good port, and a fault with its name."""
-        state = weights(find(SHOWN))
+        """Write whole verdicts of one variant: a good port, and a fault found layer by layer.
+
+        Paddle's trace has no layers, so the fault is looked for against torch's run on the CPU.
+        """
+        variant, state = find(SHOWN), weights(find(SHOWN))
         precision = "tf32" if self.tf32 else "float32"
         write_reports(self._verdict(SHOWN, state, precision), [self.out / "gpu-good.html"])
-        wrong = next(iter(faults(state).values()))
-        found = self._verdict(SHOWN, wrong, "bfloat16", diagnose=True)
+        trace = f"{SHOWN}.torch.safetensors"
+        record(
+            variant, state, trace, image_size=smallest(variant), device="cpu", per_layer=True,
+        )  # fmt: skip
+        found = verify(
+            variant, trace, list(faults(state).values())[-1], right_dialect="torch",
+            image_size=smallest(variant), device=self.device, precision="bfloat16", pool=self.pool,
+        )  # fmt: skip
         write_reports(found, [self.out / f"gpu-faulty{suffix}" for suffix in (".html", ".xml")])
 
-    def _verdict(
-        self, name: str, state: StateDict, precision: str, diagnose: bool = False
-    ) -> Verdict:
+    def _verdict(self, name: str, state: StateDict, precision: str) -> Verdict:
         variant, trace = find(name), f"{name}.paddle.safetensors"
         if not Path(trace).exists():
             restore(name, Path.cwd())
         verdict = verify(
             variant, trace, state, right_dialect="torch", image_size=smallest(variant),
-            device=self.device, precision=precision, diagnose=diagnose, pool=self.pool,
+            device=self.device, precision=precision, diagnose=False, pool=self.pool,
         )  # fmt: skip
         if not verdict.checks:
             raise PorterError(verdict.reason)
@@ -212,7 +219,7 @@ def _driver() -> str:
 def _markdown(about: dict[str, Any], rows: list[Row]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     driver = f", driver {about['driver']}" if about["driver"] else ""
-    head = f"""# Torch on {about["device"]}, against Paddle on a CPU
+    head = f"""# PyTorch on {about["device"]}, against Paddle on a CPU
 
 Made by `docs/reports/gpu.py` on {about["date"]}, in {about["seconds"]:.0f} s.
 Device: {about["device"]}{driver}. Versions: {versions}.
@@ -223,11 +230,39 @@ Errors are relative to Paddle's float64 run ([verification.md](../verification.m
 the input that came nearest to its limit. "Own" is the error of Paddle's own float32 run, "units"
 counts the error in units of roundoff of the precision, "share" is the part of the limit it took.
 
+{_summary(rows)}
+
 | family | variant | precision | error | own | floor | limit | units | share | good port |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
     goods = head + "\n".join(map(_good_line, rows))
     return "\n".join([goods, "", _faults(rows), "", _exact(rows), ""])
+
+
+def _summary(rows: list[Row]) -> str:
+    lines = [
+        "| precision | units | share of the limit | good ports passed | large faults caught"
+        " | small faults caught |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for precision in dict.fromkeys(row.precision for row in rows):
+        chosen = [row for row in rows if row.precision == precision]
+        units = sorted(row.units for row in chosen)
+        shares = sorted(row.error / row.limit for row in chosen)
+        cells = [
+            f"{units[0]:.0f} to {units[-1]:.0f}",
+            f"{shares[0]:.0%} to {shares[-1]:.0%}",
+            *(
+                f"{sum(found)} of {len(found)}"
+                for found in (
+                    [row.passed for row in chosen],
+                    [row.faults[0].caught for row in chosen],
+                    [row.faults[-1].caught for row in chosen],
+                )
+            ),
+        ]
+        lines.append(f"| {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _good_line(row: Row) -> str:

@@ -90,8 +90,18 @@ def test_torch_on_a_gpu_agrees_with_what_paddle_gave_on_a_cpu(
 
 
 @on_gpu
+def test_devices_are_chosen_and_counted(cuda: str) -> None:
+    """`auto` takes the GPU, a number chooses one, a number too high is refused."""
+    with Worker("torch") as worker:
+        assert worker.request("hello", device="auto")["device"].startswith("cuda (")
+        assert worker.request("hello", device="cuda:0")["device"].startswith("cuda:0 (")
+        with pytest.raises(UsageError, match=r"sees \d+ CUDA devices"):
+            worker.request("hello", device="cuda:99")
+
+
+@on_gpu
 def test_a_model_is_loaded_onto_a_gpu(cuda: str, tmp_path: Path) -> None:
-    """Every tensor stands there with the bits of the file."""
+    """Every tensor is there with the bits of the file."""
     porter.init("shunted-t", tmp_path / "a.pth")
     model = porter.load_model("shunted-t", tmp_path / "a.pth", device=cuda)
     wanted = seeded(SHUNTED).arrays()
@@ -113,7 +123,7 @@ def test_tf32_is_on_when_asked_for_alone(cuda: str, recorded: Path, pool: Pool) 
 
 
 @on_gpu
-def test_a_layer_by_layer_trace_of_the_cpu_is_held_by_the_gpu(
+def test_a_layer_by_layer_trace_of_the_cpu_agrees_with_the_gpu(
     cuda: str, pool: Pool, tmp_path: Path
 ) -> None:
     """Recorded with its layers, a CPU run agrees with the GPU in each, and a fault is placed."""

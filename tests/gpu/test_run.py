@@ -54,7 +54,7 @@ def test_the_run_for_a_gpu_machine_goes_to_its_end_on_a_cpu(tmp_path: Path) -> N
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "PYTHON": str(python),
-        **{name: nowhere for name in ("http_proxy", "https_proxy", "PIP_INDEX_URL")},
+        **dict.fromkeys(("http_proxy", "https_proxy", "PIP_INDEX_URL"), nowhere),
     }
     options = ["--device", "cpu", "--quick", "--wheels", tmp_path / "wheels"]
     ran = subprocess.run(
