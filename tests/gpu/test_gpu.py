@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 import porter
-from porter.architectures import families, find
+from porter.zoo.architectures import families, find
 from porter.errors import MissingPackage, UsageError
-from porter.runtimes.process import Pool, Worker
-from porter.seeded import seeded
-from porter.tensor import LazyTensor, StateDict
-from porter.verify import trace as traces
-from porter.verify.forward import record, verify
-from porter.verify.verdict import Verdict
+from porter.frameworks.process import Pool, Worker
+from porter.zoo.seeded import seeded
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.verification import trace as traces
+from porter.verification.forward import record, verify
+from porter.verification.verdict import Verdict
 from tests.gpu.recorded import FOLDER, VARIANTS, restore
 
 SHUNTED = find("shunted-t")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from porter.verify.tolerance import floor, limit, roundoff
+from porter.verification.tolerance import floor, limit, roundoff
 from tests.gpu.recorded import VARIANTS
 
 DOCS = Path(__file__).parents[2] / "docs"
