@@ -25,15 +25,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from porter.zoo.architectures import find
 from porter.errors import PorterError
-from porter.report import write_reports
 from porter.frameworks.process import Pool
+from porter.report import write_reports
 from porter.tensors.state_dict import StateDict
 from porter.verification.forward import record, verify
 from porter.verification.sensitivity.prove import smallest
 from porter.verification.tolerance import floor, roundoff
 from porter.verification.verdict import Verdict
+from porter.zoo.architectures import find
 from tests.gpu.recorded import VARIANTS, faults, restore, weights
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
