@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli import complete
+from porter.cli.layout import columns
 from porter.cli.onnx_options import onnx_options, taken
 from porter.cli.output import (
-    columns,
     counted,
     digest_option,
     force_option,
@@ -18,13 +18,13 @@ from porter.cli.output import (
     progress,
     quiet_option,
     say_json,
+    say_verdict,
     sized,
 )
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
     from porter.planning.plan import Plan
-    from porter.verification.verdict import Verdict
 
 
 def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -155,15 +155,6 @@ def _say(outcome: Conversion, dry_run: bool) -> None:
     click.echo(columns(rows))
     if outcome.verdict is not None:
         say_verdict(outcome.verdict)
-
-
-def say_verdict(verdict: Verdict) -> None:
-    """Print a verdict to the terminal."""
-    from rich.console import Console
-
-    from porter.report.text import render
-
-    Console(soft_wrap=True, highlight=False).print(render(verdict))
 
 
 def plan_lines(outcome: Conversion) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from porter.cli import complete
-from porter.cli.output import columns, json_option, progress, say_json
+from porter.cli.layout import columns
+from porter.cli.output import json_option, progress, say_json
 
 
 @click.command("diff")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli.output import columns, counted, json_option, progress, say_json, sized
+from porter.cli.layout import columns
+from porter.cli.output import counted, json_option, progress, say_json, sized
 
 if TYPE_CHECKING:
     from porter.commands.inspect import Inspection

@@ -1,19 +1,21 @@
-"""What several commands print with: sizes, columns, JSON, progress bars."""
+"""Output that several commands share: sizes, JSON, verdicts, progress bars."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from porter.cli.layout import width
 from porter.errors import nearest
 
 if TYPE_CHECKING:
     from porter.storage.progress import Progress
+    from porter.verification.verdict import Verdict
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -21,12 +23,18 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing b
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
 digest_option = click.option(  # the names are those of `porter.storage.digests`, slow to load
     "--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
-    help="How digests are taken: fast, or known everywhere.",
+    help="Digest algorithm: fast, or a common standard.",
 )  # fmt: skip
 
 
 class Group(click.Group):
-    """A group that suggests the nearest command."""
+    """A group that prints its help when called without a command, and suggests the nearest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -34,8 +42,8 @@ class Group(click.Group):
         names = self.list_commands(ctx)
         if args and args[0] not in names and not args[0].startswith("-"):
             near = nearest(args[0], names)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
-            raise click.UsageError(f"no command {args[0]!r}{hint}")
+            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+            raise click.UsageError(f"unknown command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
 
@@ -44,16 +52,14 @@ def say_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Return rows with their columns lined up, the last one ragged."""
-    if not rows:
-        return ""
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return "\n".join(lines)
+def say_verdict(verdict: Verdict) -> None:
+    """Print a verdict to the terminal."""
+    from rich.console import Console
+
+    from porter.report.text import render
+
+    limit = width()
+    Console(width=limit, soft_wrap=limit is None, highlight=False).print(render(verdict))
 
 
 def sized(nbytes: int) -> str:
@@ -75,7 +81,7 @@ def counted(number: int) -> str:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a function that moves a bar on stderr; None where nobody would see it."""
+    """Yield a function that moves a bar on stderr; None if quiet or not in a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

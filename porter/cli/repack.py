@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from porter.cli.layout import columns
 from porter.cli.output import (
-    columns,
     counted,
     digest_option,
     force_option,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from porter.cli import complete
-from porter.cli.output import columns, json_option, say_json
+from porter.cli.layout import columns, listing
+from porter.cli.output import json_option, say_json
 from porter.planning.endpoint import spellings
 
 if TYPE_CHECKING:
     from porter.mapping.link import Link
+    from porter.zoo.architectures import Architecture
 
 
 @click.command("show")
@@ -21,57 +24,74 @@ if TYPE_CHECKING:
     "--dialect",
     default="paddle",
     metavar="DIALECT",
-    help="Naming to link; default paddle.",
+    help="Dialect to link; default paddle.",
     shell_complete=complete.dialects,
 )
-@click.option("--full", is_flag=True, help="Every tensor, not layers folded.")
+@click.option("--full", is_flag=True, help="List every tensor instead of folding equal layers.")
 @json_option
 def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
-    """Show ARCH: its figures, its preprocessing and its table linked to a dialect."""
+    """Show the figures of ARCH, its preprocessing and its table linked to a dialect."""
     from porter.zoo.architectures import find
 
     variant = find(arch)
     dialect = dialect.rpartition(":")[2]
-    table = variant.table
     rows = linked_rows(variant.name, dialect, full)
     pre = variant.preprocessing
     if as_json:
-        say_json(
-            {
-                "schema": "porter.architecture/1", "name": variant.name, "family": variant.family,
-                "title": variant.title, "paper": variant.paper, "source": variant.source,
-                "aliases": list(variant.aliases), "parameters": variant.parameters,
-                "top1": variant.top1, "image_size": variant.image_size,
-                "num_classes": variant.num_classes, "config": dict(variant.config),
-                "preprocessing": {
-                    "mean": list(pre.mean), "std": list(pre.std),
-                    "interpolation": pre.interpolation, "crop": pre.crop,
-                },
-                "dialects": spellings(table), "dialect": dialect,
-                "table": [
-                    dict(zip(("canonical", "dialect", "shape", "how"), row, strict=True))
-                    for row in rows
-                ],
-            }
-        )  # fmt: skip
+        say_json(as_dict(variant, dialect, rows))
         return
+    pre = variant.preprocessing
+    config = listing(f"{key} {value}" for key, value in variant.config.items())
+    top1 = f", ImageNet top-1 {variant.top1} %" if variant.top1 else ""
     figures = [
         (variant.name, f"{variant.title}, {variant.paper}"),
-        ("names", f"canonical: {variant.source}; aliases: {', '.join(variant.aliases) or '-'}"),
-        ("size", f"{variant.parameters:,} parameters"
-                 + (f", ImageNet top-1 {variant.top1} %" if variant.top1 else "")),
-        ("input", f"{variant.image_size} px, {variant.num_classes} classes, crop {pre.crop},"
-                  f" {pre.interpolation}, mean {list(pre.mean)}, std {list(pre.std)}"),
-        ("config", ", ".join(f"{key} {value}" for key, value in variant.config.items())),
-        ("dialects", ", ".join(spellings(table))),
+        ("names", f"canonical: {variant.source}; aliases: {listing(variant.aliases) or '-'}"),
+        ("size", f"{variant.parameters:,} parameters{top1}"),
+        ("input", f"{variant.image_size} px, {variant.num_classes} classes"),
+        ("", listing([f"crop {pre.crop}", pre.interpolation, f"mean {list(pre.mean)}",
+                      f"std {list(pre.std)}"])),
+        ("config", config),
+        ("dialects", listing(spellings(variant.table))),
     ]  # fmt: skip
     click.echo(columns(figures))
-    click.echo(f"\ntable, canonical = {dialect}")
-    click.echo(columns(rows, "  "))
+    click.echo(f"\ntable: canonical name, shape, operation, {dialect} name")
+    click.echo(table_text(rows, "  "))
+
+
+def table_text(rows: Sequence[tuple[str, str, str, str]], indent: str = "") -> str:
+    """Return linked rows for people: `same` where both names are equal."""
+    lines = []
+    for canonical, dialect, shape, how in rows:
+        facts = (shape, how) if canonical else ("", "")
+        lines.append((canonical, *facts, "same" if dialect == canonical else dialect))
+    return columns(lines, indent)
+
+
+def as_dict(
+    variant: Architecture, dialect: str, rows: Sequence[tuple[str, str, str, str]]
+) -> dict[str, Any]:
+    """Return a variant and its linked table for machines."""
+    pre = variant.preprocessing
+    names = ("canonical", "dialect", "shape", "how")
+    return {
+        "schema": "porter.architecture/1",
+        "name": variant.name, "family": variant.family, "title": variant.title,
+        "paper": variant.paper, "source": variant.source, "aliases": list(variant.aliases),
+        "parameters": variant.parameters, "top1": variant.top1,
+        "image_size": variant.image_size, "num_classes": variant.num_classes,
+        "config": dict(variant.config),
+        "preprocessing": {
+            "mean": list(pre.mean), "std": list(pre.std),
+            "interpolation": pre.interpolation, "crop": pre.crop,
+        },
+        "dialects": spellings(variant.table),
+        "dialect": dialect,
+        "table": [dict(zip(names, row, strict=True)) for row in rows],
+    }  # fmt: skip
 
 
 def linked_rows(name: str, dialect: str, full: bool) -> list[tuple[str, str, str, str]]:
-    """Return (canonical, dialect, shape, how) of each link, alike layers folded unless `full`."""
+    """Return (canonical, dialect, shape, operation) of each link, layers folded unless `full`."""
     from porter.mapping.fold import fold
     from porter.planning.plan import link_variant
     from porter.zoo.architectures import find
@@ -82,17 +102,17 @@ def linked_rows(name: str, dialect: str, full: bool) -> list[tuple[str, str, str
     linked = link_variant(variant, dialect, features)
     shapes = canonical_tensors(variant, features)
     groups: dict[tuple[object, ...], list[Link]] = {}
-    for index, made in enumerate(linked.links):
-        leaf = made.canonical[0].rpartition(".")[2]
-        shape = shapes.get(made.canonical[0], ("", ()))[1]
-        key = (index,) if full else (made.row, leaf, made.how, shape)
-        groups.setdefault(key, []).append(made)
+    for index, link in enumerate(linked.links):
+        leaf = link.canonical[0].rpartition(".")[2]
+        shape = shapes.get(link.canonical[0], ("", ()))[1]
+        key = (index,) if full else (link.row, leaf, link.how, shape)
+        groups.setdefault(key, []).append(link)
     rows = []
     for links in groups.values():
         size = str(list(shapes.get(links[0].canonical[0], ("", ()))[1]))
-        ours = fold(n for made in links for n in made.canonical)
-        theirs = fold(n for made in links for n in made.dialect)
-        how = links[0].how or "as it is"
+        ours = fold(n for link in links for n in link.canonical)
+        theirs = fold(n for link in links for n in link.dialect)
+        how = links[0].how or "unchanged"
         for left, right in zip_longest(ours, theirs, fillvalue=""):
             rows.append((left, right, size, how))
     reasons: dict[str, list[str]] = {}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli import complete
-from porter.cli.output import Group, columns, force_option, json_option, progress, say_json
+from porter.cli.layout import columns
+from porter.cli.output import Group, force_option, json_option, progress, say_json
 
 if TYPE_CHECKING:
     from porter.infer.propose import Inferred
@@ -122,14 +123,14 @@ def _variants(name: str | None) -> list[Architecture]:
 
 @command.command("show")
 @click.argument("arch", shell_complete=complete.architectures)
-@click.option("--dialect", default="paddle", metavar="DIALECT",
-              help="Naming to link; default paddle.", shell_complete=complete.dialects)  # fmt: skip
-@click.option("--full", is_flag=True, help="Every tensor, not layers folded.")
+@click.option("--dialect", default="paddle", metavar="DIALECT", help="Default: paddle.",
+              shell_complete=complete.dialects)  # fmt: skip
+@click.option("--full", is_flag=True, help="List every tensor instead of folding equal layers.")
 def show(arch: str, dialect: str, full: bool) -> None:
     """Print the linked table of ARCH."""
-    from porter.cli.show import linked_rows
+    from porter.cli.show import linked_rows, table_text
 
-    click.echo(columns(linked_rows(arch, dialect.rpartition(":")[2], full)))
+    click.echo(table_text(linked_rows(arch, dialect.rpartition(":")[2], full)))
 
 
 @command.command("infer")

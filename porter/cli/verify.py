@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from porter.cli import complete
-from porter.cli.output import json_option, quiet_option, say_json
+from porter.cli.output import json_option, quiet_option, say_json, say_verdict
 
 
 def _numbers(
@@ -115,11 +115,7 @@ def command(
 
         say_json(as_dict(verdict))
     elif not quiet:
-        from rich.console import Console
-
-        from porter.report.text import render
-
-        Console(soft_wrap=True, highlight=False).print(render(verdict))
+        say_verdict(verdict)
     ctx.exit(0 if verdict.passed else 1 if verdict.failed else 3)
 
 

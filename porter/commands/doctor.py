@@ -1,4 +1,4 @@
-"""Say what is installed, what works with it, and how to get the rest."""
+"""Report which packages are installed, what they are for, and how to install the others."""
 
 from __future__ import annotations
 
@@ -8,65 +8,100 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
-_PACKAGES = {
-    "numpy": ("numpy", "core"),
-    "ml_dtypes": ("ml_dtypes", "core: bfloat16 and float8"),
-    "safetensors": ("safetensors", "core"),
-    "xxhash": ("xxhash", "core: digests"),
-    "torch": ("torch", "load_model and verify in torch, ONNX templates"),
-    "paddle": ("paddlepaddle", "load_model and verify in Paddle"),
-    "onnx": ("onnx", "checking ONNX files"),
-    "onnxruntime": ("onnxruntime", "verify of ONNX files"),
-    "onnxscript": ("onnxscript", "making ONNX templates"),
-    "isal": ("isal", "faster checksums"),
-}
-_EXTRAS = {
-    "torch": "torch", "paddle": "paddle", "onnx": "onnx", "onnxruntime": "onnx",
-    "onnxscript": "onnx", "isal": "fast",
-}  # fmt: skip
+DISTRIBUTION = "porter-weights"
+"""The name of porter on the package index."""
+
+
+class Package(NamedTuple):
+    """A package that porter imports, and the extra that installs it; None: porter's core."""
+
+    module: str
+    distribution: str
+    purpose: str
+    extra: str | None = None
+
+
+PACKAGES = (
+    Package("numpy", "numpy", "arrays"),
+    Package("ml_dtypes", "ml_dtypes", "bfloat16 and float8"),
+    Package("click", "click", "the command line"),
+    Package("rich", "rich", "verdicts and progress in the terminal"),
+    Package("platformdirs", "platformdirs", "the folder of the cache"),
+    Package("xxhash", "xxhash", "digests"),
+    Package("filelock", "filelock", "locks on outputs and downloads"),
+    Package("torch", "torch", "load_model and verify in torch, ONNX templates", "torch"),
+    Package("paddle", "paddlepaddle", "load_model and verify in Paddle", "paddle"),
+    Package("onnx", "onnx", "checking ONNX files", "onnx"),
+    Package("onnxruntime", "onnxruntime", "verify of ONNX files", "onnx"),
+    Package("onnxscript", "onnxscript", "making ONNX templates", "onnx"),
+    Package("PIL", "pillow", "pictures as inputs of verify", "images"),
+    Package("isal", "isal", "faster checksums", "fast"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One package: its version if it is installed, what it is for, how to get it."""
+    """One package: its version if it is installed, its purpose, how to install it."""
 
     module: str
     version: str | None
     purpose: str
     remedy: str
+    core: bool
+    """Whether porter does not work without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What `porter doctor` found."""
+    """The packages of an environment."""
 
     python: str
+    """Version of Python."""
     machine: str
+    """Operating system and processor."""
     findings: tuple[Finding, ...]
     cuda: str
+    """Name of torch's CUDA device, `none`, or why it is not known."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything that the core needs is there."""
-        return all(f.version for f in self.findings if f.purpose.startswith("core"))
+        """Whether every package of the core is installed."""
+        return not self.missing
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The packages of the core that are not installed."""
+        return tuple(f.module for f in self.findings if f.core and f.version is None)
+
+    def __repr__(self) -> str:
+        state = f"missing {', '.join(self.missing)}" if self.missing else "complete"
+        return f"Health(Python {self.python}, core {state}, CUDA {self.cuda})"
 
 
 def doctor() -> Health:
-    """Return what is installed; nothing but the standard library is imported for it."""
+    """Report the installed packages, without importing them.
+
+    Returns a `Health`: the versions of Python, of the packages of porter's core and of those
+    that single commands need, each with its purpose and the command that installs it;
+    `ok` is False if a package of the core is missing.
+    """
     findings = []
-    for module, (package, purpose) in _PACKAGES.items():
-        extra = _EXTRAS.get(module)
-        remedy = f"pip install 'porter[{extra}]'" if extra else f"pip install {package}"
-        findings.append(Finding(module, _version(module, package), purpose, remedy))
+    for module, distribution, purpose, extra in PACKAGES:
+        wanted = f"{DISTRIBUTION}[{extra}]" if extra else distribution
+        version = _version(module, distribution)
+        findings.append(
+            Finding(module, version, purpose, f"pip install '{wanted}'", core=extra is None)
+        )
     machine = f"{platform.system()} {platform.machine()}"
     return Health(platform.python_version(), machine, tuple(findings), _cuda())
 
 
-def _version(module: str, package: str) -> str | None:
+def _version(module: str, distribution: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         return None
-    for name in (package, f"{package}-gpu", module):
+    for name in (distribution, f"{distribution}-gpu", module):
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -75,14 +110,14 @@ def _version(module: str, package: str) -> str | None:
 
 
 def _cuda() -> str:
-    """Return what torch says of its CUDA device; asked in a child, since torch is heavy."""
+    """Return the name of torch's CUDA device, found by a child process since torch is heavy."""
     if importlib.util.find_spec("torch") is None:
         return "unknown: torch is not installed"
     code = (
         "import torch;print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none')"
     )
-    found = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
     )
-    lines = (found.stdout if found.returncode == 0 else found.stderr).strip().splitlines()
+    lines = (child.stdout if child.returncode == 0 else child.stderr).strip().splitlines()
     return lines[-1] if lines else "unknown"

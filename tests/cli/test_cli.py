@@ -113,8 +113,8 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("convrt", "no command 'convrt'; did you mean convert?"),
-        ("table chek", "no command 'chek'; did you mean check?"),
+        ("convrt", "unknown command 'convrt'; did you mean convert?"),
+        ("table chek", "unknown command 'chek'; did you mean check?"),
         ("convert shunted-x --from torch --to paddle", "did you mean shunted-"),
         ("convert pvtv2-b0 --from torh --to paddle", "did you mean torch?"),
         (
@@ -138,7 +138,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
         ("inspect {files}/page.pth", "is a web page"),
         ("inspect {files}", "is a directory"),
         ("diff {files}/a.pth none", "none: no such file"),
-        ("list nowhere", "no family 'nowhere'; there are"),
+        ("list nowhere", "unknown family 'nowhere'; use one of"),
         ("show vit", "vit is a family; its variants are"),
         ("show pvtv2-b0 --dialect nope", "no dialect 'nope'; it has"),
         ("init pvtv2-b0 -o {files}/a.pth", "exists already; --force replaces it"),
@@ -175,7 +175,7 @@ def test_a_missing_framework_is_three(
     """3: something must be installed, and the line says what to type."""
     from porter.commands.doctor import Finding, Health
 
-    missing = Finding("numpy", None, "core", "pip install numpy")
+    missing = Finding("numpy", None, "arrays", "pip install numpy", core=True)
     health = Health("3", "here", (missing,), "none")
     monkeypatch.setattr(sys.modules["porter.commands.doctor"], "doctor", lambda: health)
     done = porter_("doctor")

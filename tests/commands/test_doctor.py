@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import porter
-from porter.commands.doctor import _EXTRAS, _PACKAGES, Finding, Health
+from porter.commands.doctor import DISTRIBUTION, PACKAGES, Finding, Health
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,32 +38,38 @@ def test_what_is_missing_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("importlib.util.find_spec", without)
     health = porter.doctor()
     missing = {f.module: f.remedy for f in health.findings if f.version is None}
-    assert missing == {"torch": "pip install 'porter[torch]'", "isal": "pip install 'porter[fast]'"}
+    assert missing == {
+        "torch": "pip install 'porter-weights[torch]'",
+        "isal": "pip install 'porter-weights[fast]'",
+    }
     assert health.ok
     assert health.cuda == "unknown: torch is not installed"
 
 
 def test_a_missing_core_package_is_not_ok() -> None:
-    """Without NumPy nothing works."""
-    core = Finding("numpy", None, "core", "pip install numpy")
-    extra = Finding("torch", None, "load_model", "pip install 'porter[torch]'")
+    """Without NumPy nothing works; without torch something is left."""
+    core = Finding("numpy", None, "arrays", "pip install numpy", core=True)
+    extra = Finding("torch", None, "load_model", "pip install torch", core=False)
     assert not Health("3.11", "Linux", (core,), "none").ok
+    assert repr(Health("3.11", "Linux", (core,), "none")) == (
+        "Health(Python 3.11, core missing numpy, CUDA none)"
+    )
     assert Health("3.11", "Linux", (extra,), "none").ok
 
 
 def test_every_extra_that_is_offered_exists() -> None:
-    """A remedy that pip does not know would be no remedy."""
+    """pip knows every extra of a remedy."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(_EXTRAS.values()) <= set(project["optional-dependencies"])
-    assert set(_EXTRAS) <= set(_PACKAGES)
+    assert {p.extra for p in PACKAGES if p.extra} <= set(project["optional-dependencies"])
+    assert DISTRIBUTION.startswith("porter-")
 
 
-def test_the_core_s_requirements_are_all_looked_at() -> None:
-    """What is looked at as core is what the package requires."""
+def test_the_core_is_what_the_package_requires() -> None:
+    """Every requirement of the package is checked as core, and nothing else is."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {line.partition(">")[0] for line in project["dependencies"]}
-    core = {package for package, purpose in _PACKAGES.values() if purpose.startswith("core")}
-    assert core <= required
+    core = {p.distribution for p in PACKAGES if p.extra is None}
+    assert core == {*required, "filelock"} - {"safetensors"}
 
 
 def test_no_framework_is_imported() -> None:
