@@ -21,10 +21,11 @@ from paddle.nn import functional as F
 from .layers import (
     DropPath,
     Mlp,
+    attention,
     drop_path_rates,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     to_map,
     to_tokens,
@@ -75,7 +76,7 @@ class Attention(nn.Layer):
         q, k, v = (split_heads(t, self.num_heads) for t in self.qkv(x).chunk(3, -1))
         if self.last_only:
             q = q[:, :, -1:]  # B, heads, 1, C / heads
-        x = merge_heads(softmax_attention(q * self.scale, k, v))
+        x = merge_heads(attention(q, k, v, scale=self.scale))
         return self.proj_drop(self.proj(x))
 
 
@@ -173,7 +174,7 @@ class CeiT(nn.Layer):
         trunc_normal(self.pos_embed)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the class token after LCA: (B, 3, H, W) -> (B, C)."""
+        """Return what LCA leaves, one token, after the last norm: (B, 3, H, W) -> (B, 1, C)."""
         grid = self.i2t(x)  # B, C, h, w
         x = to_tokens(grid)  # B, N, C
         x = paddle.concat([self.cls_token.expand_as(x[:, :1]), x], 1)
@@ -183,7 +184,15 @@ class CeiT(nn.Layer):
             x = block(x, grid.shape[2], grid.shape[3])
             collected.append(x[:, :1])
         x = self.lca(paddle.concat(collected, 1) + self.pos_layer_embed)  # B, 1, C
-        return self.norm(x)[:, 0]
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1, C) -> (B, num_classes)."""
+        return self.head(x[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, nn
 
-from .layers import PatchEmbed, drop_path_rates, init_linear, trunc_normal
+from .layers import PatchEmbed, drop_path_rates, init_linear, new_classifier, trunc_normal
 from .vit import Block
 
 
@@ -73,10 +73,19 @@ class DeiT(nn.Layer):
             x = block(x)
         return self.norm(x)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = self.forward_features(x)
+    def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the logits of the class and the distillation token, as the model does."""
         logits = self.head(x[:, 0])
         if not self.distilled:
             return logits
         logits_dist = self.head_dist(x[:, 1])
         return (logits, logits_dist) if self.training else (logits + logits_dist) / 2
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head, or both, by freshly initialised ones for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)
+        if self.distilled:
+            self.head_dist = new_classifier(self.head_dist, num_classes)

@@ -21,11 +21,12 @@ from paddle.nn import functional as F
 
 from .layers import (
     DropPath,
+    attention,
     drop_path_rates,
     init_conv,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     to_map,
     to_tokens,
@@ -95,7 +96,7 @@ class ShuntedAttention(nn.Layer):
         k, v = kv(F.gelu(norm(to_tokens(grid)))).chunk(2, -1)  # B, h*w, C/2
         v = v + to_tokens(local_conv(to_map(v, height, width)))
         k, v = (split_heads(t, self.num_heads // 2) for t in (k, v))
-        return softmax_attention(q * self.scale, k, v)
+        return attention(q, k, v, scale=self.scale)
 
 
 class Attention(nn.Layer):
@@ -115,7 +116,7 @@ class Attention(nn.Layer):
         k, v = self.kv(x).chunk(2, -1)  # B, N, C
         local = to_tokens(self.local_conv(to_map(v, height, width)))
         q, k, v = (split_heads(t, self.num_heads) for t in (self.q(x), k, v))
-        x = merge_heads(softmax_attention(q * self.scale, k, v)) + local
+        x = merge_heads(attention(q, k, v, scale=self.scale)) + local
         return self.proj_drop(self.proj(x))
 
 
@@ -226,7 +227,7 @@ class ShuntedTransformer(nn.Layer):
         self.apply(init_conv)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the mean of the last stage's tokens: (B, 3, H, W) -> (B, embed_dims[-1])."""
+        """Return the last stage's tokens after its norm: (B, 3, H, W) -> (B, N, dim)."""
         for s in range(1, len(self.depths) + 1):
             x, height, width = getattr(self, f"patch_embed{s}")(x)
             for block in getattr(self, f"block{s}"):
@@ -234,7 +235,15 @@ class ShuntedTransformer(nn.Layer):
             x = getattr(self, f"norm{s}")(x)
             if s < len(self.depths):
                 x = to_map(x, height, width)
-        return x.mean(1)
+        return x
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the tokens' mean: (B, N, dim) -> (B, num_classes)."""
+        return self.head(x.mean(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)

@@ -25,6 +25,7 @@ from .layers import (
     drop_path_rates,
     init_linear,
     merge_heads,
+    new_classifier,
     split_heads,
     to_tokens,
     trunc_normal,
@@ -248,11 +249,19 @@ class SwinTransformer(nn.Layer):
         self.apply(init_linear)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the mean of the last stage's tokens: (B, C, H, W) -> (B, dim)."""
+        """Return the last stage's tokens after the last norm: (B, C, H, W) -> (B, N, dim)."""
         x = self.pos_drop(self.patch_embed(x))  # B, N, C
         for layer in self.layers:
             x = layer(x)
-        return self.norm(x).mean(1)
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the tokens' mean: (B, N, dim) -> (B, num_classes)."""
+        return self.head(x.mean(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)

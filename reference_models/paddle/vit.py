@@ -18,10 +18,11 @@ from .layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    attention,
     drop_path_rates,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     trunc_normal,
 )
@@ -41,7 +42,7 @@ class Attention(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).chunk(3, -1)  # B, N, C each
         q, k, v = (split_heads(t, self.num_heads) for t in qkv)  # B, heads, N, C / heads
-        x = merge_heads(softmax_attention(q * self.scale, k, v))
+        x = merge_heads(attention(q, k, v, scale=self.scale))
         return self.drop(self.proj(x))
 
 
@@ -127,5 +128,13 @@ class VisionTransformer(nn.Layer):
             x = block(x)
         return self.norm(x)
 
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1 + N, dim) -> (B, num_classes)."""
+        return self.head(self.pre_logits(x[:, 0]))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pre_logits(self.forward_features(x)[:, 0]))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)

@@ -19,10 +19,11 @@ from paddle.nn import functional as F
 
 from .layers import (
     DropPath,
+    attention,
     drop_path_rates,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     to_tokens,
     trunc_normal,
@@ -89,7 +90,7 @@ class MultiHeadAttention(nn.Layer):
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = softmax_attention(self.query(x) * self.scale, self.key(x), self.value(x))
+        x = attention(self.query(x), self.key(x), self.value(x), scale=self.scale)
         return self.output(merge_heads(x))
 
 
@@ -164,9 +165,21 @@ class VisionTransformer(nn.Layer):
         self.apply(init_linear)
         trunc_normal(self.cls_token_emb)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return all tokens: (B, 3, H, W) -> (B, 1 + N, dim). The last norm belongs to the head."""
         x = self.patch_emb(x)  # B, N, dim
         x = self.pos_emb(paddle.concat([self.cls_token_emb.expand_as(x[:, :1]), x], 1))
         for layer in self.transformer_layers:
             x = layer(x)
+        return x
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1 + N, dim) -> (B, num_classes)."""
         return self.classification(self.ln(x[:, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer of the head by a freshly initialised one."""
+        self.classification.linear2 = new_classifier(self.classification.linear2, num_classes)

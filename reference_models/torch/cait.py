@@ -23,9 +23,10 @@ from .layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    attention,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     trunc_normal,
 )
@@ -70,7 +71,7 @@ class ClassAttention(nn.Module):
         q = split_heads(self.q(x[:, :1]), self.num_heads)  # B, heads, 1, C / heads
         k = split_heads(self.k(x), self.num_heads)
         v = split_heads(self.v(x), self.num_heads)
-        x = merge_heads(softmax_attention(q * self.scale, k, v))
+        x = merge_heads(attention(q, k, v, scale=self.scale))
         return self.proj_drop(self.proj(x))
 
 
@@ -162,17 +163,25 @@ class CaiT(nn.Module):
         trunc_normal(self.pos_embed)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the class token: (B, 3, H, W) -> (B, C)."""
+        """Return all tokens after the last norm: (B, 3, H, W) -> (B, 1 + N, C)."""
         x = self.pos_drop(self.patch_embed(x) + self.pos_embed)  # B, N, C
         for block in self.blocks:
             x = block(x)
         token = self.cls_token.expand_as(x[:, :1])  # B, 1, C
         for block in self.blocks_token_only:
             token = block(token, x)
-        return self.norm(torch.cat([token, x], 1))[:, 0]
+        return self.norm(torch.cat([token, x], 1))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1 + N, C) -> (B, num_classes)."""
+        return self.head(x[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)
 
 
 def layer_scale(depth: int) -> float:

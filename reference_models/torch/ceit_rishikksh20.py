@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from .layers import (
     DropPath,
+    attention,
     drop_path_rates,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     to_map,
     to_tokens,
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         q, k, v = (split_heads(t, self.num_heads) for t in self.to_qkv(x).chunk(3, -1))
         if self.last_only:
             q = q[:, :, -1:]  # B, heads, 1, head_dim
-        return self.to_out(merge_heads(softmax_attention(q * self.scale, k, v)))
+        return self.to_out(merge_heads(attention(q, k, v, scale=self.scale)))
 
 
 class LeFF(nn.Module):
@@ -249,10 +250,23 @@ class CeiT(nn.Module):
         trunc_normal(self.pos_embedding)
         trunc_normal(self.cls_token)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return all tokens, or the one that LCA leaves: (B, 3, H, W) -> (B, 1 + N or 1, C).
+
+        The last norm belongs to the head.
+        """
         x = self.to_patch_embedding(self.conv(x))  # B, N, C
         x = torch.cat([self.cls_token.expand_as(x[:, :1]), x], 1)
         x, cls_tokens = self.transformer(self.dropout(x + self.pos_embedding))
-        if self.with_lca:
-            x = self.LCA(cls_tokens)
+        return self.LCA(cls_tokens) if self.with_lca else x
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1 + N or 1, C) -> (B, num_classes)."""
         return self.mlp_head(x[:, 0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer of the head by a freshly initialised one."""
+        self.mlp_head[1] = new_classifier(self.mlp_head[1], num_classes)

@@ -73,9 +73,22 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.permute([0, 2, 1, 3]).flatten(2)
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with a scaled q (B, heads, N, d) to k and v (B, heads, M, d): -> as q."""
-    return F.softmax(q @ k.permute([0, 1, 3, 2]), -1) @ v
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    """Return softmax(scale * q kᵀ) v for each head; `scale` is usually head_dim ** -0.5.
+
+    q (B, heads, N, d), k (B, heads, M, d), v (B, heads, M, e) -> (B, heads, N, e).
+    `ValueError` for other shapes, which `@` would broadcast or reject without naming them.
+    """
+    if not (
+        q.ndim == k.ndim == v.ndim == 4
+        and q.shape[0] == k.shape[0] == v.shape[0]
+        and q.shape[1] == k.shape[1] == v.shape[1]
+        and q.shape[3] == k.shape[3]
+        and k.shape[2] == v.shape[2]
+    ):
+        shapes = ", ".join(str(list(t.shape)) for t in (q, k, v))
+        raise ValueError(f"q, k, v must be (B, heads, tokens, head_dim), not {shapes}")
+    return F.softmax(q * scale @ k.permute([0, 1, 3, 2]), -1) @ v
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
@@ -94,6 +107,15 @@ def init_linear(module: nn.Module) -> None:
         trunc_normal(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def new_classifier(old: nn.Linear, num_classes: int) -> nn.Linear:
+    """Return a freshly initialised classifier with the inputs, dtype and device of `old`."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+    linear = nn.Linear(old.weight.shape[1], num_classes).to(old.weight)
+    init_linear(linear)
+    return linear
 
 
 def init_conv(module: nn.Module) -> None:

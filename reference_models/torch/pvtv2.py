@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from .layers import (
     DropPath,
+    attention,
     drop_path_rates,
     init_conv,
     init_linear,
     merge_heads,
-    softmax_attention,
+    new_classifier,
     split_heads,
     to_map,
     to_tokens,
@@ -87,7 +88,7 @@ class Attention(nn.Module):
             x = to_tokens(self.sr(self.pool(to_map(x, height, width))))
             x = self.act(self.norm(x))  # B, M, C
         k, v = (split_heads(t, self.num_heads) for t in self.kv(x).chunk(2, -1))
-        x = merge_heads(softmax_attention(q * self.scale, k, v))
+        x = merge_heads(attention(q, k, v, scale=self.scale))
         return self.drop(self.proj(x))
 
 
@@ -169,7 +170,7 @@ class PyramidVisionTransformerV2(nn.Module):
         self.apply(init_conv)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the mean of the last stage's tokens: (B, C, H, W) -> (B, embed_dims[-1])."""
+        """Return the last stage's tokens after its norm: (B, C, H, W) -> (B, N, dim)."""
         for s in range(1, self.stages + 1):
             x, height, width = getattr(self, f"patch_embed{s}")(x)
             for block in getattr(self, f"block{s}"):
@@ -177,7 +178,15 @@ class PyramidVisionTransformerV2(nn.Module):
             x = getattr(self, f"norm{s}")(x)
             if s < self.stages:
                 x = to_map(x, height, width)
-        return x.mean(1)
+        return x
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the tokens' mean: (B, N, dim) -> (B, num_classes)."""
+        return self.head(x.mean(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)
