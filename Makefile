@@ -2,12 +2,15 @@
 # make test    set up and run the tests
 # make lint    ruff, mypy, import-linter, generated documents
 # make bare    convert where neither torch nor paddle is installed
+# make lowest  the same, with the lowest versions of the dependencies
+# make wheel   install the wheel in a fresh environment and run it outside the source tree
 # make old     load and read what Paddle 2.6 with NumPy 1 loads and saves
 # make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
 # make bench   measure against cp and the scripts that people write
 # make gpu     on a GPU machine with torch: its tests, reports and load benchmark, from .whl/
 # make docs    write the generated documents
+# make dist    build what is released: source distribution and wheel, checked
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,11 +18,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bare old coverage mutate bench docs skeletons templates fuzz gpu-wheels gpu reports clean
+.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate bench docs skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n 's/^# //p' Makefile | head -13
 
 setup: $(VENV)/.ready
 
@@ -45,13 +48,31 @@ lint: setup
 
 bare:
 	$(PYTHON) -m venv .venv-bare
+	rm -rf build
 	.venv-bare/bin/pip install --quiet --disable-pip-version-check -c constraints.txt . pytest pytest-timeout
-	.venv-bare/bin/python -m pytest -p no:cacheprovider tests/bare
+	.venv-bare/bin/python -P -m pytest -p no:cacheprovider tests/bare
+
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	rm -rf build
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt . pytest pytest-timeout
+	.venv-lowest/bin/python -P -m pytest -p no:cacheprovider tests/bare
+
+wheel:
+	$(PYTHON) .ci/wheel.py --constraint constraints.txt
+
+dist: setup
+	rm -rf dist
+	$(BIN)/pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python .ci/wheel.py dist/*.whl
 
 old:
 	$(PYTHON) -m venv .venv-old
+	rm -rf build
 	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
-	.venv-old/bin/python -m pytest -p no:cacheprovider tests/old
+	.venv-old/bin/python -P -m pytest -p no:cacheprovider tests/old
 
 COVERING := tests/codecs tests/storage tests/tensors tests/commands/test_repack.py tests/commands/test_inspect.py
 
@@ -100,4 +121,4 @@ reports: setup
 	$(BIN)/python docs/reports/floors.py > docs/reports/floors.md
 
 clean:
-	rm -rf $(VENV) .venv-bare .venv-old demo build *.egg-info
+	rm -rf $(VENV) .venv-bare .venv-lowest .venv-old demo build dist *.egg-info

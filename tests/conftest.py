@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import sys
+from pathlib import Path
+
+# `from tests.… import` works from any environment. At the end of the path, so that an installed
+# porter is tested where there is one, and not the source tree.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # A shell without job control has what runs in the background ignore SIGINT, and so its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

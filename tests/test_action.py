@@ -116,7 +116,7 @@ def test_the_default_package_is_the_action_itself(tmp_path: Path) -> None:
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     for package, expected in (
         ("", f"{ROOT}[torch,paddle]"),
-        ("porter[torch]==1", "porter[torch]==1"),
+        ("porter-weights[torch]==1", "porter-weights[torch]==1"),
     ):
         assert Runner(tmp_path, package=package).run("Install", path).returncode == 0
         assert (tmp_path / "args").read_text().splitlines()[-1] == expected
@@ -182,7 +182,7 @@ def test_the_gitlab_recipe_runs(files: Path, tmp_path: Path) -> None:
     (block,) = re.findall(r"## GitLab\n.*?```yaml\n(.*?)```", text, re.DOTALL)
     job = yaml.safe_load(block)["port"]
     install, verify = job["script"]
-    assert install.startswith('pip install "porter[torch,paddle] @ git+https://')
+    assert install.startswith('pip install "porter-weights[torch,paddle] @ git+https://')
     shutil.copy(files / "source.pth", tmp_path / "official.pth")
     shutil.copy(files / "good.pdparams", tmp_path / f"{VIT.name}.pdparams")
     command = verify.replace("shunted-s", VIT.name) + " --batch-sizes 1 --no-sensitivity"

@@ -114,7 +114,7 @@ class Worker:
         last = next((line for line in reversed(lines) if line.strip()), "")
         if "No module named porter" in last or "No module named 'porter" in last:
             return errors.MissingPackage(
-                f"has no porter; run `{self.python} -m pip install porter`", self.python
+                f"has no porter; run `{self.python} -m pip install porter-weights`", self.python
             )
         if code < 0:
             name = signal.Signals(-code).name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import http.client
 import json
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from urllib import parse
+
+from filelock import FileLock
 
 from porter import __version__
 from porter.errors import InputError, SystemFault
@@ -119,10 +120,9 @@ class _Place:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold other processes back from the same file; they find it when they wake."""
+        """Lock this address: another process waits, and then uses the finished download."""
         os.makedirs(self.folder, exist_ok=True)
-        with open(self.lock, "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.lock):
             yield
 
 
@@ -334,7 +334,14 @@ def _publish(place: _Place, record: CacheEntry, digest: str) -> None:
     )
     with suppress(FileNotFoundError):
         os.unlink(place.part_record)
-    folder = os.open(place.folder, os.O_RDONLY)
+    _sync_folder(place.folder)
+
+
+def _sync_folder(path: str) -> None:
+    """Write a folder's entries to the disk, on systems where a folder can be opened."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:

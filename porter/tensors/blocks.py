@@ -56,7 +56,10 @@ def _mapped(nbytes: int) -> Array:
 
     What `malloc` gave once it keeps, for each thread that there was.
     """
-    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MAP_PRIVATE"):
+        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:  # Windows
+        pages = mmap.mmap(-1, nbytes)
     with suppress(AttributeError, OSError):  # Not every system has huge pages.
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, np.uint8)
