@@ -277,11 +277,11 @@ def _read_columns(strided: Strided, start: int, pitch: int, part: Array) -> None
     offset = strided.offset + start
     width = part.shape[1] * part.itemsize
     view = part.reshape(-1).view(np.uint8).data
-    preadv = getattr(os, "preadv", None)  # Windows has none.
+    vectored = hasattr(os, "preadv")  # Windows has none.
     for at in range(0, len(view), width):
-        if preadv is None:
+        if not vectored:
             strided.file.pread_into(offset, view[at : at + width])
-        elif preadv(fd, [view[at : at + width]], offset) != width:
+        elif os.preadv(fd, [view[at : at + width]], offset) != width:
             strided.file.pread(offset, width)  # Says what is wrong with the file.
         offset += pitch
     strided.file.pread(strided.offset, 1)  # The file is still the one that was opened.
