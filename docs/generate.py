@@ -1,4 +1,4 @@
-"""Write what is made from the code: `docs/cli.md`, the tables in README.md, `mappings/names.json`.
+"""Write what is generated from the code: `docs/cli.md`, README.md's tables, `mappings/*.json`.
 
 `--check` writes nothing and fails when a document is out of date.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from porter.cli import cli
+from porter.mapping.schema import schema
 from porter.mapping.table import Dialect, Table
 from porter.planning.endpoint import spellings
 from porter.zoo.architectures import families
@@ -77,7 +78,7 @@ def _modules(table: Table, dialect: Dialect) -> set[str]:
     found = {name for layer in table.layers for name in layer.path.plain} - renamed
     found |= {name for row in dialect.rows for side in row.dialect for name in side.plain}
     found |= {name for extra in dialect.extra for name in extra.path.plain}
-    return found | (_modules(table, dialect.otherwise) if dialect.otherwise else set())
+    return found.union(*(_modules(table, case.dialect) for case in dialect.cases))
 
 
 def documents() -> dict[Path, str]:
@@ -91,6 +92,7 @@ def documents() -> dict[Path, str]:
     return {
         ROOT / "docs" / "cli.md": command_reference(),
         ROOT / "mappings" / "names.json": module_names(),
+        ROOT / "mappings" / "table.schema.json": json.dumps(schema(), indent=1) + "\n",
         readme: made,
     }
 

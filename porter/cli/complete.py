@@ -64,7 +64,7 @@ def _table(ctx: click.Context) -> Table | None:
     """Return the table of ARCH; an option without its value leaves ARCH among the rest."""
     from pathlib import Path
 
-    from porter.mapping.table import load
+    from porter.mapping.reader import load
     from porter.zoo.architectures import find
 
     arch = ctx.params.get("arch") or next(iter(ctx.args), None)

@@ -1,4 +1,4 @@
-"""`porter table check|show|infer`."""
+"""`porter table check|show|infer|schema`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @click.group("table", cls=Group)
 def command() -> None:
-    """Check, show or infer mapping tables."""
+    """Check, show or infer mapping tables; print their schema."""
 
 
 @command.command("check")
 @click.argument("archs", nargs=-1, metavar="[ARCH|TABLE.toml]...",
                 shell_complete=complete.architectures)  # fmt: skip
 @click.option("--with", "checkpoint", metavar="FILE", type=click.Path(),
-              help="Hold a table of your own to a checkpoint.")  # fmt: skip
+              help="Check a custom table against a checkpoint.")  # fmt: skip
 @click.option("--dialect", metavar="DIALECT", help="Naming of that checkpoint; default: it fits.")
 @click.option("--prove", "proving", is_flag=True,
               help="Mutate each row: every fault must show in the outputs. Of several"
@@ -43,8 +43,8 @@ def check(
 ) -> None:
     """Prove tables total and exact, every variant and dialect, both ways.
 
-    ARCH is a variant or a family; without one, everything is checked. A TABLE.toml of your own
-    is checked for what needs no checkpoint, and for the rest with one.
+    ARCH is a variant or a family; by default, every variant is checked. A custom TABLE.toml is
+    checked as far as possible without a checkpoint, and completely with one.
     """
     from porter.errors import UsageError
     from porter.planning.check import check as proofs
@@ -84,7 +84,7 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
 
 def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:
     """Return one proof for each dialect; without a checkpoint, of what a table alone can say."""
-    from porter.mapping.table import load
+    from porter.mapping.reader import load
     from porter.planning import custom_table
     from porter.planning.check import Proof
     from porter.planning.recognise import shapes_of
@@ -131,6 +131,16 @@ def show(arch: str, dialect: str, full: bool) -> None:
     from porter.cli.show import linked_rows, table_text
 
     click.echo(table_text(linked_rows(arch, dialect.rpartition(":")[2], full)))
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of mapping tables, for editors."""
+    import json
+
+    from porter.mapping.schema import schema as table_schema
+
+    click.echo(json.dumps(table_schema(), indent=1))
 
 
 @command.command("infer")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from porter import __version__, codecs
 from porter.errors import UsageError, printable
+from porter.mapping.reader import load as load_table
 from porter.mapping.table import CANONICAL, Table
-from porter.mapping.table import load as load_table
 from porter.planning import custom_table, endpoint
 from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted, fit

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from porter.errors import UsageError
-from porter.mapping.table import CANONICAL, load
+from porter.mapping.reader import load
+from porter.mapping.table import CANONICAL
 from porter.planning import custom_table
 from porter.planning.plan import plan
 from porter.planning.recognise import best_dialect, recognise, shapes_of

@@ -11,7 +11,7 @@ from porter.infer.evidence import Chain
 from porter.infer.generalise import Item, Wide, generalise
 from porter.infer.pairing import Pairing
 from porter.infer.side import Side, Tie
-from porter.mapping.table import Leaf
+from porter.mapping.conventions import Leaf
 from porter.tensors import operations as ops
 from porter.tensors.lazy import Shape
 

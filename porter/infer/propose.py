@@ -17,8 +17,10 @@ from porter.infer.evidence import same
 from porter.infer.pairing import Pairing
 from porter.infer.render import render
 from porter.infer.side import Side
+from porter.mapping.conventions import conventions
 from porter.mapping.fold import fold
-from porter.mapping.table import CANONICAL, conventions, parse
+from porter.mapping.reader import parse
+from porter.mapping.table import CANONICAL
 from porter.planning.custom_table import own
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of

@@ -1,24 +1,42 @@
-"""Write a draft as the TOML of a table, what is unproven said beside it."""
+"""Write a draft as the TOML of a table, with a remark on each line that is unproven."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from porter.infer.draft import Body, Draft
 from porter.infer.generalise import Item, Wide, generalise
+from porter.mapping.table import BARE, PADDLE
 
-_ABSENT = "unproven: nothing in the other file is tied with it"
+_ABSENT = "unproven: nothing in the other file matches it"
 _WIDTH = 96
 
 
 def render(draft: Draft, dialect: str, framework: str, family: str, heading: Iterable[str]) -> str:
     """Return a table's text."""
-    lines = [*(f"# {line}" for line in heading), "", f"family = {_quoted(family)}", "", "[layers]"]
-    for wide, kind in draft.layers:
-        note = f"unproven: or {', '.join(kind.others)}" if kind.others else ""
-        lines.append(_line(f"{_quoted(wide.canonical[0])} = {_quoted(kind.name)}", note))
-    lines += ["", f"[dialects.{dialect}]", f'framework = "{framework}"']
+    lines = [*(f"# {line}" for line in heading), "", f"family = {_quoted(family)}"]
+    lines += _layers(draft)
+    section = _dialect(draft, dialect)
+    if section or dialect != PADDLE:
+        lines += ["", f"[dialects.{dialect}]", f'framework = "{framework}"', *section]
+    return "\n".join(lines) + "\n"
+
+
+def _layers(draft: Draft) -> Iterator[str]:
+    """Yield `[tensors]` and `[layers]`."""
+    for section, bare in (("tensors", True), ("layers", False)):
+        rows = [(wide, kind) for wide, kind in draft.layers if (kind.name in BARE) is bare]
+        if rows:
+            yield from ("", f"[{section}]")
+        for wide, kind in rows:
+            note = f"unproven: or {', '.join(kind.others)}" if kind.others else ""
+            yield _line(f"{_quoted(wide.canonical[0])} = {_quoted(kind.name)}", note)
+
+
+def _dialect(draft: Draft, dialect: str) -> list[str]:
+    """Return the rows of a dialect: none where the framework's conventions are enough."""
+    lines = []
     rows = [(wide, body) for wide, body in draft.rows if not is_default(wide, body)]
     single = [pair for pair in rows if len(pair[0].canonical) == 1]
     joined = [pair for pair in rows if len(pair[0].canonical) > 1]
@@ -32,39 +50,39 @@ def render(draft: Draft, dialect: str, framework: str, family: str, heading: Ite
         if names:
             lines.append(f"[dialects.{dialect}.{section}]")
             lines += [f"{_quoted(text)} = {_quoted(_ABSENT)}" for text in widened(names)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def is_default(wide: Wide, body: Body) -> bool:
-    """Whether a row says no more than the framework's conventions do."""
+    """Whether a row adds nothing to the framework's conventions."""
     return body == Body() and wide.canonical == wide.dialect
 
 
 def widened(names: Sequence[str]) -> list[str]:
-    """Return names with holes where they differ in numbers."""
+    """Return names with placeholders where they differ in numbers."""
     return [wide.canonical[0] for wide in generalise(Item((name,), ()) for name in names)]
 
 
 def _value(wide: Wide, body: Body) -> str:
     path = _quoted(wide.dialect[0]) if len(wide.dialect) == 1 else _listed(wide.dialect)
-    said = _said(body)
-    return f"{{ {', '.join([f'path = {path}', *said])} }}" if said else path
+    keys = _keys(body)
+    return f"{{ {', '.join([f'path = {path}', *keys])} }}" if keys else path
 
 
-def _said(body: Body) -> list[str]:
-    """Return what stands in a row beside its names."""
-    found = []
+def _keys(body: Body) -> list[str]:
+    """Return the other keys of a row."""
+    keys = []
     if body.join not in ("", "concat 0"):
-        found.append(f"join = {_quoted(body.join)}")
+        keys.append(f"join = {_quoted(body.join)}")
     if body.ops:
         chains = {leaf: _listed(chain) for leaf, chain in body.ops}
         whole = chains.get("")
         inside = ", ".join(f"{leaf} = {chain}" for leaf, chain in chains.items())
-        found.append(f"ops = {whole}" if whole else f"ops = {{ {inside} }}")
+        keys.append(f"ops = {whole}" if whole else f"ops = {{ {inside} }}")
     if body.leaves:
         inside = ", ".join(f"{leaf} = {_quoted(name)}" for leaf, name in body.leaves)
-        found.append(f"leaves = {{ {inside} }}")
-    return found
+        keys.append(f"leaves = {{ {inside} }}")
+    return keys
 
 
 def _joined(wide: Wide, body: Body, dialect: str) -> list[str]:
@@ -73,7 +91,7 @@ def _joined(wide: Wide, body: Body, dialect: str) -> list[str]:
         _line(head, _doubt(body)),
         f"canonical = {_listed(wide.canonical)}",
         f"path = {_quoted(wide.dialect[0])}",
-        *_said(body),
+        *_keys(body),
     ]
 
 
@@ -82,7 +100,7 @@ def _doubt(body: Body) -> str:
 
 
 def _line(text: str, note: str) -> str:
-    """Return a line with its note behind it, or above it where both are long."""
+    """Return a line with its remark after it, or above it where both are long."""
     if not note:
         return text
     return f"{text}  # {note}" if len(text) + len(note) < _WIDTH else f"# {note}\n{text}"

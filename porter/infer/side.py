@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from porter.infer.evidence import Print, Relation, fingerprint
-from porter.mapping.table import Convention
+from porter.mapping.conventions import Convention
 from porter.tensors.state_dict import StateDict
 
 _WORDS = {

@@ -9,15 +9,17 @@ from itertools import chain
 from typing import NamedTuple
 
 from porter.errors import MappingError, TableError, listed
+from porter.mapping.conventions import Leaf
 from porter.mapping.fold import fold
-from porter.mapping.table import CANONICAL, WHOLE, Dialect, Layer, Leaf, Row, Table
+from porter.mapping.layers import instances
+from porter.mapping.table import BARE, Dialect, Layer, Row, Table
 from porter.tensors import operations as ops
 from porter.tensors.lazy import LazyTensor, Shape
 from porter.tensors.operations import Join, Op
 
 
 class Link(NamedTuple):
-    """Canonical tensors and the dialect's tensors that hold the same elements.
+    """Canonical tensors and the dialect's tensors with the same elements.
 
     One side is a single tensor. Canonical tensors are joined by `join` if there are several;
     the result is split by `join` if the dialect has several; `ops` then act on each of those.
@@ -70,12 +72,12 @@ class Link(NamedTuple):
 
     @property
     def how(self) -> str:
-        """What is done to the elements on the way to the dialect, in words."""
+        """The operations on the way to the dialect, in words."""
         return ", ".join([*self._join_words(len(self.dialect) > 1), *map(str, self.ops)])
 
     @property
     def how_back(self) -> str:
-        """What is done to the elements on the way from the dialect, in words."""
+        """The operations on the way from the dialect, in words."""
         undone = map(str, ops.inverse(self.ops))
         return ", ".join([*undone, *self._join_words(len(self.canonical) > 1)])
 
@@ -118,98 +120,42 @@ class Linked:
         return None
 
 
-class Instance(NamedTuple):
-    """One layer of a variant: its path, its row in `[layers]`, its parameters by leaf."""
-
-    path: str
-    layer: Layer
-    leaves: Mapping[str, str]
-
-
-def link(table: Table, dialect: str, names: Iterable[str], sizes: Mapping[str, int]) -> Linked:
+def link_dialect(
+    table: Table, dialect: str, names: Iterable[str], sizes: Mapping[str, int]
+) -> Linked:
     """Link every canonical name to a dialect; `TableError` lists names that no row covers.
 
     `sizes` are the whole numbers of the variant's configuration that operations may name.
     """
     names = list(names)
-    chosen = table.dialect(dialect).of(names)
+    form = table.dialect(dialect).of(names)
     links: dict[tuple[str, ...], Link] = {}
     gaps: list[Gap] = []
     recipes: dict[tuple[int, int, str], _Recipe] = {}
     for instance in instances(table, names):
-        row, holes = _row(chosen, instance.path)
+        row, values = _row(form, instance.path)
         for leaf, name in instance.leaves.items():
             key = (id(instance.layer), id(row), leaf)
             recipe = recipes.get(key)
             if recipe is None:
-                recipe = recipes[key] = _Recipe.of(chosen, instance.layer, row, leaf, sizes)
-            gap = _gap(chosen, recipe, name)
+                recipe = recipes[key] = _recipe(table, form, instance.layer, row, leaf, sizes)
+            gap = _gap(form, recipe, name)
             if gap is not None:
                 gaps.append(gap)
                 continue
-            made = recipe.link(instance.path, name, holes)
-            links.setdefault(made.dialect, made)
-    linked = Linked(chosen, links.values(), gaps)
-    _check_once(linked, chosen, table)
+            link = recipe.link(instance.path, name, values)
+            links.setdefault(link.dialect, link)
+    linked = Linked(form, links.values(), gaps)
+    _check_once(linked, form, table)
     return linked
-
-
-_latest: tuple[Table, tuple[str, ...], tuple[Instance, ...]] | None = None
-"""Both sides of a plan, and a table of the user's own, have the same names."""
-
-
-def instances(table: Table, names: Iterable[str]) -> tuple[Instance, ...]:
-    """Group canonical names into layers; `TableError` lists names that no row covers."""
-    global _latest
-    names = tuple(names)
-    latest = _latest
-    if latest is None or latest[0] is not table or latest[1] != names:
-        latest = _latest = (table, names, tuple(_instances(table, names)))
-    return latest[2]
-
-
-def _instances(table: Table, names: Sequence[str]) -> Iterable[Instance]:
-    found: dict[str, Instance] = {}
-    unknown = []
-    kinds = table.dialects[CANONICAL].convention.kinds
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        known = found.get(path)
-        if known is not None and known.layer.kind not in WHOLE and leaf in kinds[known.layer.kind]:
-            known.leaves[leaf] = name  # type: ignore[index]
-            continue
-        place = place_of(table, name)
-        if place is None:
-            unknown.append(name)
-            continue
-        layer, path, leaf = place
-        instance = found.setdefault(path, Instance(path, layer, {}))
-        instance.leaves[leaf] = name  # type: ignore[index]
-    if unknown:
-        raise TableError(f"no row of [layers] covers {listed(fold(unknown))}", table.source)
-    return found.values()
-
-
-def place_of(table: Table, name: str) -> tuple[Layer, str, str] | None:
-    """Return (layer, module path, leaf) of a canonical name; the leaf of a whole name is ""."""
-    path, _, leaf = name.rpartition(".")
-    for layer in table.layers:
-        if layer.kind in WHOLE:
-            if layer.path.match(name) is not None:
-                return layer, name, ""
-        elif path and layer.path.match(path) is not None:
-            kinds = table.dialects[CANONICAL].convention.kinds
-            if leaf in kinds[layer.kind]:
-                return layer, path, leaf
-    return None
 
 
 def _row(dialect: Dialect, path: str) -> tuple[Row | None, dict[str, str]]:
     for row in dialect.rows:
         for side in row.canonical:
-            holes = side.match(path)
-            if holes is not None:
-                return row, holes
+            values = side.match(path)
+            if values is not None:
+                return row, values
     return None, {}
 
 
@@ -224,7 +170,7 @@ def _gap(dialect: Dialect, recipe: _Recipe, name: str) -> Gap | None:
 
 
 def _leaf(dialect: Dialect, layer: Layer, leaf: str) -> Leaf:
-    if layer.kind in WHOLE:
+    if layer.kind in BARE:
         return Leaf("")
     rules = dialect.convention.kinds[layer.kind]
     if leaf not in rules:
@@ -232,8 +178,26 @@ def _leaf(dialect: Dialect, layer: Layer, leaf: str) -> Leaf:
     return rules[leaf]
 
 
+def _recipe(
+    table: Table,
+    dialect: Dialect,
+    layer: Layer,
+    row: Row | None,
+    leaf: str,
+    sizes: Mapping[str, int],
+) -> _Recipe:
+    """Return a recipe; an error in an operation names the file and the row."""
+    try:
+        return _Recipe.of(dialect, layer, row, leaf, sizes)
+    except TableError as error:
+        row_text = layer.path.text if row is None else str(row)
+        raise TableError(
+            f"[dialects.{dialect.name}] {row_text}: {error.message}", table.source
+        ) from error
+
+
 class _Recipe(NamedTuple):
-    """What is the same for a parameter of every layer that one row covers."""
+    """The link of a parameter, for every layer that one row covers."""
 
     layer: Layer
     row: Row | None
@@ -241,7 +205,7 @@ class _Recipe(NamedTuple):
     rule: Leaf
     ops: tuple[Op, ...]
     join: Join | None
-    said: str
+    text: str
     separator: str
     constant: bool
 
@@ -250,19 +214,19 @@ class _Recipe(NamedTuple):
         cls, dialect: Dialect, layer: Layer, row: Row | None, leaf: str, sizes: Mapping[str, int]
     ) -> _Recipe:
         rule = _leaf(dialect, layer, leaf)
-        own = () if row is None else (row.ops.get("", ()), row.ops.get(leaf, ()) if leaf else ())
-        texts = (*(text for part in own for text in part), *rule.ops)
+        chains = () if row is None else (row.ops.get("", ()), row.ops.get(leaf, ()) if leaf else ())
+        texts = (*(text for one in chains for text in one), *rule.ops)
         many = row is not None and (len(row.canonical) > 1 or len(row.dialect) > 1)
         return cls(
             layer, row, leaf, rule,
             ops=tuple(ops.parse(text, sizes) for text in texts),
             join=ops.parse_join(row.join, sizes) if row is not None and many else None,
-            said=layer.path.text if row is None else str(row),
+            text=layer.path.text if row is None else str(row),
             separator=dialect.convention.separator,
             constant=layer.kind == "constant",
         )  # fmt: skip
 
-    def link(self, path: str, name: str, holes: Mapping[str, str]) -> Link:
+    def link(self, path: str, name: str, values: Mapping[str, str]) -> Link:
         """Return the link of one layer's parameter."""
         row, leaf, rule = self.row, self.leaf, self.rule
         if row is None:
@@ -270,11 +234,11 @@ class _Recipe(NamedTuple):
             targets: tuple[str, ...] = (self._joined(path, rule.name),)
         else:
             end = row.leaves.get(leaf, rule.name)
-            paths = [pattern.format(holes) for pattern in row.canonical]
+            paths = [pattern.format(values) for pattern in row.canonical]
             sources = tuple([f"{path}.{leaf}" for path in paths] if leaf else paths)
-            targets = tuple([self._joined(p.format(holes), end) for p in row.dialect])
+            targets = tuple([self._joined(p.format(values), end) for p in row.dialect])
         return Link(
-            sources, targets, self.ops, self.join, self.layer.kind, self.said,
+            sources, targets, self.ops, self.join, self.layer.kind, self.text,
             rule.optional or self.constant, rule.fill, self.constant,
         )  # fmt: skip
 
@@ -283,10 +247,10 @@ class _Recipe(NamedTuple):
 
 
 def _check_once(linked: Linked, dialect: Dialect, table: Table) -> None:
-    """Hold that no two links write the same tensor, on either side."""
+    """Raise `TableError` where two links write the same tensor, on either side."""
     sides: tuple[Callable[[Link], tuple[str, ...]], ...] = (
-        lambda made: made.dialect,
-        lambda made: made.canonical,
+        lambda link: link.dialect,
+        lambda link: link.canonical,
     )
     for side in sides:
         names = list(chain.from_iterable(map(side, linked.links)))

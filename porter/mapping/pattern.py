@@ -1,7 +1,7 @@
-"""Names with holes: `block{stage}.{i}.attn.q`.
+"""Names with placeholders: `block{stage}.{i}.attn.q`.
 
-`{i}` stands for one number, `{n:0,3,6}` or `{n:fc1,fc2}` for one of the words listed, and,
-where a name is made from holes already known, `{i+1}` for a number moved by a constant.
+`{i}` is one number, `{n:0,3,6}` or `{n:fc1,fc2}` one of the words listed, and, on a dialect's
+side, `{i+1}` is a number moved by a constant.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 from porter.errors import TableError
 from porter.mapping.signature import plain
 
-_HOLE = re.compile(r"\{([^{}]*)\}")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _INSIDE = re.compile(r"(?P<name>[a-z_]+)(?:(?P<shift>[+-]\d+)|:(?P<words>[^{}+]+))?")
 _NUMBER = "(?:0|[1-9][0-9]*)"
 
 
-class Hole(NamedTuple):
-    """One hole: its name, the words it may hold (empty: a number), how far it is moved."""
+class Placeholder(NamedTuple):
+    """One placeholder: its name, its words (none: a number), by how much the number is moved."""
 
     name: str
     words: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Hole(NamedTuple):
 
     @property
     def expression(self) -> str:
-        """What it matches, as a regular expression."""
+        """The regular expression of its values."""
         return "|".join(map(re.escape, self.words)) if self.words else _NUMBER
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Hole(NamedTuple):
 
 
 class Pattern:
-    """A name with holes, which matches names and makes them."""
+    """A name with placeholders: matches names, and formats them."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -46,52 +46,67 @@ class Pattern:
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        """Compiled when first needed: most tables are loaded and asked nothing."""
+        """Compiled when first needed: of most tables few rows are used."""
         return re.compile(_expression(self.parts))
 
     @cached_property
     def plain(self) -> tuple[str, ...]:
-        """The names that it makes when every number is `#`."""
+        """The names that it formats when every number is `#`."""
         words = [(part,) if isinstance(part, str) else part.words or ("#",) for part in self.parts]
         return tuple(dict.fromkeys(plain("".join(choice)) for choice in product(*words)))
 
     @cached_property
-    def holes(self) -> dict[str, Hole]:
-        """Its holes by name."""
-        return {part.name: part for part in self.parts if isinstance(part, Hole)}
+    def placeholders(self) -> dict[str, Placeholder]:
+        """Its placeholders by name."""
+        return {part.name: part for part in self.parts if isinstance(part, Placeholder)}
+
+    @property
+    def words(self) -> dict[str, tuple[str, ...]]:
+        """The words of each placeholder that lists some."""
+        return {name: one.words for name, one in self.placeholders.items() if one.words}
 
     def match(self, name: str) -> dict[str, str] | None:
-        """Return what the holes hold if `name` fits, else None."""
-        found = self._regex.fullmatch(name)
-        if found is None:
+        """Return the values of the placeholders if `name` fits, else None."""
+        match = self._regex.fullmatch(name)
+        if match is None:
             return None
-        holes = self.holes
+        known = self.placeholders
         values = {
-            key: str(int(value) - holes[key].shift) if holes[key].shift else value
-            for key, value in found.groupdict().items()
+            key: str(int(value) - known[key].shift) if known[key].shift else value
+            for key, value in match.groupdict().items()
         }
         return None if any(value.startswith("-") for value in values.values()) else values
 
     def format(self, values: Mapping[str, str]) -> str:
-        """Return the name that the values of the holes make."""
+        """Return the name with these values for its placeholders."""
         return "".join(
-            part
-            if isinstance(part, str)
-            else str(int(values[part.name]) + part.shift)
-            if part.shift
-            else values[part.name]
-            for part in self.parts
+            part if isinstance(part, str) else self._formatted(part, values) for part in self.parts
         )
 
     def limited(self, words: Mapping[str, tuple[str, ...]]) -> Pattern:
-        """Return it with each plain hole of a name in `words` limited to those."""
+        """Return it with each plain placeholder named in `words` limited to those."""
         parts = [
-            Hole(part.name, words[part.name])
-            if isinstance(part, Hole) and not part.words and not part.shift and part.name in words
-            else part
+            part
+            if isinstance(part, str) or part.words or part.shift
+            else part._replace(words=words.get(part.name, ()))
             for part in self.parts
         ]
         return self if tuple(parts) == self.parts else Pattern("".join(map(str, parts)))
+
+    def fixed(self, values: Mapping[str, str]) -> Pattern:
+        """Return it with values for some of its placeholders."""
+        parts = [
+            Pattern._formatted(part, values)
+            if isinstance(part, Placeholder) and part.name in values
+            else str(part)
+            for part in self.parts
+        ]
+        return Pattern("".join(parts))
+
+    @staticmethod
+    def _formatted(part: Placeholder, values: Mapping[str, str]) -> str:
+        value = values[part.name]
+        return str(int(value) + part.shift) if part.shift else value
 
     def overlaps(self, other: Pattern) -> bool:
         """Whether some name fits both."""
@@ -114,28 +129,28 @@ class Pattern:
         return f"Pattern({self.text!r})"
 
 
-def _parse(text: str) -> tuple[str | Hole, ...]:
-    parts: list[str | Hole] = []
-    for index, piece in enumerate(_HOLE.split(text)):
+def _parse(text: str) -> tuple[str | Placeholder, ...]:
+    parts: list[str | Placeholder] = []
+    for index, piece in enumerate(_PLACEHOLDER.split(text)):
         if index % 2 == 0:
             if "{" in piece or "}" in piece:
-                raise TableError(f"name {text!r} has a brace without its partner")
+                raise TableError(f"name {text!r} has an unmatched brace")
             if piece:
                 parts.append(piece)
             continue
         inside = _INSIDE.fullmatch(piece)
         if inside is None:
             raise TableError(
-                f"name {text!r}: hole {{{piece}}} is none of {{i}}, {{i:0,3}}, {{i+1}}"
+                f"name {text!r}: {{{piece}}} is malformed; write {{i}}, {{n:0,3}} or {{i+1}}"
             )
         words = tuple(word.strip() for word in (inside["words"] or "").split(",") if word.strip())
-        if parts and isinstance(parts[-1], Hole):
-            raise TableError(f"name {text!r} has two holes side by side")
-        parts.append(Hole(inside["name"], words, int(inside["shift"] or 0)))
+        if parts and isinstance(parts[-1], Placeholder):
+            raise TableError(f"name {text!r} has two placeholders with nothing between them")
+        parts.append(Placeholder(inside["name"], words, int(inside["shift"] or 0)))
     return tuple(parts)
 
 
-def _expression(parts: tuple[str | Hole, ...]) -> str:
+def _expression(parts: tuple[str | Placeholder, ...]) -> str:
     seen: set[str] = set()
     text = ""
     for part in parts:
@@ -154,7 +169,7 @@ _DIGITS = "\0digits"
 _Symbols = tuple[str | tuple[str, ...], ...]
 
 
-def _symbols(parts: tuple[str | Hole, ...]) -> _Symbols:
+def _symbols(parts: tuple[str | Placeholder, ...]) -> _Symbols:
     out: list[str | tuple[str, ...]] = []
     for part in parts:
         if isinstance(part, str):

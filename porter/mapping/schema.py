@@ -1,100 +1,209 @@
-"""What a table's TOML may hold where: checked before a row is read, so that rows can trust it."""
+"""The shape of a table as a JSON Schema: the reader checks tables by it, editors by its file.
+
+Only the keywords that `check` below knows are used; `tests/mapping/test_schema.py` compares its
+verdicts with a validator's. Where a value may be of several types, their schemas differ in `type`
+or in `required`, so that an error is reported for the one that was meant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, cast
 
-from porter.errors import TableError, printable
+from porter.errors import TableError, listed, printable
+from porter.mapping.conventions import conventions
+from porter.mapping.table import BARE, CANONICAL
 
-_Test = Callable[[object], bool]
+Node = dict[str, Any]
+_Path = tuple[str | int, ...]
 
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _names(value: object) -> bool:
-    return _text(value) or (_texts(value) and bool(value))
-
-
-def _operations(value: object) -> bool:
-    return _texts(value) or (isinstance(value, dict) and all(_texts(v) for v in value.values()))
-
-
-def _leaves(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
-
-
-_ROW: Mapping[str, tuple[_Test, str]] = {
-    "canonical": (_names, "a name or a list of names"),
-    "path": (_names, "a name or a list of names"),
-    "join": (_text, "a join such as 'concat 0'"),
-    "ops": (_operations, "a list of operations, or such a list for each parameter"),
-    "leaves": (_leaves, "a table of parameter names"),
-}
-_ONE_SIDED: Mapping[str, tuple[_Test, str]] = {
-    "reason": (_text, "a sentence"),
-    "fill": (_number, "a number"),
-}
-_DIALECT: Mapping[str, tuple[_Test, str]] = dict.fromkeys(
-    ("alias", "framework", "about", "container", "requires"), (_text, "a text")
+IDENTIFIER = (
+    "https://raw.githubusercontent.com/porter-weights/porter/main/mappings/table.schema.json"
 )
-_TABLE: Mapping[str, tuple[_Test, str]] = dict.fromkeys(
-    ("family", "title", "constants"), (_text, "a text")
+_TYPES: dict[str, Any] = {"string": str, "number": (int, float), "array": list, "object": dict}
+_SHOWN = 60
+_SECTIONS = ("names", "rows", "absent", "extra")
+"""Parts of a dialect whose keys are names, or numbers of rows."""
+
+
+def _text(description: str) -> Node:
+    return {"type": "string", "description": description}
+
+
+def _object(description: str, properties: Mapping[str, Node], required: tuple[str, ...]) -> Node:
+    return {
+        "type": "object", "description": description, "properties": dict(properties),
+        "required": list(required), "additionalProperties": False,
+    }  # fmt: skip
+
+
+def _each(description: str, value: Node) -> Node:
+    return {"type": "object", "description": description, "additionalProperties": value}
+
+
+def _several(description: str, item: Node) -> Node:
+    return {"type": "array", "description": description, "items": item, "minItems": 1}
+
+
+def _either(description: str, *choices: Node) -> Node:
+    return {"description": description, "anyOf": list(choices)}
+
+
+_NAME = _text("a name with placeholders such as {i}, {n:fc1,fc2}")
+_NAMES = _either("a name or a list of names", _NAME, _several("names", _NAME))
+_CHAIN = {
+    "type": "array",
+    "description": "a list of operations such as 'transpose'",
+    "items": _text("an operation such as 'transpose' or 'permute 2 3 1 0'"),
+}
+_ROW_PROPERTIES = {
+    "path": _NAMES,
+    "join": _text("a join such as 'concat 0' or 'stack 0'"),
+    "ops": _either(
+        "a list of operations, or such a list for each parameter",
+        _CHAIN,
+        _each("operations by PyTorch's name of the parameter", _CHAIN),
+    ),
+    "leaves": _each("the dialect's names of parameters, by PyTorch's", _text("a name")),
+}
+_NAMED_ROW = _object("a row", _ROW_PROPERTIES, ("path",))
+_FULL_ROW = _object("a row", {"canonical": _NAMES, **_ROW_PROPERTIES}, ("canonical", "path"))
+_REASON = {"type": "string", "minLength": 1, "description": "the reason"}
+_FILL = {"type": "number", "description": "the number written for it on the way back"}
+_ABSENT = _either(
+    "the reason, or a table with `reason` and `fill`",
+    _REASON,
+    _object("a reason and a value", {"reason": _REASON, "fill": _FILL}, ("reason",)),
 )
+_ALIAS = _object(
+    "another name of a dialect",
+    {"alias": _text("the name of a dialect of this table"), "about": _text("a remark")},
+    ("alias",),
+)
+
+
+@cache
+def schema() -> Node:
+    """Return the JSON Schema of a table."""
+    frameworks = [*conventions()]
+    kinds = [*conventions()[CANONICAL].kinds]
+    kind = {"enum": kinds, "description": f"a kind: {', '.join(kinds)}"}
+    bare = {"enum": [*BARE], "description": " or ".join(BARE)}
+    form = _form({"enum": frameworks, "description": f"one of {', '.join(frameworks)}"})
+    when = _text("a canonical tensor: the case is that of variants that have it")
+    case = _object("a case", {"when": when, **form}, ("when",))
+    cases = _several("[[…cases]] tables, the first that applies counting", case)
+    body = _object("a dialect", {**form, "cases": cases}, ())
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": IDENTIFIER,
+        "title": "porter mapping table",
+        **_object(
+            "a mapping table",
+            {
+                "family": _text("the name of the family; default: the file's"),
+                "title": _text("the family's title"),
+                "constants": _text("the function that computes the constants"),
+                "tensors": _each("bare tensors: canonical name = kind", bare),
+                "layers": _each("layers: canonical module path = kind", kind),
+                "dialects": _each("dialects", _either("a table", _ALIAS, body)),
+            },
+            (),
+        ),
+    }
+
+
+def _form(framework: Node) -> dict[str, Node]:
+    """Return the keys of a dialect and of each of its cases."""
+    return {
+        "framework": framework,
+        "like": _text("DIALECT or FAMILY:DIALECT, whose rows apply where this one has none"),
+        "prefix": _each("beginnings of that dialect's names = this one's", _text("a text")),
+        "about": _text("a remark"),
+        "container": _text("the format that its files usually have"),
+        "names": _each(
+            "canonical module path = the dialect's, where they differ",
+            _either("a name, a list of names or a table with `path`", *_NAMES["anyOf"], _NAMED_ROW),
+        ),
+        "rows": {
+            "type": "array",
+            "description": "[[…rows]] tables",
+            "items": _FULL_ROW,
+        },
+        "absent": _each("canonical tensors that the dialect does not have = reason", _ABSENT),
+        "extra": _each("tensors that only the dialect has = reason", _ABSENT),
+    }  # fmt: skip
 
 
 def check(body: Mapping[str, Any]) -> None:
-    """Raise `TableError` where a value is of a type that its place cannot take."""
-    _hold(body, _TABLE, "the table")
-    for path, kind in _table(body, "layers", "the table").items():
-        if not isinstance(kind, str):
-            raise TableError(f"layer {path!r} is of unknown kind {printable(kind)}")
-    for name, entry in _table(body, "dialects", "the table").items():
-        _dialect(entry, f"[dialects.{name}]")
+    """Raise `TableError` where a value does not fit its place: which row, and what is expected."""
+    for path, problem in _problems(schema(), body, ()):
+        raise TableError(f"{_where(path)}{problem}")
 
 
-def _dialect(entry: object, where: str) -> None:
-    if not isinstance(entry, dict):
-        raise TableError(f"{where} must be a table, not {printable(entry)}")
-    _hold(entry, _DIALECT, where)
-    for name, row in _table(entry, "names", where).items():
-        if not _names(row) and not isinstance(row, dict):
-            raise TableError(
-                f"{where} {name!r} must be a name, a list of names or a table with `path`"
-            )
-        if isinstance(row, dict):
-            _hold(row, _ROW, f"{where} {name!r}")
-    rows = entry.get("rows", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise TableError(f"{where} rows must be [[{where[1:-1]}.rows]] tables")
-    for row in rows:
-        _hold(row, _ROW, f"{where} row")
-    for key in ("absent", "extra"):
-        for name, value in _table(entry, key, where).items():
-            if isinstance(value, dict):
-                _hold(value, _ONE_SIDED, f"{where} {key} {name!r}")
-    if "otherwise" in entry:
-        _dialect(entry["otherwise"], f"{where[:-1]}.otherwise]")
+def _problems(node: Node, value: object, path: _Path) -> Iterator[tuple[_Path, str]]:
+    """Yield what does not fit, each with its place."""
+    node = _chosen(node, value)
+    if not _fits(node, value):
+        yield path, f" must be {node['description']}, not {printable(repr(value), _SHOWN)}"
+    elif isinstance(value, dict):
+        yield from _members(node, value, path)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _problems(node["items"], item, (*path, index))
 
 
-def _hold(value: Mapping[str, Any], rules: Mapping[str, tuple[_Test, str]], where: str) -> None:
-    for key, (test, what) in rules.items():
-        if key in value and not test(value[key]):
-            raise TableError(f"{where} {key} must be {what}, not {printable(value[key], 60)}")
+def _chosen(node: Node, value: object) -> Node:
+    """Return the choice that a value is meant to be, the node itself where it is none."""
+    keys = value if isinstance(value, dict) else ()
+    for choice in node.get("anyOf", ()):
+        if _is_a(choice, value) and all(key in keys for key in choice.get("required", ())):
+            return cast(Node, choice)
+    return node
 
 
-def _table(body: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    value = body.get(key, {})
-    if not isinstance(value, dict):
-        raise TableError(f"{where} {key} must be a table, not {printable(value, 60)}")
-    return value
+def _is_a(node: Node, value: object) -> bool:
+    kind = node.get("type")
+    return kind is None or (isinstance(value, _TYPES[kind]) and not isinstance(value, bool))
+
+
+def _fits(node: Node, value: object) -> bool:
+    """Whether a value, its members apart, is what the node describes."""
+    if "anyOf" in node or not _is_a(node, value):
+        return False
+    if "enum" in node:
+        return isinstance(value, str) and value in node["enum"]
+    least: int = node.get("minItems") or node.get("minLength") or 0
+    return not isinstance(value, str | list) or len(value) >= least
+
+
+def _members(node: Node, value: dict[str, Any], path: _Path) -> Iterator[tuple[_Path, str]]:
+    known, rest = node.get("properties", {}), node["additionalProperties"]
+    unknown = sorted(set(value) - set(known)) if rest is False else []
+    if unknown:
+        yield path, f" has unknown keys {listed(unknown)}; known: {listed(sorted(known), 20)}"
+    missing = [key for key in node.get("required", ()) if key not in value]
+    if missing:
+        yield path, f" lacks `{missing[0]}`, {known[missing[0]]['description']}"
+    for key, member in value.items():
+        if key in known or rest:
+            yield from _problems(known.get(key, rest), member, (*path, key))
+
+
+def _where(path: _Path) -> str:
+    """Return a place as TOML writes it: `[dialects.hf.names] 'head' ops`."""
+    if path[:1] not in (("dialects",), ("layers",), ("tensors",)) or len(path) < 2:
+        return " ".join(["the table", *map(str, path)])
+    section, rest = [str(path[0])], list(path[1:])
+    if section == ["dialects"]:
+        section.append(str(rest.pop(0)))
+        if rest[:1] == ["cases"] and len(rest) > 1:
+            section.append(f"cases #{int(rest[1]) + 1}")
+            rest = rest[2:]
+        if rest and rest[0] in _SECTIONS:
+            section.append(str(rest.pop(0)))
+        elif rest:
+            return f"[{'.'.join(section)}] {' '.join(map(str, rest))}"
+    row = [f"#{one + 1}" if isinstance(one, int) else printable(repr(one)) for one in rest[:1]]
+    return " ".join([f"[{'.'.join(section)}]", *row, *map(str, rest[1:])])

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from porter.errors import MappingError, TableError, listed
 from porter.mapping.fold import fold
-from porter.mapping.link import instances, link, place_of
+from porter.mapping.layers import instances, place_of
+from porter.mapping.link import link_dialect
 from porter.mapping.pattern import Pattern
-from porter.mapping.table import CANONICAL, WHOLE, Dialect, Row, Table
+from porter.mapping.table import BARE, CANONICAL, Dialect, Row, Table
 from porter.planning.plan import Shapes
 from porter.tensors import operations
 from porter.zoo.architectures import Architecture, Preprocessing
@@ -119,16 +120,17 @@ def unwritten(table: Table, source: str, target: str) -> list[str]:
 def derive(table: Table, source: Shapes, dialect: str) -> Skeleton:
     """Return the canonical tensors of a checkpoint in a dialect, by the table alone."""
     chosen = table.dialect(dialect)
-    names, unknown = _named(table, chosen, source)
-    if chosen.of(names) is not chosen:
-        chosen = chosen.of(names)
-        names, unknown = _named(table, chosen, source)
-    if unknown:
-        raise MappingError(
-            f"no row of {table.source} covers {listed(fold(unknown))} in dialect {dialect}",
-            problems=[f"unexpected {name}" for name in fold(unknown)],
-        )
-    return Skeleton(tuple(_entries(table, chosen, source, names)))
+    misfits = []
+    for form in chosen.forms:
+        names, unknown = _named(table, form, source)
+        if not unknown and chosen.of(names) is form:
+            return Skeleton(tuple(_entries(table, form, source, names)))
+        misfits.append(unknown)
+    nearest = min(filter(None, misfits), key=len, default=list(source))
+    raise MappingError(
+        f"no row of {table.source} covers {listed(fold(nearest))} in dialect {dialect}",
+        problems=[f"unexpected {name}" for name in fold(nearest)],
+    )
 
 
 def _named(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], list[str]]:
@@ -145,7 +147,7 @@ def _named(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], l
 
 
 def _entries(table: Table, dialect: Dialect, source: Shapes, names: list[str]) -> Iterator[Entry]:
-    linked = link(table, dialect.name, names, {})
+    linked = link_dialect(table, dialect.name, names, {})
     for made in linked.links:
         missing = [name for name in made.dialect if name not in source]
         if missing:
@@ -163,7 +165,7 @@ def _entries(table: Table, dialect: Dialect, source: Shapes, names: list[str]) -
 def _counters(table: Table, dialect: Dialect, names: list[str]) -> Iterator[str]:
     """Yield the scalars that PyTorch keeps for a layer and the dialect does not."""
     for instance in instances(table, names):
-        if instance.layer.kind in WHOLE:
+        if instance.layer.kind in BARE:
             continue
         for leaf, rule in dialect.convention.kinds[instance.layer.kind].items():
             if rule.absent is not None and rule.fill is not None and leaf not in instance.leaves:

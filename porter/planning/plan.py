@@ -17,7 +17,7 @@ import numpy as np
 from porter.errors import MappingError, UsageError, listed, printable
 from porter.mapping.constants import constants
 from porter.mapping.fold import fold
-from porter.mapping.link import Link, Linked, link
+from porter.mapping.link import Link, Linked, link_dialect
 from porter.tensors import operations
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
@@ -195,14 +195,14 @@ def link_variant(
     if names is None:
         entries = architecture.skeleton().entries
         names = [e.name for e in entries if e.feature in chosen]
-    return link(architecture.table, dialect, names, architecture.sizes)
+    return link_dialect(architecture.table, dialect, names, architecture.sizes)
 
 
 def _features(architecture: Architecture, source: Shapes, dialect: str) -> tuple[str, ...]:
     """Return the optional parts of which the source has a tensor."""
     found = []
     for feature, entries in architecture.skeleton().features.items():
-        linked = link(architecture.table, dialect, [e.name for e in entries], architecture.sizes)
+        linked = link_variant(architecture, dialect, names=[e.name for e in entries])
         if any(name in source for name in linked.by_dialect):
             found.append(feature)
     return tuple(found)

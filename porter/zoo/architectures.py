@@ -13,7 +13,8 @@ from math import isqrt
 from typing import Any, NamedTuple
 
 from porter.errors import UsageError, listed, nearest, printable
-from porter.mapping import table as tables
+from porter.mapping import reader
+from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
 from porter.zoo import skeleton as skeletons
 
@@ -76,11 +77,11 @@ class Architecture:
     """Optional parts: {feature: keyword arguments}."""
 
     @property
-    def table(self) -> tables.Table:
+    def table(self) -> Table:
         """The family's mapping table."""
-        return tables.builtin(self.family)
+        return reader.builtin(self.family)
 
-    def skeleton(self, framework: str = tables.CANONICAL) -> skeletons.Skeleton:
+    def skeleton(self, framework: str = CANONICAL) -> skeletons.Skeleton:
         """Return the tensors of the reference model in torch or paddle."""
         return _skeleton(self.name, framework)
 

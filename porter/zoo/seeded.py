@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from porter.mapping.constants import constants
-from porter.mapping.link import place_of
+from porter.mapping.layers import place_of
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor, Shape

@@ -452,7 +452,7 @@ def offered(*words: str) -> list[str]:
 def test_completion_offers_what_fits() -> None:
     """Commands, variants, families, dialects of the variant that stands there, files."""
     assert offered("conv") == ["convert"]
-    assert offered("table", "") == ["check", "infer", "show"]
+    assert offered("table", "") == ["check", "infer", "schema", "show"]
     assert offered("convert", "shunted-") == ["shunted-t", "shunted-s", "shunted-b"]
     assert offered("list", "shu") == ["shunted"]
     assert offered("convert", "vit-tiny-p16-224", "--from", "torch:h") == [

@@ -8,7 +8,8 @@ from importlib import resources
 
 import pytest
 
-from porter.mapping.table import CANONICAL, Table, parse
+from porter.mapping.reader import parse
+from porter.mapping.table import CANONICAL, Table
 from porter.planning.check import check, dialect_tensors, prove
 from porter.zoo.architectures import Architecture, all_variants, find
 from porter.zoo.canonical import canonical_tensors

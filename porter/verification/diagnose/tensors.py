@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.mapping.link import place_of
+from porter.mapping.layers import place_of
 from porter.planning.plan import Plan
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES

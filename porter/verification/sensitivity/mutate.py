@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from porter.mapping.link import place_of
+from porter.mapping.layers import place_of
 from porter.mapping.table import Table
 from porter.tensors.blocks import Array
 from porter.verification.diagnose.orders import named_orders

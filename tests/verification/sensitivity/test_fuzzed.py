@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from porter.frameworks.process import Pool
+from porter.mapping import reader
 from porter.mapping import table as tables
 from porter.mapping.pattern import Pattern
 from porter.planning.plan import plan
@@ -105,10 +106,10 @@ def run_with(
     pool: Pool, fresh: StateDict, monkeypatch: pytest.MonkeyPatch, *rows: tables.Row
 ) -> Verdict:
     """Port and verify with wrong rows for Paddle: the file agrees with the table all the same."""
-    good = tables.builtin("cait")
+    good = reader.builtin("cait")
     paddle = good.dialects["paddle"]._replace(rows=rows)
     bad = good._replace(dialects={**good.dialects, "paddle": paddle})
-    monkeypatch.setattr(tables, "builtin", lambda family: bad)
+    monkeypatch.setattr(reader, "builtin", lambda family: bad)
     verdict = run(pool, fresh, port(fresh))
     assert all(check.passed for check in verdict.checks)
     assert all(check.passed for check in verdict.tensors)

@@ -1,0 +1,101 @@
+"""Read mapping tables: TOML in, checked values out.
+
+Loading checks everything that can be checked without a variant.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from porter.errors import TableError, listed, printable
+from porter.mapping import schema
+from porter.mapping.dialects import Dialects, no_overlap
+from porter.mapping.pattern import Pattern
+from porter.mapping.table import BARE, Layer, Table
+from porter.mappings import FOLDER
+
+
+def parse(text: str, source: str) -> Table:
+    """Read a table from its text; a `TableError` begins with `source`."""
+    return _checked(text.encode(), source)
+
+
+def load(path: Path) -> Table:
+    """Read a custom table; a `TableError` begins with its path."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TableError(f"cannot be read: {error.strerror}", path) from error
+    return _checked(data, str(path))
+
+
+@cache
+def builtin(family: str) -> Table:
+    """Read the table that porter ships for a family; unknown families are a `TableError`."""
+    known = [file.stem for file in sorted(FOLDER.glob("*.toml")) if file.stem != "conventions"]
+    if family not in known:
+        raise TableError(f"unknown family {printable(family)!r}; porter has {listed(known, 20)}")
+    return _checked((FOLDER / f"{family}.toml").read_bytes(), f"mappings/{family}.toml")
+
+
+def _checked(data: bytes, source: str) -> Table:
+    """Parse and check a table; every error carries the table's file."""
+    try:
+        return _table(data, source)
+    except TableError as error:
+        raise TableError(error.message, source) from error
+
+
+def _table(data: bytes, source: str) -> Table:
+    try:
+        body = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TableError(f"not TOML: {error}") from error
+    _refuse_old_spellings(body)
+    schema.check(body)
+    rows = {section: body.get(section, {}) for section in ("tensors", "layers")}
+    layers = [_layer(section, *row) for section, body in rows.items() for row in body.items()]
+    no_overlap([layer.path for layer in layers], "[tensors] and [layers]")
+    reading = Dialects(body.get("dialects", {}), layers, builtin)
+    dialects, aliases = reading.all()
+    digest = xxhash.xxh3_128(data)
+    for family in sorted(reading.families):
+        digest.update(reading.families[family].digest.encode())
+    return Table(
+        body.get("family") or Path(source).stem, tuple(layers), dialects, aliases,
+        body.get("constants", ""), digest.hexdigest(), source,
+    )  # fmt: skip
+
+
+def _layer(section: str, path: str, kind: str) -> Layer:
+    pattern = Pattern(path)
+    if any(one.shift for one in pattern.placeholders.values()):
+        raise TableError(f"[{section}] {path!r}: only a dialect's side may move a number ({{i+1}})")
+    return Layer(pattern, kind)
+
+
+def _refuse_old_spellings(body: Mapping[str, Any]) -> None:
+    """Raise `TableError` with the new spelling of what a table of porter 0.1.0 may have."""
+    layers = body.get("layers")
+    if isinstance(layers, dict):
+        bare = [repr(name) for name, kind in layers.items() if kind in BARE]
+        if bare:
+            raise TableError(f"[layers] lists bare tensors: move {listed(bare)} to [tensors]")
+    dialects = body.get("dialects")
+    for name, entry in dialects.items() if isinstance(dialects, dict) else ():
+        if isinstance(entry, dict) and {"requires", "otherwise"} & set(entry):
+            raise TableError(
+                f"[dialects.{name}] `requires` and `otherwise` are written as a case: the rows of"
+                f" `otherwise` in [dialects.{name}], the others in [[dialects.{name}.cases]] with"
+                f" `when = {_quoted(entry.get('requires', 'TENSOR'))}`"
+            )
+
+
+def _quoted(value: object) -> str:
+    return '"' + printable(value) + '"'
