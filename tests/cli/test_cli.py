@@ -123,7 +123,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
         ),
         ("convert pvtv2-b0 none.pth --from torch --to paddle", "none.pth: no such file"),
         ("convert none.toml a.pth --from torch --to paddle", "none.toml: cannot be read"),
-        ("convert {files}/bad.toml a.pth --from torch --to paddle", "unknown kind 'nonsense'"),
+        ("convert {files}/bad.toml a.pth --from torch --to paddle", "must be a kind: linear, "),
         ("convert pvtv2-b0 {files}/junk.pth --from torch --to paddle", "no format that porter"),
         ("convert pvtv2-b0 {files}/a.pth -o {files}/a.pth --from torch --to torch", "the input"),
         (
@@ -146,7 +146,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
         ("table infer {files}/a.pth {files}/b.pth --left caffe", "none of torch, paddle, numpy"),
         ("table infer {files}/a.pth {files}/a.pth -o {files}/toy.toml", "exists already"),
         ("table check --with {files}/a.pth", "go with one TABLE.toml"),
-        ("table check {files}/bad.toml", "unknown kind"),
+        ("table check {files}/bad.toml", "must be a kind"),
         ("doctor --nope", "No such option '--nope'"),
     ],
 )
