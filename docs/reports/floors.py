@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from porter.frameworks.side import Watch
-from porter.frameworks.torch import TorchSide
+from porter.frameworks.runner import Watch
+from porter.frameworks.torch import TorchRunner
 from porter.tensors.blocks import Array
 from porter.verification import tolerance
 from porter.verification.compare import compare
@@ -87,7 +87,7 @@ class Tf32(TorchDispatchMode):
 
 
 @dataclass
-class Side:
+class Case:
     """One variant's reference model and its seeded weights."""
 
     variant: Architecture
@@ -95,24 +95,26 @@ class Side:
     size: int
     weights: Mapping[str, Array] = field(init=False)
     inputs: Array = field(init=False)
-    side: TorchSide = field(init=False)
+    runner: TorchRunner = field(init=False)
 
     def __post_init__(self) -> None:
         made = seeded(self.variant, seed=self.seed, num_classes=10, image_size=self.size)
         self.weights = {name: np.array(t.read()) for name, t in made.items()}
         (self.inputs,) = noise([self.seed], [2], self.size).values()
-        self.side = TorchSide()
-        self.side.place("cpu")
-        self.side.build(self.variant, 10, self.size, ())
+        self.runner = TorchRunner()
+        self.runner.place("cpu")
+        self.runner.build(self.variant, 10, self.size, ())
 
     def logits(self, precision: str, changed: Mapping[str, Array] | None = None) -> Array:
         """Return the logits with some weights changed."""
-        self.side.cast("float32" if precision.startswith("tf32") else precision)
+        self.runner.cast("float32" if precision.startswith("tf32") else precision)
         for name, array in {**self.weights, **(changed or {})}.items():
             wide = array.astype(np.float64 if precision == "float64" else np.float32)
-            self.side.assign(name, np.array(wide if array.dtype.kind == "f" else array, order="C"))
+            self.runner.assign(
+                name, np.array(wide if array.dtype.kind == "f" else array, order="C")
+            )
         with _mode(precision):
-            outputs = self.side.forward(self.inputs, Watch()).outputs
+            outputs = self.runner.forward(self.inputs, Watch()).outputs
         return next(iter(outputs.values()))
 
 
@@ -165,7 +167,7 @@ def measure(variant: Architecture, seeds: range) -> dict[str, Row]:
     """Run good and faulty weights of every seed at every precision."""
     rows = {precision: Row() for precision in PRECISIONS}
     for seed in seeds:
-        side = Side(variant, seed, smallest(variant))
+        case = Case(variant, seed, smallest(variant))
         reference = side.logits("float64")
         own = compare(side.logits("float32"), reference).error
         for precision, row in rows.items():

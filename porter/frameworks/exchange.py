@@ -1,6 +1,6 @@
 """The files through which parent and worker pass arrays: safetensors and a JSON value.
 
-An array that comes twice (what one module gives, the next is called with) is stored once.
+An array that occurs twice (the output of one module is the argument of the next) is stored once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from porter.errors import InputError, printable
 from porter.tensors.blocks import Array
 
 KEY = "porter"
-"""Where the JSON value lies in the file's metadata; what is stored once is under `porter.same`."""
+"""Key of the JSON value in the file's metadata; `porter.same` lists repeated arrays."""
 
 _DAMAGED = (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError)
-"""What reading a file of somebody else's may raise: a type that NumPy lacks, a wild header."""
+"""Errors of reading an untrusted file: an element type that NumPy lacks, a malformed header."""
 
 
 def save(
@@ -64,7 +64,7 @@ def load(
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the JSON value of a file alone, empty if it has none; no array is read."""
+    """Return the JSON value of a file, empty if it has none; no array is read."""
     try:
         with safe_open(path, "numpy") as file:
             return _value(file, KEY)
@@ -75,5 +75,5 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _value(file: Any, key: str) -> dict[str, Any]:
     found: Any = json.loads((file.metadata() or {}).get(key, "{}"))
     if not isinstance(found, dict):
-        raise ValueError("its metadata are no JSON object")
+        raise ValueError("its metadata are not a JSON object")
     return found

@@ -11,7 +11,7 @@ from porter.tensors.lazy import LazyTensor
 def fill(model: Any, state: dict[str, LazyTensor] | Any, framework: str) -> None:
     """Load a state dict in the framework's own dialect into a model, strictly.
 
-    One tensor is in memory beside the model at a time.
+    In memory are the model and one tensor at a time.
     """
     own = model.state_dict()
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))

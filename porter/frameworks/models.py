@@ -1,4 +1,4 @@
-"""Build a reference model in torch or paddle; the only way from a name to a live model."""
+"""Build a reference model in torch or paddle, by the name of its variant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INITIALISERS = {
     "uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "constant_", "erfinv_", "mul_",
     "add_", "clamp_", "fill_", "zero_",
 }  # fmt: skip
-"""What the functions of `torch.nn.init` are, or call."""
+"""Names of the functions of `torch.nn.init`, and of those they call."""
 PACKAGES = {"torch": "torch", "paddle": "paddlepaddle"}
 
 
@@ -32,9 +32,9 @@ def build(
 ) -> Any:
     """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
 
-    `image_size` is in pixels; `options` go to the model's class (`drop_path_rate`, say).
-    With `blank`, nothing is drawn at random, which takes longer than to read a checkpoint:
-    parameters are NaN, to be filled, and so are torch's buffers. `device` is where those are.
+    `image_size` is in pixels; `options` are arguments of the model's class, for example `drop_path_rate`.
+    With `blank`, parameters (in torch buffers, too) are NaN, to be filled: drawing them at random
+    takes longer than reading a checkpoint. `device` is where torch allocates them.
     `MissingPackage` is raised when the framework is not installed.
     """
     need(framework)
@@ -61,7 +61,7 @@ def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
     class Undrawn(TorchFunctionMode):  # type: ignore[misc]
         """Leaves a parameter as it is where an initialiser would fill it.
 
-        Without memory there is nothing to fill, but torch loads its compiler to find that out.
+        On the meta device nothing is filled, but torch loads its compiler to find that out.
         """
 
         def __torch_function__(
@@ -75,7 +75,7 @@ def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
 
     with torch.device("meta"), Undrawn():
         model = make()
-    # A buffer that no state dict holds would stay as it is made here.
+    # A buffer that is not in the state dict would stay as it is made here.
     assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
 
     def blank(like: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Paddle as one side of a comparison; twin of `torch_side`."""
+"""Paddle as a `Runner`; twin of `porter.frameworks.torch`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from porter.errors import UsageError
 from porter.frameworks.models import build, need
-from porter.frameworks.side import STEP_EPS, Argument, Record, Watch, device_for
+from porter.frameworks.runner import STEP_EPS, Argument, Recording, Watch, device_for
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
 
 _NAMES = {"eps": "_epsilon"}
-"""What Paddle's layers call a setting."""
+"""Names of settings in Paddle's layers."""
 
 
-class PaddleSide:
-    """Holds one `nn.Layer`."""
+class PaddleRunner:
+    """Runs one `nn.Layer`."""
 
     def __init__(self) -> None:
         need("paddle")
@@ -81,7 +81,7 @@ class PaddleSide:
     def cast(self, precision: str) -> None:
         paddle = self._paddle
         if precision == "tf32":
-            raise UsageError("paddle has no tf32 switch: run this side in another precision")
+            raise UsageError("paddle cannot switch TF32 on: choose another precision for this side")
         if precision in ("float16", "bfloat16") and self._device == "cpu":
             raise UsageError(f"paddle has no {precision} kernels for the CPU; use --device cuda")
         self._dtype = precision
@@ -96,10 +96,10 @@ class PaddleSide:
     def value(self, name: str) -> Array:
         return _array(self._state[name])
 
-    def forward(self, inputs: Array, watch: Watch) -> Record:
-        record = Record()
+    def forward(self, inputs: Array, watch: Watch) -> Recording:
+        recording = Recording()
         hooks = [
-            layer.register_forward_post_hook(_keeper(record, name, watch))
+            layer.register_forward_post_hook(_keeper(recording, name, watch))
             for name, layer in self._modules.items()
             if watch.wants(name)
         ]
@@ -107,8 +107,8 @@ class PaddleSide:
             found = self._model(self._tensor(inputs))
         for hook in hooks:
             hook.remove()
-        record.outputs = {f"logits{part}": array for part, array in _parts(found)}
-        return record
+        recording.outputs = {f"logits{part}": array for part, array in _parts(found)}
+        return recording
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
@@ -171,7 +171,7 @@ class PaddleSide:
 
 
 def _activation(paddle: Any, gelu: Any, name: str) -> Any:
-    """Return a function to stand for GELU."""
+    """Return the function that replaces GELU."""
     sigmoid = paddle.nn.functional.sigmoid
     return {
         "tanh": lambda x, approximate=False, name=None: gelu(x, approximate=True),
@@ -182,18 +182,18 @@ def _activation(paddle: Any, gelu: Any, name: str) -> Any:
     }[name]
 
 
-def _keeper(record: Record, name: str, watch: Watch) -> Any:
-    """Return a hook that keeps a layer's output, and what it was called with."""
+def _keeper(recording: Recording, name: str, watch: Watch) -> Any:
+    """Return a hook that records a layer's output and, if asked for, its arguments."""
 
     def keep(layer: Any, args: Any, output: Any) -> None:
-        place = record.keep(name, type(layer).__name__, dict(_parts(output)), watch.limit)
-        if watch.calls and all(_can_be_kept(a) for a in args):
-            record.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
+        place = recording.keep(name, type(layer).__name__, dict(_parts(output)), watch.limit)
+        if watch.calls and all(_can_be_stored(a) for a in args):
+            recording.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
 
     return keep
 
 
-def _can_be_kept(argument: Any) -> bool:
+def _can_be_stored(argument: Any) -> bool:
     return (
         argument is None or hasattr(argument, "detach") or isinstance(argument, int | float | str)
     )
@@ -212,7 +212,7 @@ def _parts(value: Any) -> list[tuple[str, Array]]:
 
 
 def _array(tensor: Any) -> Array:
-    """Return a copy as an array; float16 and bfloat16 become float32, which holds them."""
+    """Return a copy as an array; float16 and bfloat16 become float32, which represents them exactly."""
     small = _dtype(tensor) in ("float16", "bfloat16")
     wide = tensor.detach().astype("float32") if small else tensor.detach()
     return wide.numpy().copy()  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
 """Start a framework in a child process and talk to it.
 
-torch and paddle crash each other's CUDA libraries when one process holds both, so each side of
-a comparison has its own. A request is a line of JSON, large data go through files. The child
-ends when its standard input closes: it never outlives its parent, however that ends.
+torch and paddle crash each other's CUDA libraries when one process loads both, so each side of
+a comparison has its own process. A request is a line of JSON, large data go through files. The
+child ends when its standard input closes: it never outlives its parent, however that ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from porter import errors
 from porter.errors import PorterError, SystemFault, printable
 
 _WAIT = 5.0
-"""Seconds that a child gets to end by itself."""
+"""Seconds that a child gets to end before it is killed."""
 
 
 class Worker:
@@ -64,7 +64,7 @@ class Worker:
             raise self._ended() from None
 
     def receive(self) -> dict[str, Any]:
-        """Return the reply to the oldest request; what went wrong there is raised here."""
+        """Return the reply to the oldest request; an error of the child is raised here."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
@@ -107,33 +107,34 @@ class Worker:
         self.close(at_once=kind is not None)
 
     def _ended(self) -> PorterError:
-        """Return the error that says why the child is gone."""
+        """Return the error that says why the child ended."""
         code = self._process.wait()
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "")
         if "No module named porter" in last or "No module named 'porter" in last:
             return errors.MissingPackage(
-                f"has no porter; run `{self.python} -m pip install porter-weights`", self.python
+                f"porter is not installed there; run `{self.python} -m pip install porter-weights`",
+                self.python,
             )
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if name == "SIGKILL" else ""
-            last = f"killed by {name}{hint}" + (f"; its last words: {last}" if last else "")
+            last = f"killed by {name}{hint}" + (f"; its last line: {last}" if last else "")
         return SystemFault(
             f"the {self.framework} process ended with {printable(last, 300) or f'code {code}'}"
         )
 
 
 class Pool:
-    """Workers that are used again: a second comparison need not import its frameworks anew."""
+    """Workers that are used again: a second comparison does not import its frameworks again."""
 
     def __init__(self) -> None:
         self._idle: dict[tuple[str, str | None], list[Worker]] = {}
 
     @contextlib.contextmanager
     def worker(self, framework: str, python: str | None = None) -> Iterator[Worker]:
-        """Lend a worker, started if none is idle; one in whose use anything failed is ended."""
+        """Yield a worker, started if none is idle; it is ended if anything fails while it is used."""
         idle = self._idle.setdefault((framework, python), [])
         worker = idle.pop() if idle else Worker(framework, python=python)
         try:
@@ -163,7 +164,7 @@ class Pool:
 
 def environment(framework: str, threads: int | None = None) -> dict[str, str]:
     """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
-    found = {
+    variables = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads or _share()),
         "NVIDIA_TF32_OVERRIDE": "0",
@@ -174,17 +175,17 @@ def environment(framework: str, threads: int | None = None) -> dict[str, str]:
         "GLOG_minloglevel": "2",
     }
     if framework == "torch":
-        # torch has switches of its own, which the variable, 0 or 1, would overrule: with it
-        # `--precision tf32` would run in float32 and pass for nothing.
-        del found["NVIDIA_TF32_OVERRIDE"]
-    return found
+        # The variable, 0 or 1, would overrule torch's own switches: with it `--precision tf32`
+        # would run in float32 and always pass.
+        del variables["NVIDIA_TF32_OVERRIDE"]
+    return variables
 
 
 def _share() -> int:
-    """Return the threads of one side: half of the cores, or fewer where fewer are asked for.
+    """Return the threads of one side: half of the cores, or fewer if OMP_NUM_THREADS is smaller.
 
-    The sides run at the same time: with more threads than cores, each waits for the other's in a
-    loop, and both take three times as long.
+    The sides run at the same time: with more threads than cores, they spin while they wait for
+    each other, and both take three times as long.
     """
     known = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2

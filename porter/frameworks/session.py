@@ -1,4 +1,4 @@
-"""What a worker does when it is asked; knows no framework but through its `Side`."""
+"""The commands of a worker, carried out through its framework's `Runner`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from porter import __version__, codecs
 from porter.errors import InputError, UsageError, listed, printable
 from porter.frameworks import exchange
-from porter.frameworks.side import PRECISIONS, Record, Side, Watch
+from porter.frameworks.runner import PRECISIONS, Recording, Runner, Watch
 from porter.mapping.fold import fold
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
@@ -23,10 +23,10 @@ from porter.zoo.architectures import find
 
 
 class Session:
-    """One side's model and weights over the life of a worker."""
+    """The model and the weights of a worker, from `load` to the next one."""
 
-    def __init__(self, side: Side) -> None:
-        self._side = side
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._weights: Mapping[str, LazyTensor] = {}
         self._loaded: tuple[str, str | None] | None = None
 
@@ -35,8 +35,8 @@ class Session:
         versions = {
             "porter": __version__, "python": platform.python_version(), "numpy": np.__version__,
         }  # fmt: skip
-        versions.update(self._side.environment())
-        return {"versions": versions, "device": self._side.place(device)}
+        versions.update(self._runner.environment())
+        return {"versions": versions, "device": self._runner.place(device)}
 
     def load(
         self,
@@ -53,36 +53,36 @@ class Session:
     ) -> dict[str, Any]:
         """Build the model and read `weights`, a file in the framework's reference naming.
 
-        Every tensor of the model must be there but those `lacking`, every tensor of the file
-        must have its place but those `skipped`; else `InputError` lists what is wrong.
+        The names must be those of the model, except that `lacking` are not in the file and
+        `skipped` not in the model; `InputError` lists what is missing, unexpected or misshapen.
         """
         chosen = find(architecture)
         chosen = dataclasses.replace(chosen, config={**chosen.config, **(config or {})})
-        self._side.build(chosen, num_classes, image_size, features, blank=not lacking)
+        self._runner.build(chosen, num_classes, image_size, features, blank=not lacking)
         state = codecs.read(weights, key=key)
         left_out = set(skipped)
         self._weights = {n: t for n, t in state.items() if n not in left_out}
-        self._hold(state, lacking, weights)
+        self._check(state, lacking, weights)
         self._loaded = None
-        return {"tensors": self._side.tensors()}
+        return {"tensors": self._runner.tensors()}
 
-    def _hold(self, state: StateDict, lacking: Sequence[str], path: str) -> None:
-        own = self._side.tensors()
-        there = {name: tensor.shape for name, tensor in self._weights.items()}
-        missing = fold(set(own) - set(there) - set(lacking))
-        unexpected = fold(set(there) - set(own))
+    def _check(self, state: StateDict, lacking: Sequence[str], path: str) -> None:
+        own = self._runner.tensors()
+        shapes = {name: tensor.shape for name, tensor in self._weights.items()}
+        missing = fold(set(own) - set(shapes) - set(lacking))
+        unexpected = fold(set(shapes) - set(own))
         misshapen = [
             f"{printable(name)} is {list(shape)}, not {list(own[name][1])}"
-            for name, shape in there.items()
+            for name, shape in shapes.items()
             if name in own and own[name][1] != shape
         ]
-        said = [
+        problems = [
             *([f"missing {listed(sorted(missing), 12)}"] if missing else []),
             *([f"unexpected {listed(sorted(unexpected), 12)}"] if unexpected else []),
             *misshapen[:6],
         ]
-        if said:
-            raise InputError(f"does not load strictly: {'; '.join(said)}", path)
+        if problems:
+            raise InputError(f"does not load strictly: {'; '.join(problems)}", path)
 
     def run(
         self,
@@ -97,9 +97,9 @@ class Session:
         calls: bool = False,
         limit: int | None = None,
     ) -> dict[str, Any]:
-        """Run each case of the file `inputs` and write what comes out to the file `output`.
+        """Run each case of the file `inputs` and write the outputs to the file `output`.
 
-        `rounded` names an element type through which the floating weights go first. In the case
+        `rounded` names an element type to which the floating weights are rounded first. In the case
         named `layers` modules are watched: those of `watch`, or all.
         """
         arrays, _ = exchange.load(inputs)
@@ -108,10 +108,10 @@ class Session:
         about: dict[str, Any] = {"precision": precision}
         for case in cases or arrays:
             watched = Watch(watch, calls, limit) if case == layers else Watch()
-            record = self._side.forward(arrays[case], watched)
-            found.update({f"output/{case}/{k}": v for k, v in record.outputs.items()})
+            recording = self._runner.forward(arrays[case], watched)
+            found.update({f"output/{case}/{k}": v for k, v in recording.outputs.items()})
             if case == layers:
-                about |= _pack_layers(found, record)
+                about |= _pack_layers(found, recording)
         exchange.save(output, found, about)
         return {}
 
@@ -125,10 +125,10 @@ class Session:
         rounded: str | None = None,
         values: str | None = None,
     ) -> dict[str, Any]:
-        """Run modules by themselves on the arguments that a run kept in the file `calls`.
+        """Run single modules on the arguments that `run` stored in the file `calls`.
 
-        A trial has the `place` of the call and what to alter for it: `settings` of the module,
-        `tensors` of the state dict by name, each the name of an array in the file `values`.
+        A trial has the `place` of the call and the changes to make for it: `settings` of the module
+        and `tensors` of the state dict, by name, each the name of an array in `values`.
         """
         known = exchange.about(calls)["calls"]
         arguments = {a["array"] for t in trials for a in known[t["place"]] if "array" in a}
@@ -141,27 +141,29 @@ class Session:
             called = [_unpacked(a, arrays) for a in known[trial["place"]]]
             tensors = {name: given[key] for name, key in trial.get("tensors", {}).items()}
             settings = trial.get("settings", {})
-            with self._replaced(tensors), self._side.altered(module, settings):
+            with self._replaced(tensors), self._runner.altered(module, settings):
                 for part, array in self._called(module, called, bool(settings)).items():
                     found[f"{index}{part}"] = array
         exchange.save(output, found, {})
         return {}
 
     def _called(self, module: str, arguments: Sequence[Any], altered: bool) -> dict[str, Array]:
-        """Run a module; one whose alteration does not fit its arguments gives nothing."""
+        """Run a module; no output if it was altered and does not fit its arguments any more."""
         try:
-            return self._side.call(module, arguments)
+            return self._runner.call(module, arguments)
         except (RuntimeError, ValueError, TypeError) as error:
             if altered:
                 return {}
-            said = f"cannot be called with what the other side's was: {printable(error, 200)}"
-            raise InputError(f"{printable(module) or 'the model'} {said}") from error
+            name = printable(module) or "the model"
+            raise InputError(
+                f"{name} cannot be called with the other side's arguments: {printable(error, 200)}"
+            ) from error
 
     def settings(self, modules: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
         """Return the settings of modules that are numbers: {module: {name: value}}."""
         found: dict[str, dict[str, Any]] = {}
         for module in modules:
-            values = {name: self._side.attribute(module, name) for name in names}
+            values = {name: self._runner.attribute(module, name) for name in names}
             found[module] = {n: v for n, v in values.items() if isinstance(v, int | float)}
         return {"settings": found}
 
@@ -171,7 +173,7 @@ class Session:
     ) -> dict[str, Any]:  # fmt: skip
         """Run the whole model once for each trial, {tensor: name of its value in `values`}.
 
-        Outputs of the modules in `watch` are written beside the model's.
+        The outputs of the modules in `watch` are written as well.
         """
         arrays, _ = exchange.load(inputs)
         given, _ = exchange.load(values)
@@ -180,8 +182,11 @@ class Session:
         for index, trial in enumerate(trials):
             with self._replaced({name: given[key] for name, key in trial.items()}):
                 for case, array in arrays.items():
-                    record = self._side.forward(array, Watch(watch))
-                    both = {**record.outputs, **{f"layer/{k}": v for k, v in record.layers.items()}}
+                    recording = self._runner.forward(array, Watch(watch))
+                    both = {
+                        **recording.outputs,
+                        **{f"layer/{k}": v for k, v in recording.layers.items()},
+                    }
                     found.update({f"{index}/{case}/{k}": v for k, v in both.items()})
         exchange.save(output, found, {})
         return {}
@@ -192,16 +197,16 @@ class Session:
     ) -> dict[str, Any]:  # fmt: skip
         """Write the gradient of sum(projection * logits) by every parameter.
 
-        The file `inputs` holds `input` and `projection`. With a learning `rate`, an AdamW step
+        The file `inputs` has the arrays `input` and `projection`. With a learning `rate`, an AdamW step
         is taken instead and the parameters after it are written.
         """
         arrays, _ = exchange.load(inputs)
         self._use(precision, rounded)
         given = arrays["input"], arrays["projection"]
         if rate is None:
-            found = self._side.gradients(*given)
+            found = self._runner.gradients(*given)
         else:
-            found = self._side.step(*given, rate)
+            found = self._runner.step(*given, rate)
             self._loaded = None
         exchange.save(output, found, {})
         return {}
@@ -211,26 +216,26 @@ class Session:
             raise UsageError(f"precision {printable(precision)!r} is none of {listed(PRECISIONS)}")
         if (precision, rounded) == self._loaded:
             return
-        self._side.cast(precision)
-        own = self._side.tensors()
+        self._runner.cast(precision)
+        own = self._runner.tensors()
         for name, tensor in self._weights.items():
-            self._side.assign(name, _array(tensor, own[name][0], rounded))
+            self._runner.assign(name, _array(tensor, own[name][0], rounded))
         self._loaded = precision, rounded
 
     @contextlib.contextmanager
     def _replaced(self, tensors: Mapping[str, Array]) -> Iterator[None]:
-        before = {name: self._side.value(name) for name in tensors}
+        before = {name: self._runner.value(name) for name in tensors}
         try:
             for name, array in tensors.items():
-                self._side.assign(name, array)
+                self._runner.assign(name, array)
             yield
         finally:
             for name, array in before.items():
-                self._side.assign(name, array)
+                self._runner.assign(name, array)
 
 
 def _array(tensor: LazyTensor, dtype: str, rounded: str | None) -> Array:
-    """Return a tensor's values in a type that every framework takes, none rounded unasked."""
+    """Return a tensor's values in an element type that every framework accepts, without rounding it unasked."""
     array = tensor.read()
     if tensor.dtype.is_float:
         if rounded is not None:
@@ -240,11 +245,11 @@ def _array(tensor: LazyTensor, dtype: str, rounded: str | None) -> Array:
     return np.array(array, order="C")
 
 
-def _pack_layers(found: dict[str, Array], record: Record) -> dict[str, Any]:
-    """Add layers and calls to the arrays of a file; return what is said of them beside it."""
-    found.update({f"layer/{place}": array for place, array in record.layers.items()})
+def _pack_layers(found: dict[str, Array], recording: Recording) -> dict[str, Any]:
+    """Add layers and calls to the arrays of a file; return their JSON description."""
+    found.update({f"layer/{place}": array for place, array in recording.layers.items()})
     calls: dict[str, list[Any]] = {}
-    for place, arguments in record.calls.items():
+    for place, arguments in recording.calls.items():
         calls[place] = []
         for index, argument in enumerate(arguments):
             if isinstance(argument, np.ndarray):
@@ -253,9 +258,9 @@ def _pack_layers(found: dict[str, Array], record: Record) -> dict[str, Any]:
             else:
                 calls[place].append({"value": argument})
     return {
-        "layers": list(record.layers),
-        "shapes": record.shapes,
-        "kinds": record.kinds,
+        "layers": list(recording.layers),
+        "shapes": recording.shapes,
+        "kinds": recording.kinds,
         "calls": calls,
     }
 
@@ -265,6 +270,6 @@ def _unpacked(argument: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:
 
 
 def commands(session: Session) -> dict[str, Callable[..., dict[str, Any]]]:
-    """Return what a worker can be asked."""
+    """Return the commands of a worker."""
     names = ("hello", "load", "run", "rerun", "settings", "mutate", "gradients")
     return {name: getattr(session, name) for name in names}

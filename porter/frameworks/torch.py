@@ -1,4 +1,4 @@
-"""PyTorch as one side of a comparison; twin of `paddle_side`."""
+"""PyTorch as a `Runner`; twin of `porter.frameworks.paddle`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from porter.errors import UsageError
 from porter.frameworks.models import build, need
-from porter.frameworks.side import STEP_EPS, Argument, Record, Watch, device_for
+from porter.frameworks.runner import STEP_EPS, Argument, Recording, Watch, device_for
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
 
 
-class TorchSide:
-    """Holds one `nn.Module`."""
+class TorchRunner:
+    """Runs one `nn.Module`."""
 
     def __init__(self) -> None:
         need("torch")
@@ -99,10 +99,10 @@ class TorchSide:
     def value(self, name: str) -> Array:
         return _array(self._state[name])
 
-    def forward(self, inputs: Array, watch: Watch) -> Record:
-        record = Record()
+    def forward(self, inputs: Array, watch: Watch) -> Recording:
+        recording = Recording()
         hooks = [
-            module.register_forward_hook(_keeper(record, name, watch))
+            module.register_forward_hook(_keeper(recording, name, watch))
             for name, module in self._modules.items()
             if watch.wants(name)
         ]
@@ -110,8 +110,8 @@ class TorchSide:
             found = self._model(self._tensor(inputs))
         for hook in hooks:
             hook.remove()
-        record.outputs = {f"logits{part}": array for part, array in _parts(found)}
-        return record
+        recording.outputs = {f"logits{part}": array for part, array in _parts(found)}
+        return recording
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
@@ -170,7 +170,7 @@ class TorchSide:
 
 
 def _activation(torch: Any, gelu: Any, name: str) -> Any:
-    """Return a function to stand for GELU."""
+    """Return the function that replaces GELU."""
     return {
         "tanh": lambda x, approximate="none": gelu(x, approximate="tanh"),
         "erf": lambda x, approximate="none": gelu(x),
@@ -180,18 +180,18 @@ def _activation(torch: Any, gelu: Any, name: str) -> Any:
     }[name]
 
 
-def _keeper(record: Record, name: str, watch: Watch) -> Any:
-    """Return a hook that keeps a module's output, and what it was called with."""
+def _keeper(recording: Recording, name: str, watch: Watch) -> Any:
+    """Return a hook that records a module's output and, if asked for, its arguments."""
 
     def keep(module: Any, args: Any, output: Any) -> None:
-        place = record.keep(name, type(module).__name__, dict(_parts(output)), watch.limit)
-        if watch.calls and all(_can_be_kept(a) for a in args):
-            record.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
+        place = recording.keep(name, type(module).__name__, dict(_parts(output)), watch.limit)
+        if watch.calls and all(_can_be_stored(a) for a in args):
+            recording.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
 
     return keep
 
 
-def _can_be_kept(argument: Any) -> bool:
+def _can_be_stored(argument: Any) -> bool:
     return (
         argument is None or hasattr(argument, "detach") or isinstance(argument, int | float | str)
     )
@@ -210,6 +210,6 @@ def _parts(value: Any) -> list[tuple[str, Array]]:
 
 
 def _array(tensor: Any) -> Array:
-    """Return a copy as an array; float16 and bfloat16 become float32, which holds them."""
+    """Return a copy as an array; float16 and bfloat16 become float32, which represents them exactly."""
     wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
     return wide.detach().cpu().numpy().copy()  # type: ignore[no-any-return]

@@ -14,28 +14,28 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from porter.errors import PorterError
-from porter.frameworks.session import Session, commands
-from porter.frameworks.side import side
+from porter.frameworks import session
+from porter.frameworks.runner import runner
 
 
 def main(framework: str) -> None:
-    """Answer requests for ever; an error that the user can act on is an answer, too."""
-    # Frameworks print to descriptor 1 from native code: replies get a descriptor of their own.
+    """Answer requests until the input closes; a `PorterError` is an answer, too."""
+    # Frameworks print to descriptor 1 from native code: replies get a separate descriptor.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     try:
-        known = _commands(framework)
+        commands = _commands(framework)
     except PorterError as error:
-        _reply_all(requests, replies, _said(error))
+        _reply_all(requests, replies, _failure(error))
         return
     while True:
         request: dict[str, Any] = json.loads(requests.get())
         try:
-            reply = known[request.pop("command")](**request)
+            reply = commands[request.pop("command")](**request)
         except PorterError as error:
-            reply = _said(error)
+            reply = _failure(error)
         _reply(replies, reply)
 
 
@@ -45,10 +45,10 @@ def _commands(framework: str) -> dict[str, Callable[..., dict[str, Any]]]:
 
         return tools.commands()
     if framework == "onnxruntime":
-        from porter.frameworks.onnx import side as onnx_side
+        from porter.frameworks.onnx import session as onnx_session
 
-        return onnx_side.commands()
-    return commands(Session(side(framework)))
+        return onnx_session.commands()
+    return session.commands(session.Session(runner(framework)))
 
 
 def _listen(requests: queue.SimpleQueue[str]) -> None:
@@ -68,9 +68,9 @@ def _reply_all(requests: queue.SimpleQueue[str], replies: IO[str], reply: dict[s
         _reply(replies, reply)
 
 
-def _said(error: PorterError) -> dict[str, Any]:
-    said = {"kind": type(error).__name__, "message": error.message, "path": error.path}
-    return {"error": said}
+def _failure(error: PorterError) -> dict[str, Any]:
+    kind = type(error).__name__
+    return {"error": {"kind": kind, "message": error.message, "path": error.path}}
 
 
 if __name__ == "__main__":

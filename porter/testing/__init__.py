@@ -25,7 +25,7 @@ from porter.tensors.blocks import Array
 from porter.zoo.architectures import find
 
 if TYPE_CHECKING:
-    from porter.frameworks.side import Record, Side
+    from porter.frameworks.runner import Recording, Runner
     from porter.verification.sides import Checkpoint
     from porter.verification.trace import Trace
     from porter.verification.verdict import Verdict
@@ -81,7 +81,7 @@ def record(
     None for one to leave out. With `exact` the model also runs in float64, for which its weights
     are widened for a while: that run shows faults that float32 rounding hides.
     """
-    from porter.frameworks.side import Watch, side
+    from porter.frameworks.runner import Watch, runner as runner_of
     from porter.verification import trace as traces
     from porter.verification.inputs import noise
     from porter.verification.participants import SideReport
@@ -95,7 +95,7 @@ def record(
     protocol = PRESETS["default"]
     given = dict(inputs or noise(protocol.seeds, protocol.batch_sizes, size))
     framework = framework_of(model)
-    runner = side(framework)
+    runner = runner_of(framework)
     where = runner.place(device)
     runner.adopt(model)
     weights = {name: runner.value(name) for name in runner.tensors()}
@@ -143,36 +143,38 @@ def framework_of(model: Any) -> str:
     raise UsageError(f"{type(model).__name__} is neither an nn.Module of torch nor of paddle")
 
 
-def _use(runner: Side, weights: Mapping[str, Array], precision: str) -> None:
+def _use(runner: Runner, weights: Mapping[str, Array], precision: str) -> None:
     runner.cast(precision)
     for name, array in weights.items():
         wide = array.astype(precision) if array.dtype.kind == "f" else array
         runner.assign(name, np.ascontiguousarray(wide).reshape(array.shape))
 
 
-def _outputs(run: Mapping[str, Record]) -> dict[str, Array]:
-    return {f"{case}/{k}": v for case, record in run.items() for k, v in record.outputs.items()}
+def _outputs(run: Mapping[str, Recording]) -> dict[str, Array]:
+    return {
+        f"{case}/{k}": v for case, recording in run.items() for k, v in recording.outputs.items()
+    }
 
 
-def _layers(record: Record, modules: Callable[[str], str | None] | None) -> Any:
+def _layers(recording: Recording, modules: Callable[[str], str | None] | None) -> Any:
     from porter.verification.trace import Layers
 
-    names = {place: _renamed(place, modules) for place in record.layers}
+    names = {place: _renamed(place, modules) for place in recording.layers}
     kept = {place: name for place, name in names.items() if name is not None}
     return Layers(
-        {name: record.layers[place] for place, name in kept.items()},
-        {name: record.shapes[place] for place, name in kept.items()},
-        {name.partition("@")[0]: record.kinds[place.partition("@")[0]]
+        {name: recording.layers[place] for place, name in kept.items()},
+        {name: recording.shapes[place] for place, name in kept.items()},
+        {name.partition("@")[0]: recording.kinds[place.partition("@")[0]]
          for place, name in kept.items()},
     )  # fmt: skip
 
 
 def _calls(
-    record: Record, modules: Callable[[str], str | None] | None
+    recording: Recording, modules: Callable[[str], str | None] | None
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     arrays: dict[str, Array] = {}
     about: dict[str, list[Any]] = {}
-    for place, arguments in record.calls.items():
+    for place, arguments in recording.calls.items():
         name = _renamed(place, modules)
         if name is None:
             continue

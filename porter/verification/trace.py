@@ -14,7 +14,7 @@ from typing import Any
 
 from porter.errors import InputError, printable
 from porter.frameworks import exchange
-from porter.frameworks.side import PRECISIONS
+from porter.frameworks.runner import PRECISIONS
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.verification.inputs import misfit

@@ -14,7 +14,7 @@ import pytest
 from porter.commands.doctor import doctor
 from porter.errors import InputError, MissingPackage, SystemFault, UsageError
 from porter.frameworks.process import Worker, environment
-from porter.frameworks.side import device_for
+from porter.frameworks.runner import device_for
 
 
 def alive(pid: int) -> bool:
@@ -105,7 +105,7 @@ def test_another_interpreter_may_run_a_side(tmp_path: Path) -> None:
     bare.chmod(0o755)
     with (
         Worker("torch", python=os.fspath(bare)) as worker,
-        pytest.raises(MissingPackage, match="has no porter; run"),
+        pytest.raises(MissingPackage, match="porter is not installed there; run"),
     ):
         worker.request("hello", device="cpu")
     with pytest.raises(SystemFault, match="cannot be started"):
@@ -142,7 +142,7 @@ def test_nothing_of_the_working_directory_is_imported(
 def test_torch_and_paddle_never_share_a_process() -> None:
     """A worker imports one framework only."""
     code = (
-        "import sys, porter.frameworks.side as s; s.side({!r});"
+        "import sys, porter.frameworks.runner as s; s.runner({!r});"
         " print(sorted({{'torch', 'paddle'}} & set(sys.modules)))"
     )
     for framework in ("torch", "paddle"):
@@ -167,9 +167,9 @@ def test_a_device_is_one_that_there_is() -> None:
     assert device_for("cuda:1", "torch", 2) == "cuda:1"
     for asked, count, said in (
         ("cuda", 0, "sees no CUDA device"),
-        ("cuda:2", 2, "sees 2 CUDA devices, 0 first"),
-        ("gpu", 2, "none of auto, cpu, cuda, cuda:N"),
-        ("cuda:", 2, "none of auto"),
+        ("cuda:2", 2, "sees 2 CUDA devices, numbered from 0"),
+        ("gpu", 2, "not one of auto, cpu, cuda, cuda:N"),
+        ("cuda:", 2, "not one of auto"),
     ):
         with pytest.raises(UsageError, match=said):
             device_for(asked, "torch", count)

@@ -51,7 +51,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def outputs(made: Any, image: Array) -> dict[str, Array]:
-    """Return what a session computes for pictures, halves widened to float32."""
+    """Return the outputs of a session for a batch of pictures, by name."""
     given = made.get_inputs()[0]
     feed = {given.name: image.astype(_TYPES.get(given.type, np.float32))}
     names = [value.name for value in made.get_outputs()]

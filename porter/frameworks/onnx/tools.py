@@ -1,4 +1,4 @@
-"""What a worker does with ONNX files: `Worker("onnx-tools")` asks for it by name.
+"""The commands of a worker for ONNX files, `Worker("onnx-tools")`.
 
 The parent needs neither torch nor onnx: they are imported here, in the child.
 """
@@ -30,5 +30,5 @@ def tidied(path: str, output: str, image_size: int, weights: Sequence[str] = ())
 
 
 def commands() -> dict[str, Callable[..., dict[str, Any]]]:
-    """Return what this worker can be asked."""
+    """Return the commands of this worker."""
     return {"trace": traced, "tidy": tidied, "run": run, "optimize": optimize, "check": check}

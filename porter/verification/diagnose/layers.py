@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from porter.frameworks.side import sampled
+from porter.frameworks.runner import sampled
 from porter.verification import tolerance
 from porter.verification.checks import CARRIES, CAUSES, EXACT, SINGLE, UNKNOWN, LayerCheck
 from porter.verification.compare import Figures, compare

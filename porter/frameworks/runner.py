@@ -1,7 +1,7 @@
-"""What every framework must be able to do to be one side of a comparison.
+"""The interface through which a worker drives a framework: build, load, run, derive.
 
-A protocol and not a base class: the implementations are twins that share no code, so that
-reading one beside the other shows what differs between the frameworks.
+A protocol and not a base class: the implementations are twins that share no code, so that a diff
+of the two modules shows what differs between the frameworks.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
 
 PRECISIONS = ("float64", "float32", "tf32", "float16", "bfloat16")
-"""What a side can compute in; `tf32` is float32 with TF32 matrix products (CUDA only)."""
+"""Element types of a run; `tf32` is float32 with TF32 matrix products (CUDA only)."""
 
 STEP_EPS = 1e-3
 """AdamW's eps in `step`. Its usual 1e-8 would turn the rounding noise of a gradient that is zero
-(a key's bias before a softmax) into a step of full length."""
+(the bias of a key before a softmax) into a step of full length."""
 
 Argument = Array | int | float | bool | str | None
-"""What a module is called with, where a call can be kept and repeated."""
+"""An argument of a module, where the call can be recorded and repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is kept of a forward pass: outputs of modules, and what they were called with."""
+    """What to record of a forward pass: outputs of modules, and their arguments."""
 
     modules: Collection[str] | None = ()
-    """Canonical module paths; None stands for all, the whole model (path "") included."""
+    """Canonical module paths; None: all, the whole model (path "") included."""
     calls: bool = False
     limit: int | None = None
-    """Elements kept of each output, evenly spaced; None keeps all."""
+    """Elements recorded of each output, evenly spaced; None: all."""
 
     def wants(self, name: str) -> bool:
         """Whether a module is to be watched."""
@@ -47,21 +47,21 @@ class Watch:
 
 
 @dataclass(slots=True)
-class Record:
-    """What one forward pass left behind; a module called again has `#2` behind its path."""
+class Recording:
+    """The result of one forward pass; the second call of a module has `#2` after its path."""
 
     outputs: dict[str, Array] = field(default_factory=dict)
     layers: dict[str, Array] = field(default_factory=dict)
     """Output of each watched module, in the order in which they finished."""
     shapes: dict[str, Shape] = field(default_factory=dict)
-    """Whole shapes of the outputs."""
+    """Shapes of the outputs before sampling."""
     kinds: dict[str, str] = field(default_factory=dict)
     """Class of each watched module."""
     calls: dict[str, tuple[Argument, ...]] = field(default_factory=dict)
-    """Arguments of each watched module, where all can be kept."""
+    """Arguments of each watched module, where all of them can be recorded."""
 
     def keep(self, name: str, kind: str, outputs: Mapping[str, Array], limit: int | None) -> str:
-        """Add a module's outputs, {part: array}; return the place they have."""
+        """Add a module's outputs, {part: array}; return the place under which they are stored."""
         count, place = 1, name
         while place in self.kinds:
             count += 1
@@ -81,25 +81,27 @@ def sampled(array: Array, limit: int | None) -> Array:
     return array.reshape(-1)[np.linspace(0, array.size - 1, limit).astype(np.int64)]
 
 
-def device_for(asked: str, framework: str, count: int) -> str:
-    """Return `cpu` or `cuda[:n]` for what was asked, of a framework that sees `count` devices."""
-    if asked == "auto":
+def device_for(name: str, framework: str, count: int) -> str:
+    """Return `cpu` or `cuda[:n]` for `--device`, in a framework that sees `count` devices."""
+    if name == "auto":
         return "cuda" if count else "cpu"
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", asked)
-    if found is None:
-        raise UsageError(f"--device {printable(asked)!r} is none of auto, cpu, cuda, cuda:N")
-    if asked != "cpu" and not count:
-        raise UsageError(f"--device {asked}: this {framework} sees no CUDA device")
-    if int(found.group(1) or 0) >= max(count, 1):
-        raise UsageError(f"--device {asked}: this {framework} sees {count} CUDA devices, 0 first")
-    return asked
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"--device {printable(name)!r} is not one of auto, cpu, cuda, cuda:N")
+    if name != "cpu" and not count:
+        raise UsageError(f"--device {name}: this {framework} sees no CUDA device")
+    if int(match.group(1) or 0) >= max(count, 1):
+        raise UsageError(
+            f"--device {name}: this {framework} sees {count} CUDA devices, numbered from 0"
+        )
+    return name
 
 
-class Side(Protocol):
-    """A framework that holds one model."""
+class Runner(Protocol):
+    """One framework with one model."""
 
     def environment(self) -> dict[str, str]:
-        """Return the versions of the framework and of what it computes with."""
+        """Return the versions of the framework and of the libraries it computes with."""
 
     def place(self, device: str) -> str:
         """Move the model to `auto`, `cpu` or `cuda[:n]`; return where it is."""
@@ -116,7 +118,7 @@ class Side(Protocol):
         """Build the reference model, in evaluation mode; `blank` if every tensor will be set."""
 
     def adopt(self, model: Any) -> None:
-        """Take a model that was built elsewhere; it is put in evaluation mode."""
+        """Use a model that was built elsewhere; it is put in evaluation mode."""
 
     def tensors(self) -> dict[str, tuple[str, Shape]]:
         """Return {name: (dtype name, shape)} of the model's state dict."""
@@ -130,17 +132,17 @@ class Side(Protocol):
     def value(self, name: str) -> Array:
         """Return one tensor of the state dict."""
 
-    def forward(self, inputs: Array, watch: Watch) -> Record:
-        """Run the model and keep what is watched."""
+    def forward(self, inputs: Array, watch: Watch) -> Recording:
+        """Run the model and record what `watch` asks for."""
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
-        """Run one module by itself; return its outputs, {part: array}."""
+        """Run one module only; return its outputs, {part: array}."""
 
     def attribute(self, module: str, name: str) -> Any:
         """Return a setting of a module (`eps`, `num_heads`, …), None if it has none."""
 
     def altered(self, module: str, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Change settings of a module for a while; `activation` stands for every GELU within."""
+        """Change settings of a module for a while; `activation` replaces every GELU in it."""
 
     def gradients(self, inputs: Array, projection: Array) -> dict[str, Array]:
         """Return the gradient of sum(projection * logits) by every parameter."""
@@ -149,14 +151,14 @@ class Side(Protocol):
         """Take one AdamW step down sum(projection * logits); return every parameter after it."""
 
 
-SIDES = {
-    "torch": ("porter.frameworks.torch", "TorchSide"),
-    "paddle": ("porter.frameworks.paddle", "PaddleSide"),
+RUNNERS = {
+    "torch": ("porter.frameworks.torch", "TorchRunner"),
+    "paddle": ("porter.frameworks.paddle", "PaddleRunner"),
 }
 
 
-def side(framework: str) -> Side:
-    """Import a framework and return its side; `MissingPackage` if it is not installed."""
-    module, name = SIDES[framework]
-    made: Any = getattr(importlib.import_module(module), name)()
-    return made  # type: ignore[no-any-return]
+def runner(framework: str) -> Runner:
+    """Import a framework and return its runner; `MissingPackage` if it is not installed."""
+    module, name = RUNNERS[framework]
+    result: Runner = getattr(importlib.import_module(module), name)()
+    return result

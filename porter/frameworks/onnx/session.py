@@ -1,7 +1,6 @@
-"""ONNX Runtime as one side of a comparison: a whole model, run as it is.
+"""The commands of a worker of ONNX Runtime: load and run a whole model.
 
-It has no float64 and no modules: what a worker of torch or paddle can be asked beyond running
-does not exist here.
+It has neither float64 nor modules, so the other commands of a torch or paddle worker are missing.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from typing import Any
 from porter import __version__
 from porter.frameworks import exchange
 from porter.frameworks.models import need
-from porter.frameworks.onnx.run import outputs, session
-from porter.frameworks.side import device_for
+from porter.frameworks.onnx import run as onnx_run
+from porter.frameworks.runner import device_for
 
 
 class OnnxSession:
@@ -28,7 +27,7 @@ class OnnxSession:
         """Return the versions, and the device after choosing it."""
         import onnxruntime as ort
 
-        # ONNX Runtime does not say how many devices there are: the session refuses one too many.
+        # ONNX Runtime does not report the number of devices: the session refuses a wrong one.
         count = 64 if "CUDAExecutionProvider" in ort.get_available_providers() else 0
         device = device_for(device, "onnxruntime", count)
         self._device = device
@@ -36,8 +35,8 @@ class OnnxSession:
         return {"versions": versions, "device": device}
 
     def load(self, weights: str, **_: Any) -> dict[str, Any]:
-        """Load the model `weights`; what else a framework would be told is in the file."""
-        self._session = session(weights, self._device)
+        """Load the model `weights`; arguments for other frameworks are ignored."""
+        self._session = onnx_run.session(weights, self._device)
         return {"tensors": {}}
 
     def run(self, inputs: str, output: str, precision: str, **_: Any) -> dict[str, Any]:
@@ -45,12 +44,14 @@ class OnnxSession:
         arrays, _about = exchange.load(inputs)
         found = {}
         for case, array in arrays.items():
-            found[f"output/{case}/logits"] = next(iter(outputs(self._session, array).values()))
+            found[f"output/{case}/logits"] = next(
+                iter(onnx_run.outputs(self._session, array).values())
+            )
         exchange.save(output, found, {"precision": precision})
         return {}
 
 
 def commands() -> dict[str, Callable[..., dict[str, Any]]]:
-    """Return what this worker can be asked."""
-    made = OnnxSession()
-    return {"hello": made.hello, "load": made.load, "run": made.run}
+    """Return the commands of this worker."""
+    session = OnnxSession()
+    return {"hello": session.hello, "load": session.load, "run": session.run}
