@@ -168,22 +168,22 @@ def measure(variant: Architecture, seeds: range) -> dict[str, Row]:
     rows = {precision: Row() for precision in PRECISIONS}
     for seed in seeds:
         case = Case(variant, seed, smallest(variant))
-        reference = side.logits("float64")
-        own = compare(side.logits("float32"), reference).error
+        reference = case.logits("float64")
+        own = compare(case.logits("float32"), reference).error
         for precision, row in rows.items():
             name = precision.partition(",")[0]
             limit = tolerance.limit(name, own)
-            error = _error(side.logits(precision), reference)
+            error = _error(case.logits(precision), reference)
             row.ratio = max(row.ratio, error / limit)
             row.units = max(row.units, error / tolerance.roundoff(name))
             if seed:
                 continue
-            for fault, changed in faults(side.weights).items():
-                found = _error(side.logits(precision, changed), reference)
+            for fault, changed in faults(case.weights).items():
+                found = _error(case.logits(precision, changed), reference)
                 row.tried += 1
                 row.caught += found > limit
                 if found <= limit:
-                    moved = _error(side.logits("float64", changed), reference)
+                    moved = _error(case.logits("float64", changed), reference)
                     row.missed.append(f"{fault}, {moved:.0e}")
     return rows
 

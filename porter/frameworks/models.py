@@ -32,7 +32,7 @@ def build(
 ) -> Any:
     """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
 
-    `image_size` is in pixels; `options` are arguments of the model's class, for example `drop_path_rate`.
+    `image_size` is in pixels; `options` are arguments of the model's class (`drop_path_rate` …).
     With `blank`, parameters (in torch buffers, too) are NaN, to be filled: drawing them at random
     takes longer than reading a checkpoint. `device` is where torch allocates them.
     `MissingPackage` is raised when the framework is not installed.

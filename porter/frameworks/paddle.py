@@ -212,7 +212,7 @@ def _parts(value: Any) -> list[tuple[str, Array]]:
 
 
 def _array(tensor: Any) -> Array:
-    """Return a copy as an array; float16 and bfloat16 become float32, which represents them exactly."""
+    """Return a copy as an array; float16 and bfloat16 become float32, which is exact."""
     small = _dtype(tensor) in ("float16", "bfloat16")
     wide = tensor.detach().astype("float32") if small else tensor.detach()
     return wide.numpy().copy()  # type: ignore[no-any-return]

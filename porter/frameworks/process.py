@@ -134,7 +134,7 @@ class Pool:
 
     @contextlib.contextmanager
     def worker(self, framework: str, python: str | None = None) -> Iterator[Worker]:
-        """Yield a worker, started if none is idle; it is ended if anything fails while it is used."""
+        """Yield a worker, started if none is idle; ended if anything fails while it is used."""
         idle = self._idle.setdefault((framework, python), [])
         worker = idle.pop() if idle else Worker(framework, python=python)
         try:

@@ -197,8 +197,8 @@ class Session:
     ) -> dict[str, Any]:  # fmt: skip
         """Write the gradient of sum(projection * logits) by every parameter.
 
-        The file `inputs` has the arrays `input` and `projection`. With a learning `rate`, an AdamW step
-        is taken instead and the parameters after it are written.
+        The file `inputs` has the arrays `input` and `projection`. With a learning `rate`, an
+        AdamW step is taken instead and the parameters after it are written.
         """
         arrays, _ = exchange.load(inputs)
         self._use(precision, rounded)
@@ -235,7 +235,7 @@ class Session:
 
 
 def _array(tensor: LazyTensor, dtype: str, rounded: str | None) -> Array:
-    """Return a tensor's values in an element type that every framework accepts, without rounding it unasked."""
+    """Return a tensor's values as float64 or float32, or unchanged if they are integers."""
     array = tensor.read()
     if tensor.dtype.is_float:
         if rounded is not None:

@@ -210,6 +210,6 @@ def _parts(value: Any) -> list[tuple[str, Array]]:
 
 
 def _array(tensor: Any) -> Array:
-    """Return a copy as an array; float16 and bfloat16 become float32, which represents them exactly."""
+    """Return a copy as an array; float16 and bfloat16 become float32, which is exact."""
     wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
     return wide.detach().cpu().numpy().copy()  # type: ignore[no-any-return]

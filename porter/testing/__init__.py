@@ -81,7 +81,8 @@ def record(
     None for one to leave out. With `exact` the model also runs in float64, for which its weights
     are widened for a while: that run shows faults that float32 rounding hides.
     """
-    from porter.frameworks.runner import Watch, runner as runner_of
+    from porter.frameworks.runner import Watch
+    from porter.frameworks.runner import runner as runner_of
     from porter.verification import trace as traces
     from porter.verification.inputs import noise
     from porter.verification.participants import SideReport
