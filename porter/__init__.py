@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from porter.commands.inspect import inspect
     from porter.commands.load import load_model
     from porter.commands.repack import repack
+    from porter.commands.verify import verify
     from porter.remote.fetch import read as open
-    from porter.verification.forward import verify
 
 _LAZY = {
     "open": ("porter.remote.fetch", "read"),
@@ -26,7 +26,7 @@ _LAZY = {
     "diff": ("porter.commands.diff", "diff"),
     "doctor": ("porter.commands.doctor", "doctor"),
     "repack": ("porter.commands.repack", "repack"),
-    "verify": ("porter.verification.forward", "verify"),
+    "verify": ("porter.commands.verify", "verify"),
     "load_model": ("porter.commands.load", "load_model"),
 }
 

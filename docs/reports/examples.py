@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from porter import codecs
+from porter.commands.verify import verify
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.report import SUFFIXES, write_reports
 from porter.report.text import plain
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.verification.forward import verify
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 

@@ -25,11 +25,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from porter.commands.verify import record, verify
 from porter.errors import PorterError
 from porter.frameworks.process import Pool
 from porter.report import write_reports
 from porter.tensors.state_dict import StateDict
-from porter.verification.forward import record, verify
 from porter.verification.sensitivity.prove import smallest
 from porter.verification.tolerance import floor, roundoff
 from porter.verification.verdict import Verdict

@@ -28,7 +28,7 @@ def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
 
 
 def _of(variant: Architecture, pool: Pool) -> list[Sensitivity]:
-    from porter.verification.live import together
+    from porter.frameworks.parallel import together
     from porter.verification.sensitivity import prove as sensitivity
 
     def task(framework: str, dialects: list[str]) -> Callable[[], list[Sensitivity]]:

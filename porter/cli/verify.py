@@ -92,9 +92,9 @@ def command(
     Each side runs in a process of its own; errors are judged against a float64 run of LEFT.
     The exit code is 0 when they are equal, 1 when not, 3 when a framework must be installed.
     """
+    from porter.commands.verify import verify
     from porter.planning.endpoint import parse
     from porter.report import check_names, write_reports
-    from porter.verification.forward import verify
     from porter.zoo.architectures import find
 
     check_names(reports)
@@ -123,7 +123,7 @@ def _record(
     ctx: click.Context, arch: str, left: str, right: str | None, path: str,
     options: dict[str, Any], quiet: bool,
 ) -> None:  # fmt: skip
-    from porter.verification.forward import record
+    from porter.commands.verify import record
 
     if right is not None:
         raise click.UsageError("--save-trace records LEFT alone: leave RIGHT out")

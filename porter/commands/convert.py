@@ -333,7 +333,7 @@ def _proven(
         from porter.onnx.export.check import check
 
         outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
-    from porter.verification.forward import verify
+    from porter.commands.verify import verify
 
     assert outcome.written is not None
     assert state.origin is not None

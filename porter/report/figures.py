@@ -5,7 +5,7 @@ from __future__ import annotations
 from porter.errors import listed
 from porter.mapping.fold import fold
 from porter.verification.checks import BY_BYTES, ON_FUZZED, UNPROVEN, Check, LayerCheck
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
 
 

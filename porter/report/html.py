@@ -19,7 +19,7 @@ from porter.report.figures import (
 )
 from porter.report.machine import row_sizes
 from porter.report.plot import layer_plot
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
 
 _MARKS = {PASSED: ("passed", "✓"), FAILED: ("failed", "✗")}

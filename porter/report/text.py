@@ -10,7 +10,7 @@ from porter.errors import listed
 from porter.mapping.fold import fold
 from porter.report.figures import blind_lines
 from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
 
 _STYLES = {PASSED: "bold green", FAILED: "bold red"}

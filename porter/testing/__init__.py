@@ -26,7 +26,7 @@ from porter.zoo.architectures import find
 
 if TYPE_CHECKING:
     from porter.frameworks.runner import Recording, Runner
-    from porter.verification.sides import Checkpoint
+    from porter.verification.sides.prepare import Checkpoint
     from porter.verification.trace import Trace
     from porter.verification.verdict import Verdict
 
@@ -51,8 +51,8 @@ def assert_equivalent(
     raises too: a test that shows nothing must not pass.
     """
     __tracebackhide__ = True  # pytest shows the line of the test, not of this function
+    from porter.commands.verify import verify
     from porter.report.text import plain
-    from porter.verification.forward import verify
 
     verdict = verify(architecture, left, right, **options)
     for listener in listeners:
@@ -85,7 +85,7 @@ def record(
     from porter.frameworks.runner import runner as runner_of
     from porter.verification import trace as traces
     from porter.verification.inputs import noise
-    from porter.verification.participants import SideReport
+    from porter.verification.sides.report import SideReport
     from porter.verification.tolerance import PRESETS
     from porter.verification.trace import Trace
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from porter.verification.compare import Figures
 
 EXACT, SINGLE = "float64", "float32"
-CAUSES, CARRIES, UNKNOWN = "causes", "propagates", "not told"
+CAUSES, CARRIES, UNKNOWN = "causes", "propagates", "unknown"
 ON_FUZZED, BY_BYTES, UNPROVEN = "fuzzed weights", "bytes", "not proven"
 
 
@@ -52,7 +52,7 @@ class LayerCheck:
     """One module's output on both sides."""
 
     place: str
-    """Canonical module path, `#2` behind it for a second call; empty for the whole model."""
+    """Canonical module path, with `#2` for a second call; empty for the whole model."""
     kind: str
     own: Figures | None
     """The left side in float32 against its float64 run."""
@@ -61,16 +61,16 @@ class LayerCheck:
     exact: Figures | None
     """The right side in float64, against the same."""
     limit: float
-    """What the judged figure may be: of `exact` where there is one, else of `rounded`."""
+    """What the judged figure may be: of `exact` if it is known, else of `rounded`."""
     problem: str = ""
     role: str = ""
-    """For one that fails: `causes`, `propagates` or `not told`."""
+    """For one that fails: `causes`, `propagates` or `unknown`."""
     alone: float | None = None
-    """Error of the module run on the left with the right side's own arguments."""
+    """Error of the module when the left side runs it with the right side's arguments."""
 
     @property
     def judged(self) -> Figures | None:
-        """The sharpest figure there is."""
+        """The sharpest figure that is known."""
         return self.exact if self.exact is not None else self.rounded
 
     @property
@@ -88,4 +88,4 @@ class Blind:
     """How far the output would move, relative to its rms, if the tensor were lost (first order)."""
     limit: float
     proof: str = BY_BYTES
-    """What proves it: its row of the table by outputs of fuzzed weights, or its bytes alone."""
+    """What proves it: outputs on fuzzed weights (its row of the table), or only its bytes."""

@@ -1,4 +1,4 @@
-"""Numbers that say how far an array is from its reference."""
+"""How far an array is from its reference, in numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 
+_ALL_ZEROS = "the reference is all zeros: nothing to compare"
 _SMALL = 1e-3
 """Elements below this share of the reference's rms are relative to that share (`max_rel`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One array against its float64 reference; with a `problem` the numbers mean nothing."""
+    """One array against its float64 reference; with a `problem` the numbers are NaN."""
 
     shape: Shape
     error: float = float("nan")
@@ -27,14 +28,16 @@ class Figures:
     snr_db: float = float("nan")
     """Signal to noise: 20 log10(rms(ref) / rms(x - ref)), infinite when they are equal."""
     top1: float | None = None
-    """Share of rows with the same largest entry; None where rows are no class scores."""
+    """Share of rows with the same largest entry; None where rows are not class scores."""
     top5: float | None = None
     """Mean share of the reference's five largest entries that are among x's five largest."""
     problem: str = ""
+    zero_reference: bool = False
+    """Whether the problem is that the reference is all zeros, so that no error is defined."""
 
 
 def compare(found: Array | None, reference: Array | None) -> Figures:
-    """Compare two arrays; what cannot be compared is a problem: missing, empty, misshapen, NaN."""
+    """Compare two arrays; missing, empty, misshapen or NaN ones have a problem."""
     if found is None:
         return Figures((), problem="missing")
     if reference is None:
@@ -46,13 +49,13 @@ def compare(found: Array | None, reference: Array | None) -> Figures:
     if not found.size:
         return Figures(found.shape, problem="empty")
     x, ref = found.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
-    for values, who in ((ref, "the reference is"), (x, "")):
+    for values, prefix in ((ref, "the reference is"), (x, "")):
         if not np.isfinite(values).all():
             kind = "NaN" if np.isnan(values).any() else "infinite"
-            return Figures(found.shape, problem=f"{who} {kind}".strip())
+            return Figures(found.shape, problem=f"{prefix} {kind}".strip())
     rms = _rms(ref)
     if rms == 0:
-        return Figures(found.shape, problem="the reference is all zeros: it shows nothing")
+        return Figures(found.shape, problem=_ALL_ZEROS, zero_reference=True)
     return _figures(x, ref, rms, found.shape)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from porter.verification import tolerance
 from porter.verification.checks import EXACT, SINGLE, Check
 from porter.verification.compare import Figures, compare
+from porter.verification.diagnose.layers import describe
 from porter.verification.tolerance import Preset
 from porter.verification.trace import Trace
+from porter.verification.verdict import FAILED, PASSED, Verdict
 
 
 def judge(left: Trace, right: Trace, precision: str, preset: Preset) -> tuple[Check, ...]:
@@ -34,7 +37,7 @@ def _checks(left: Trace, right: Trace, key: str, precision: str, preset: Preset)
         return
     found = compare(right.outputs.get(precision, {}).get(key), reference)
     limit = tolerance.limit(precision, error)
-    problem = _problem(own, found, limit) or _bars(left, right, key, precision, preset)
+    problem = _problem(own, found, limit) or _preset_limits(left, right, key, precision, preset)
     yield Check(case, output, precision, own, found, limit, problem)
 
 
@@ -48,13 +51,46 @@ def _problem(own: Figures | None, found: Figures, limit: float) -> str:
     return ""
 
 
-def _bars(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> str:
-    """Hold the classical bars of a preset, side against side, both as they ran."""
+def _preset_limits(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> str:
+    """Check the classical limits of a preset, side against side, each at its precision."""
     if preset.max_abs is None and preset.top1 is None:
         return ""
     found = compare(right.outputs[precision].get(key), left.outputs.get(SINGLE, {}).get(key))
     if preset.max_abs is not None and not found.max_abs < preset.max_abs:
-        return f"max abs {found.max_abs:.1e}, {preset.name} asks for less than {preset.max_abs:g}"
+        return f"max abs {found.max_abs:.1e}, {preset.name} requires less than {preset.max_abs:g}"
     if preset.top1 is not None and (found.top1 is None or found.top1 < preset.top1):
-        return f"top-1 agreement {found.top1}, {preset.name} asks for {preset.top1:.1%}"
+        return f"top-1 agreement {found.top1}, {preset.name} requires {preset.top1:.1%}"
     return ""
+
+
+def concluded(verdict: Verdict) -> Verdict:
+    """Set status and reason from the checks; a verdict without any output checked fails."""
+    reasons = [] if verdict.checks else ["no output was compared"]
+    for what, problems in _problems(verdict).items():
+        failed = [problem for problem in problems if problem]
+        if failed:
+            reasons.append(f"{len(failed)} of {len(problems)} {what} fail ({failed[0]})")
+    return replace(
+        verdict,
+        status=FAILED if reasons else PASSED,
+        reason="; ".join(reasons),
+        story=verdict.story or describe(verdict.layers),
+    )
+
+
+def _problems(verdict: Verdict) -> dict[str, list[str]]:
+    """Return {what was checked: problem of each check, empty if it passed}."""
+    return {
+        "outputs": [
+            c.problem and f"{c.output} of {c.case} in {c.precision}: {c.problem}"
+            for c in verdict.checks
+        ],
+        "tensors": [t.problem and f"{t.name} {t.problem}" for t in verdict.tensors],
+        "layers": [c.problem and f"{c.place or 'the model'}: {c.problem}" for c in verdict.layers],
+        "gradients": [
+            c.problem and f"{c.case} of {c.output}: {c.problem}" for c in verdict.gradients
+        ],
+        "outputs on fuzzed weights": [
+            c.problem and f"{c.output} of {c.case}: {c.problem}" for c in verdict.fuzzed
+        ],
+    }

@@ -69,7 +69,7 @@ def limit_exact(own_error: float) -> float:
     return max(limit("float64", own_error), FACTOR * GAIN * FLOAT32_CONSTANTS)
 
 
-def limit_alone(precision: str, own_error: float) -> float:
+def limit_isolated(precision: str, own_error: float) -> float:
     """Return the largest error of one module that is run with another's arguments.
 
     A module alone rounds only a few times, so its own float32 error is nearly the whole story.

@@ -18,7 +18,7 @@ from porter.frameworks.runner import PRECISIONS
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.verification.inputs import misfit
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 
 VERSION = 1
 SAMPLE = 1 << 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from porter.verification.checks import Blind, Check, LayerCheck, TensorCheck
 from porter.verification.diagnose.finding import Finding
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.weights import WeightProof
 
 PASSED, FAILED, NOT_MADE = "passed", "failed", "not made"

@@ -1,7 +1,7 @@
 """The weight-level proof: what was written, mapped back, is what was read, bit for bit.
 
 It holds every byte but cannot see a fault that a table makes in both directions; the forward
-proof (`porter.verification.verify`) is there for those.
+proof (`porter.commands.verify`) is there for those.
 """
 
 from __future__ import annotations

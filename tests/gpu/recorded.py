@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from porter.commands.verify import record
 from porter.frameworks import exchange
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.verification.forward import record
 from porter.verification.inputs import noise
 from porter.verification.sensitivity.prove import smallest
 from porter.zoo.architectures import Architecture, find

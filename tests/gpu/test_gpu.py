@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 import porter
+from porter.commands.verify import record, verify
 from porter.errors import MissingPackage, UsageError
 from porter.frameworks.process import Pool, Worker
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification import trace as traces
-from porter.verification.forward import record, verify
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import families, find
 from porter.zoo.seeded import seeded

@@ -19,7 +19,7 @@ from porter.report.text import plain
 from porter.verification.checks import ON_FUZZED, UNPROVEN, Blind, Check, LayerCheck, TensorCheck
 from porter.verification.compare import compare
 from porter.verification.diagnose.finding import Finding
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, NOT_MADE, PASSED, Verdict
 
 REF = np.random.default_rng(0).standard_normal((2, 10))

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from porter import codecs
+from porter.commands.verify import verify
 from porter.frameworks.process import Pool
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.state_dict import StateDict
-from porter.verification.forward import verify
 from porter.verification.sensitivity.prove import smallest
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import find

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from porter.commands.verify import record, verify
 from porter.errors import InputError, PorterError, UsageError
 from porter.frameworks.process import Pool
 from porter.tensors.state_dict import StateDict
 from porter.verification import trace as traces
-from porter.verification.forward import record, verify
 from porter.verification.inputs import arrays, pictures
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded

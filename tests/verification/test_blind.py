@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from porter.commands.verify import verify
 from porter.frameworks.process import Pool
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.state_dict import StateDict
 from porter.verification.blind import unseen
-from porter.verification.forward import verify
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 

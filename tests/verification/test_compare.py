@@ -53,7 +53,7 @@ def test_top_figures_count_rows() -> None:
         (np.where(REF == 0, np.nan, REF), REF, "NaN"),
         (np.where(REF == 0, np.inf, REF), REF, "infinite"),
         (REF, np.where(REF == 0, np.nan, REF), "the reference is NaN"),
-        (REF, 0 * REF, "the reference is all zeros: it shows nothing"),
+        (REF, 0 * REF, "the reference is all zeros: nothing to compare"),
     ],
 )
 def test_what_cannot_be_compared_is_a_problem(found, reference, problem) -> None:  # type: ignore[no-untyped-def]

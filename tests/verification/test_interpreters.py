@@ -15,12 +15,12 @@ from click.testing import CliRunner
 
 from porter import codecs
 from porter.cli.verify import command
+from porter.commands.verify import verify
 from porter.errors import UsageError
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.state_dict import StateDict
 from porter.verification import live
-from porter.verification.forward import verify
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 

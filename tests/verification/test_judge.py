@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from porter.commands.verify import verify
 from porter.verification import tolerance
-from porter.verification.forward import verify
 from porter.verification.judge import judge
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.tolerance import PRESETS
 from porter.verification.trace import Trace
 from porter.verification.verdict import Verdict
@@ -113,12 +113,12 @@ def test_the_bars_of_paddleclas_hold_side_against_side() -> None:
     port = trace(float32={"case/logits": 1e5 * REF})
     assert judge(large, port, "float32", DEFAULT)[0].passed
     (check,) = judge(large, port, "float32", PRESETS["paddleclas"])
-    assert "asks for less than 0.0001" in check.problem
+    assert "requires less than 0.0001" in check.problem
     even = np.ones((2, 10))
     nearly = [even + 1e-7 * np.eye(10)[:2], even + 1e-7 * np.eye(10)[2:4]]
     left = trace(float64={"case/logits": nearly[0]}, float32={"case/logits": nearly[0]})
     (check,) = judge(left, right(nearly[1]), "float32", PRESETS["paddleclas"])
-    assert "asks for 99.8%" in check.problem
+    assert "requires 99.8%" in check.problem
 
 
 def test_presets_are_the_protocols_of_the_field() -> None:

@@ -1,7 +1,7 @@
-"""Faults of the code, and of weights that cannot be seen, tried on the reference.
+"""Faults of the code, and of weights that are not available, tried on the reference.
 
 A module that causes a difference is run again on the left side with each fault that ports are
-known for; the one that gives what the right side gave, from the same arguments, is named.
+known for; the one that gives the right side's outputs, from the same arguments, is named.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from porter.tensors.blocks import Array
 from porter.verification.diagnose.finding import WHOLE, Finding
 from porter.verification.diagnose.isolate import Calls, error, outputs
-from porter.verification.diagnose.layers import Alone
-from porter.verification.live import Live
+from porter.verification.diagnose.layers import Isolated
 from porter.verification.sensitivity.mutate import Mutation
+from porter.verification.sides.side import Side
 
 EPS = (1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 _ACTIVATIONS = {
@@ -31,7 +31,7 @@ _SETTINGS = ("eps", "num_heads", "scale")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One fault to try: what it is, and how the reference is altered to have it."""
+    """One fault to try, with the changes that give it to the reference."""
 
     what: str
     remedy: str
@@ -40,22 +40,22 @@ class Trial:
 
 
 def diagnose(
-    left: Live,
+    left: Side,
     calls: Calls,
-    alone: Mapping[str, Alone],
+    isolated: Mapping[str, Isolated],
     kinds: Mapping[str, str],
     mutations: Mapping[str, Sequence[Mutation]],
 ) -> list[Finding]:
-    """Name the fault of each module in `alone`, all of which cause a difference.
+    """Name the fault of each module in `isolated`, all of which cause a difference.
 
-    `mutations` holds, by module, what its weights may have suffered where the right side's are
-    not known. A module for which no fault fits is not in the result.
+    `mutations` lists possible faults of the weights by module, where the right side's weights
+    are not available. A module for which no fault fits is not in the result.
     """
-    modules = sorted({place.partition("#")[0] for place in alone})
+    modules = sorted({place.partition("#")[0] for place in isolated})
     settings = left.settings(modules, _SETTINGS)
     wanted = outputs(calls)
     found: list[Finding] = []
-    for place, result in alone.items():
+    for place, result in isolated.items():
         module = place.partition("#")[0]
         trials = [
             *_trials(kinds.get(place, ""), settings[module]),
@@ -74,9 +74,9 @@ def diagnose(
 
 
 def _best(
-    left: Live, calls: Calls, place: str, trials: Sequence[Trial], wanted: Mapping[str, Array]
+    left: Side, calls: Calls, place: str, trials: Sequence[Trial], wanted: Mapping[str, Array]
 ) -> tuple[Trial, float] | None:
-    """Return the trial that comes nearest to what the right side gave, and its error."""
+    """Return the trial that is closest to the right side's outputs, and its error."""
     if not trials:
         return None
     values = {

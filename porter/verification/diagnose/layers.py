@@ -1,4 +1,4 @@
-"""Layer by layer: where two sides part, and whether it is rounding or a fault."""
+"""Layer by layer: where two sides diverge, and whether that is rounding or a fault."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from porter.verification.compare import Figures, compare
 from porter.verification.trace import SAMPLE, Layers, Trace
 
 _PASS_ON = {"Dropout", "DropPath", "Identity"}
-"""Modules that hand on what they get in evaluation mode: they would only be repetitions."""
+"""Modules that return their input in evaluation mode: they would only be repetitions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """A module run by the left side with the right side's arguments, against what the right got."""
+class Isolated:
+    """A module run by the left side with the right side's arguments, against the right's output."""
 
     error: float
     limit: float
 
     @property
     def differs(self) -> bool:
-        """Whether the two sides compute something else from the same arguments."""
+        """Whether the two sides compute different outputs from the same arguments."""
         return not self.error <= self.limit
 
 
@@ -53,9 +53,8 @@ def _check(place: str, left: Trace, right: Trace, precision: str) -> LayerCheck:
     limit = tolerance.limit_exact(error) if exact else tolerance.limit(precision, error)
     judged = exact or rounded
     assert judged is not None
-    problem = judged.problem
-    if problem.startswith("the reference is all zeros"):
-        problem = ""  # a ReLU may well be dead: nothing to compare is no fault of a layer
+    # A ReLU may well be dead: a layer whose reference is all zeros is not a fault.
+    problem = "" if judged.zero_reference else judged.problem
     if not problem and judged.error > limit:
         problem = f"error {judged.error:.1e} is over the limit {limit:.1e}"
     kind = reference.kinds.get(place.partition("@")[0], "")
@@ -78,7 +77,7 @@ def first_divergence(checks: tuple[LayerCheck, ...]) -> LayerCheck | None:
 
 
 def describe(checks: tuple[LayerCheck, ...]) -> str:
-    """Say in one sentence whether the layers show rounding or a fault, and where it begins."""
+    """Return in one sentence whether the layers show rounding or a fault, and where it begins."""
     first = first_divergence(checks)
     if not checks:
         return ""
@@ -87,34 +86,36 @@ def describe(checks: tuple[LayerCheck, ...]) -> str:
     quiet = max(errors, default=0.0)
     if first is None:
         return f"rounding only: no layer differs by more than {quiet:.1e}"
-    said = first.judged.error if first.judged is not None else float("nan")
-    jump = f"differs by {said:.1e}" if said == said else first.problem
+    error = first.judged.error if first.judged is not None else float("nan")
+    jump = f"differs by {error:.1e}" if error == error else first.problem
     until = f"all {len(before)} layers before it by at most {quiet:.1e}" if before else "the first"
     return f"a fault, not rounding: {first.place or 'the model'} {jump}, {until}"
 
 
-def roles(checks: tuple[LayerCheck, ...], alone: Mapping[str, Alone]) -> tuple[LayerCheck, ...]:
+def roles(
+    checks: tuple[LayerCheck, ...], isolated: Mapping[str, Isolated]
+) -> tuple[LayerCheck, ...]:
     """Tell the layers that cause a difference from those that pass it on.
 
-    `alone` says how each module does when the left side runs it with the right side's arguments:
+    `isolated` says how each module does when the left side runs it with the right side's arguments:
     one that then still differs causes, unless a module inside it does.
     """
-    guilty = {place for place, found in alone.items() if found.differs}
-    found = []
+    guilty = {place for place, result in isolated.items() if result.differs}
+    labelled = []
     for check in checks:
         place = check.place
         if check.passed:
-            found.append(check)
-        elif place not in alone:
-            found.append(replace(check, role=UNKNOWN))
+            labelled.append(check)
+        elif place not in isolated:
+            labelled.append(replace(check, role=UNKNOWN))
         else:
             inner = any(inside(other, place) for other in guilty)
             role = CAUSES if place in guilty and not inner else CARRIES
-            found.append(replace(check, role=role, alone=alone[place].error))
-    return tuple(found)
+            labelled.append(replace(check, role=role, alone=isolated[place].error))
+    return tuple(labelled)
 
 
 def inside(place: str, outer: str) -> bool:
-    """Whether a module is a part of another; the whole model, "", holds every other."""
+    """Whether a module is a part of another; all others are parts of the whole model, ""."""
     module, parent = place.partition("#")[0], outer.partition("#")[0]
     return module != parent and (parent == "" or module.startswith(parent + "."))

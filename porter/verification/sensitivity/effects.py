@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from porter.frameworks import exchange
 from porter.frameworks.process import Worker
 from porter.planning.plan import Plan
 from porter.tensors.blocks import Array
-from porter.tensors.lazy import LazyTensor
 from porter.verification import tolerance
 from porter.verification.compare import compare
 from porter.verification.sensitivity.mutate import Mutation
+from porter.verification.sides.naming import to_framework
 
 CLASSES = 10
 _BATCH = 32
@@ -53,14 +51,14 @@ def _runs(
     for precision in ("float64", "float32"):
         yield _outputs(worker, folder, [{}], precision)[0]
     for start in range(0, len(made), _BATCH):
-        batch = [_to_framework(back, m.tensors) for m in made[start : start + _BATCH]]
+        batch = [to_framework(back.target, m.tensors) for m in made[start : start + _BATCH]]
         yield from _outputs(worker, folder, batch, "float64")
 
 
 def _layer_error(worker: Worker, folder: Path, made: Mutation, back: Plan) -> float:
     """Return how far a mutation moves the outputs of the modules that hold its tensors."""
     modules = sorted({name.rpartition(".")[0] for name in made.tensors})
-    batch: list[Mapping[str, Array]] = [{}, _to_framework(back, made.tensors)]
+    batch: list[Mapping[str, Array]] = [{}, to_framework(back.target, made.tensors)]
     before, after = _outputs(worker, folder, batch, "float64", modules)
     return _error(after, before)
 
@@ -84,16 +82,6 @@ def _outputs(
     for key, array in exchange.load(folder / "outputs.safetensors")[0].items():
         index, _, name = key.partition("/")
         found[int(index)][name] = array
-    return found
-
-
-def _to_framework(back: Plan, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return canonical tensors as the framework's reference model holds them."""
-    found: dict[str, Array] = {}
-    for link in back.target.links:
-        if all(name in arrays for name in link.canonical):
-            parts = link.to_dialect([LazyTensor.of(arrays[name]) for name in link.canonical])
-            found |= {n: np.array(t.read()) for n, t in zip(link.dialect, parts, strict=True)}
     return found
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from porter import codecs
+from porter.commands.verify import verify
 from porter.frameworks.process import Pool
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.state_dict import StateDict
-from porter.verification.forward import verify
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded

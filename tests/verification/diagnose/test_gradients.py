@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from porter.commands.verify import verify
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.checks import Check
 from porter.verification.diagnose.gradients import RATE, judge_gradients, judge_step
-from porter.verification.forward import verify
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 

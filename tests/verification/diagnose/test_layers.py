@@ -9,14 +9,14 @@ import pytest
 
 from porter.verification.checks import CARRIES, CAUSES, UNKNOWN, LayerCheck
 from porter.verification.diagnose.layers import (
-    Alone,
+    Isolated,
     compare_layers,
     describe,
     first_divergence,
     inside,
     roles,
 )
-from porter.verification.participants import SideReport
+from porter.verification.sides.report import SideReport
 from porter.verification.trace import Layers, Trace
 
 PLACES = ("embed", "blocks.0.attn", "blocks.0", "blocks.1.attn", "blocks.1", "head", "")
@@ -85,19 +85,19 @@ def test_dead_layers_are_no_fault_and_foreign_ones_are_left_out() -> None:
     assert [(c.place, c.passed) for c in compare_layers(left, right, "float32")] == [("a", True)]
 
 
-def test_who_differs_alone_causes_and_who_does_not_propagates() -> None:
-    """Of nested modules the innermost that differs alone causes; one not tried is not told."""
+def test_a_module_that_differs_by_itself_causes_and_others_propagate() -> None:
+    """Of nested modules the innermost that differs causes; one that was not tried is unknown."""
     checks = compared(moved(1e-2, *PLACES[3:]))
-    alone = {p: Alone(1e-2, 1e-9) for p in ("blocks.1.attn", "blocks.1", "")}
-    alone["head"] = Alone(1e-14, 1e-9)
-    found = {check.place: check.role for check in roles(checks, alone)}
+    isolated = {p: Isolated(1e-2, 1e-9) for p in ("blocks.1.attn", "blocks.1", "")}
+    isolated["head"] = Isolated(1e-14, 1e-9)
+    found = {check.place: check.role for check in roles(checks, isolated)}
     assert found["embed"] == ""
     assert found["blocks.1.attn"] == CAUSES
     assert found["blocks.1"] == found["head"] == found[""] == CARRIES
-    del alone["head"]
-    assert {c.place: c.role for c in roles(checks, alone)}["head"] == UNKNOWN
-    alone["head"] = Alone(float("nan"), 1e-9)
-    assert {c.place: c.role for c in roles(checks, alone)}["head"] == CAUSES
+    del isolated["head"]
+    assert {c.place: c.role for c in roles(checks, isolated)}["head"] == UNKNOWN
+    isolated["head"] = Isolated(float("nan"), 1e-9)
+    assert {c.place: c.role for c in roles(checks, isolated)}["head"] == CAUSES
 
 
 def test_inside_is_by_path() -> None:

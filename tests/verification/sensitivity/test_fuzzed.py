@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from porter.commands.verify import verify
 from porter.frameworks.process import Pool
 from porter.mapping import reader
 from porter.mapping import table as tables
@@ -20,7 +21,6 @@ from porter.report import render
 from porter.report.text import plain
 from porter.tensors.state_dict import StateDict
 from porter.verification.checks import BY_BYTES, ON_FUZZED, UNPROVEN
-from porter.verification.forward import verify
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded

@@ -1,4 +1,4 @@
-"""Make a checkpoint ready to be one side: which naming it has, which framework runs it."""
+"""Prepare a checkpoint: recognise its naming, fit it to the variant, choose its framework."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from porter import codecs
-from porter.errors import UsageError, listed
 from porter.mapping.table import CANONICAL
 from porter.planning.fit import fit
 from porter.planning.plan import Plan, plan
@@ -17,43 +16,32 @@ from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.verification.participants import SideReport
-from porter.verification.trace import Trace
+from porter.verification.sides.report import SideReport
 from porter.zoo.architectures import Architecture
 from porter.zoo.seeded import seeded
 
 Checkpoint = str | os.PathLike[str] | StateDict
 _RUNS = {"torch": "torch", "paddle": "paddle", "flax": "torch"}
-"""Which framework runs a dialect of a framework's conventions."""
+"""{framework of a dialect: framework that runs it}"""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One side: what the report says of it, its plan, and what its process is asked to load."""
+    """A checkpoint with its plan, and the request with which a process loads it."""
 
     report: SideReport
     architecture: Architecture
     plan: Plan
     state: StateDict
-    """The checkpoint as it stands in the file."""
+    """The checkpoint under the names of its file."""
     request: Mapping[str, Any]
     batch: int | None = None
-    """The only batch size that it takes, where it is frozen into the file."""
+    """The only batch size that it takes, where that is fixed in the file."""
 
     @property
     def is_graph(self) -> bool:
-        """Whether it is an ONNX model: it runs as it is, in its own precision, and no further."""
+        """Whether it is an ONNX model, which runs in the precision of the file only."""
         return self.report.framework == "onnxruntime"
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the checkpoint."""
-        return self.plan.num_classes
-
-    @property
-    def image_size(self) -> int:
-        """Image size in pixels."""
-        return self.plan.image_size
 
 
 def prepare(
@@ -68,15 +56,16 @@ def prepare(
 ) -> Prepared:
     """Recognise a checkpoint and fit it to the variant.
 
-    One in the reference naming of its framework is read by the process itself, so that no table
-    has a part in what it computes; any other is mapped to it and passed on as a file in `folder`.
+    A checkpoint in the reference naming of its framework is read by the process itself, so that
+    its outputs do not depend on a table; any other is mapped to that naming and passed on as a
+    file in `folder`.
     """
     if not isinstance(given, StateDict):
-        here = fetch.local(given)
-        with fetch.named(here):
-            found = codecs.detect(here.path)
-        if found == "onnx":
-            return _graph(architecture, here, image_size or architecture.image_size)
+        local = fetch.local(given)
+        with fetch.named(local):
+            container = codecs.detect(local.path)
+        if container == "onnx":
+            return _graph(architecture, local, image_size or architecture.image_size)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
     shapes = shapes_of(state)
     container = state.origin.format if state.origin is not None else ""
@@ -108,35 +97,35 @@ def prepare(
     return Prepared(report, fitted.architecture, fitted.plan, state, request)
 
 
-def _graph(architecture: Architecture, here: fetch.Fetched, image_size: int) -> Prepared:
-    """Return an ONNX model as a side: classes, size, batch and precision are the graph's own."""
+def _graph(architecture: Architecture, local: fetch.Fetched, image_size: int) -> Prepared:
+    """Prepare an ONNX model: classes, image size, batch and precision are those of the graph."""
     from porter.onnx.graph.signature import signature
 
-    own = signature(here.path, image_size)
+    found = signature(local.path, image_size)
     report = SideReport(
-        label="onnxruntime", framework="onnxruntime", dialect="onnx", file=here.shown,
-        format="onnx", weights=(own.dtype,),
+        label="onnxruntime", framework="onnxruntime", dialect="onnx", file=local.shown,
+        format="onnx", weights=(found.dtype,),
     )  # fmt: skip
     shapes = shapes_of(
         seeded(
-            architecture, num_classes=own.num_classes, image_size=own.image_size,
-            features=own.features(architecture),
+            architecture, num_classes=found.num_classes, image_size=found.image_size,
+            features=found.features(architecture),
         )
     )  # fmt: skip
-    made = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=own.image_size)
-    request = {"weights": os.path.abspath(here.path)}
-    return Prepared(report, architecture, made, StateDict({}), request, own.batch)
+    identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=found.image_size)
+    request = {"weights": os.path.abspath(local.path)}
+    return Prepared(report, architecture, identity, StateDict({}), request, found.batch)
 
 
 def _directly(plan: Plan, state: StateDict, key: str | None) -> dict[str, Any]:
-    """Return what the process needs to read the user's file itself."""
+    """Return the part of the request with which the process reads the user's file itself."""
     assert state.origin is not None
-    own = {*plan.filled, *plan.computed}
+    added = {*plan.filled, *plan.computed}
     lacking = [
         name
-        for made in plan.source.links
-        if all(part in own for part in made.canonical)
-        for name in made.dialect
+        for link in plan.source.links
+        if all(part in added for part in link.canonical)
+        for name in link.dialect
     ]
     return {
         "weights": os.path.abspath(state.origin.path),
@@ -151,19 +140,3 @@ def _mapped(plan: Plan, state: Mapping[str, LazyTensor], folder: Path) -> dict[s
     folder.mkdir(parents=True, exist_ok=True)
     codecs.write(plan.apply(state), os.fspath(path), format="safetensors", read_back=False)
     return {"weights": os.fspath(path)}
-
-
-def agree(left: Prepared | Trace, right: Prepared | Trace) -> None:
-    """Raise `UsageError` where two sides are not of the same model."""
-    names = [s.architecture if isinstance(s, Trace) else s.architecture.name for s in (left, right)]
-    for what, one, other in (
-        ("variants", *names),
-        ("numbers of classes", left.num_classes, right.num_classes),
-        ("image sizes", left.image_size, right.image_size),
-    ):
-        if one != other:
-            raise UsageError(f"the two sides have different {what}: {one} and {other}")
-    if isinstance(left, Prepared) and isinstance(right, Prepared):
-        parts = [set(side.plan.features) for side in (left, right)]
-        if parts[0] != parts[1]:
-            raise UsageError(f"only one side has {listed(parts[0] ^ parts[1])}")

@@ -1,4 +1,4 @@
-"""Who took part in a comparison."""
+"""The description of a side in a report."""
 
 from __future__ import annotations
 

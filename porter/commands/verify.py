@@ -1,0 +1,210 @@
+"""The forward proof: both sides run on the same inputs, judged against float64.
+
+The steps are those of `verify`: open the sides, start their processes, run, judge, compare what
+else was asked for, look for the fault.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+from porter.errors import MissingPackage, UsageError
+from porter.frameworks import exchange
+from porter.frameworks.process import Pool
+from porter.remote.fetch import stale
+from porter.storage.progress import Progress
+from porter.tensors.blocks import Array
+from porter.verification import trace as traces
+from porter.verification.checks import EXACT, SINGLE
+from porter.verification.comparisons import with_comparisons
+from porter.verification.judge import concluded, judge
+from porter.verification.options import RunOptions, Runs
+from porter.verification.run_notes import with_run_notes
+from porter.verification.sensitivity.fuzzed_weights import prove_unseen
+from porter.verification.sides import open as sides
+from porter.verification.sides.pair import Pair
+from porter.verification.sides.prepare import Checkpoint
+from porter.verification.sides.processes import layers_of, started
+from porter.verification.sides.side import Can, Side
+from porter.verification.steps import Steps
+from porter.verification.trace import Trace
+from porter.verification.verdict import NOT_MADE, Verdict
+from porter.zoo.architectures import Architecture, find
+
+
+def verify(
+    architecture: str | Architecture,
+    left: Checkpoint,
+    right: Checkpoint,
+    *,
+    left_dialect: str | None = None,
+    right_dialect: str | None = None,
+    left_key: str | None = None,
+    right_key: str | None = None,
+    grad: bool = False,
+    train_step: bool = False,
+    diagnose: bool = True,
+    sensitivity: bool = False,
+    pool: Pool | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[RunOptions],
+) -> Verdict:
+    """Run `left` (the source) and `right`, each in a separate process, and compare them.
+
+    Parameters
+    ----------
+    architecture
+        Name of a variant, for example `shunted-s`.
+    left, right
+        Checkpoints, ONNX models, traces that `record` wrote, or state dicts. The float64 run of
+        the left side is the reference; of a checkpoint and an ONNX model it is the checkpoint.
+    left_dialect, right_dialect
+        Naming of each checkpoint; None: recognised from its names.
+    left_key, right_key
+        Which state dict of a file with several, for example `model_ema`.
+    grad, train_step
+        Also compare the gradient of every parameter, or all weights after one AdamW step.
+    diagnose
+        Name the likely faults of a verdict that fails.
+    sensitivity
+        If the verdict passes, name the tensors that the outputs do not show, and run both sides
+        again on fuzzed weights that show them.
+    pool
+        Processes to use and keep; None: started for this verdict only.
+    progress
+        Called as `progress(step, 0, 0)` when a step begins, from any thread.
+    num_classes, image_size
+        Classes, and pixels of a side; None: those of the checkpoint.
+    preset
+        `default`, `strict` or `paddleclas`: inputs and limits, see docs/verification.md.
+    seeds, batch_sizes
+        Seeds of the noise (or how many) and batch sizes; None: those of the preset.
+    images, inputs
+        A folder of pictures, or an `.npz` or `.npy` file of batches (N, 3, H, W), instead of
+        noise.
+    precision
+        What the right side computes in, besides float64: float32, tf32, float16 or bfloat16.
+    device
+        `auto`, `cpu` or `cuda[:n]`.
+    python
+        {framework: interpreter of another environment that has it, and porter}.
+    per_layer
+        Compare the output of every module even if the verdict passes.
+
+    Returns
+    -------
+    Verdict
+        `passed`, `failed` and `reason`, and every figure. If a framework is not installed, the
+        status is `not made`.
+
+    Raises
+    ------
+    InputError, MappingError, UsageError
+        For files that do not fit the architecture or each other, and unknown options.
+    """
+    variant = find(architecture) if isinstance(architecture, str) else architecture
+    runs, steps = Runs.of(options), Steps(progress)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
+        steps.begin("reading the checkpoints")
+        one = sides.opened(variant, left, folder / "left", left_dialect, left_key, runs)
+        two = sides.opened(variant, right, folder / "right", right_dialect, right_key, runs)
+        sides.check_agreement(one, two)
+        one, two, notes = sides.reference_first(one, two)
+        runs = sides.runs_of(runs, two)
+        case = sides.write_inputs(folder / "inputs.safetensors", runs, variant, (one, two))
+        verdict = _not_made(variant, one, two, runs, notes)
+        try:
+            stack.enter_context(started((one, two), folder, runs, pool, steps))
+        except MissingPackage as error:
+            return replace(verdict, reason=str(error))
+        if Can.RUN in one.can:
+            one.rounded = sides.rounding(one, two)
+        pair = Pair(variant, one, two, folder, runs.precision, case, steps)
+        pair.compute(layers=runs.per_layer)
+        verdict = with_run_notes(_judged(verdict, pair, runs), pair)
+        verdict = with_comparisons(
+            verdict, pair, per_layer=runs.per_layer, grad=grad, train_step=train_step,
+            diagnose=diagnose,
+        )  # fmt: skip
+        return concluded(prove_unseen(verdict, pair, diagnose) if sensitivity else verdict)
+
+
+def record(
+    architecture: str | Architecture,
+    checkpoint: Checkpoint,
+    output: str | os.PathLike[str],
+    *,
+    dialect: str | None = None,
+    key: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[RunOptions],
+) -> Trace:
+    """Run one side and write its outputs to the trace `output`, to be compared elsewhere.
+
+    The options are those of `verify`. With `per_layer` the arguments of every module are stored
+    as well, which makes the file large: the other machine can then find the module that causes a
+    difference. Raises as `verify` does, and `MissingPackage` if the framework is not installed.
+    """
+    variant = find(architecture) if isinstance(architecture, str) else architecture
+    runs, steps = Runs.of(options), Steps(progress)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
+        side = sides.opened(variant, checkpoint, folder / "side", dialect, key, runs)
+        if Can.RUN | Can.LAYERS not in side.can:
+            raise UsageError("cannot be recorded: it is not a checkpoint", side.report.file)
+        inputs = folder / "inputs.safetensors"
+        case = sides.write_inputs(inputs, runs, variant, (side,))
+        stack.enter_context(started((side,), folder, runs, None, steps))
+        precisions = list(dict.fromkeys([EXACT, SINGLE, runs.precision]))
+        side.compute(inputs, precisions, case, steps.begin)
+        trace, calls = side.trace, ""
+        if runs.per_layer:
+            steps.begin("arguments of the modules")
+            calls = side.calls(inputs, case, EXACT, None, "all")
+            trace = replace(trace, layers={**trace.layers, EXACT: layers_of(calls)})
+        traces.save(trace, output, *_arguments(calls))
+        return trace
+
+
+def _not_made(
+    variant: Architecture, left: Side, right: Side, runs: Runs, notes: tuple[str, ...]
+) -> Verdict:
+    """Return the verdict before anything has run."""
+    states = [side.prepared.state for side in (left, right) if Can.RUN in side.can]
+    return Verdict(
+        architecture=variant.name,
+        status=NOT_MADE,
+        reason="",
+        left=left.report,
+        right=right.report,
+        num_classes=left.num_classes,
+        image_size=left.image_size,
+        precision=runs.precision,
+        preset=runs.preset,
+        notes=(*notes, *stale(*states)),
+    )
+
+
+def _judged(verdict: Verdict, pair: Pair, runs: Runs) -> Verdict:
+    left, right = pair.left.trace, pair.right.trace
+    return replace(
+        verdict,
+        left=left.report,
+        right=right.report,
+        cases=tuple(left.inputs),
+        checks=judge(left, right, runs.precision, runs.protocol),
+    )
+
+
+def _arguments(calls: str) -> tuple[dict[str, Array], dict[str, object]]:
+    """Return the arrays and the description of the arguments in a file of `Side.calls`."""
+    if not calls:
+        return {}, {}
+    arrays, about = exchange.load(calls)
+    return {n: a for n, a in arrays.items() if n.startswith("call/")}, about["calls"]

@@ -1,0 +1,1 @@
+"""The two sides of a comparison: how they are recognised, started and asked."""

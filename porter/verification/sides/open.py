@@ -1,0 +1,112 @@
+"""Open what a user gave as a side, check that two sides fit, and give both the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from porter.errors import UsageError, listed, printable
+from porter.frameworks import exchange
+from porter.tensors.blocks import Array
+from porter.verification import inputs as sources
+from porter.verification import trace as traces
+from porter.verification.checks import SINGLE
+from porter.verification.options import Runs
+from porter.verification.sides.prepare import Checkpoint, prepare
+from porter.verification.sides.processes import Graph, Model
+from porter.verification.sides.side import Can, Recorded, Side
+from porter.verification.tolerance import roundoff
+from porter.zoo.architectures import Architecture
+
+
+def opened(
+    architecture: Architecture,
+    given: Checkpoint,
+    folder: Path,
+    dialect: str | None,
+    key: str | None,
+    runs: Runs,
+) -> Side:
+    """Return a checkpoint, an ONNX model or a trace as a side; no process is started yet."""
+    if not isinstance(given, Mapping) and traces.is_trace(given):
+        trace = traces.load(given)
+        if trace.architecture not in (architecture.name, architecture.sibling):
+            name = printable(trace.architecture)
+            raise UsageError(f"is a trace of {name}, not of {architecture.name}", given)
+        return Recorded(trace)
+    prepared = prepare(
+        architecture, given, folder, dialect=dialect, key=key, num_classes=runs.num_classes,
+        image_size=runs.image_size,
+    )  # fmt: skip
+    return Graph(prepared) if prepared.is_graph else Model(prepared)
+
+
+def check_agreement(left: Side, right: Side) -> None:
+    """Raise `UsageError` where two sides are not of the same model."""
+    for what, one, other in (
+        ("variants", left.architecture, right.architecture),
+        ("numbers of classes", left.num_classes, right.num_classes),
+        ("image sizes", left.image_size, right.image_size),
+    ):
+        if one != other:
+            raise UsageError(f"the two sides have different {what}: {one} and {other}")
+    if Can.RUN in left.can & right.can:
+        parts = set(left.prepared.plan.features) ^ set(right.prepared.plan.features)
+        if parts:
+            raise UsageError(f"only one side has {listed(parts)}")
+
+
+def reference_first(left: Side, right: Side) -> tuple[Side, Side, tuple[str, ...]]:
+    """Put an ONNX model on the right, since the left side's float64 run is the reference.
+
+    Also returns the notes for the report.
+    """
+    if not isinstance(left, Graph) or Can.FLOAT64 in left.can:
+        return left, right, ()
+    if Can.RUN in right.can and Can.FLOAT64 not in right.can:
+        raise UsageError("both are ONNX models: one side must be a checkpoint, run in float64")
+    return right, left, ("the sides were swapped: an ONNX model has no float64 run",)
+
+
+def runs_of(runs: Runs, right: Side) -> Runs:
+    """Return the options with the batch size and precision that are fixed in an ONNX model."""
+    if Can.RUN not in right.can or Can.FLOAT64 in right.can:
+        return runs
+    stored = max(right.report.weights, key=roundoff, default=SINGLE)
+    precision = stored if runs.precision == SINGLE else runs.precision
+    batches = runs.batch_sizes if right.batch is None else (right.batch,)
+    return runs.changed(batch_sizes=batches, precision=precision)
+
+
+def rounding(left: Side, right: Side) -> str | None:
+    """Return the element type that the right side's weights were rounded to and the left's not."""
+    types = [max(side.report.weights, key=roundoff, default=SINGLE) for side in (left, right)]
+    return types[1] if roundoff(types[1]) > roundoff(types[0]) else None
+
+
+def write_inputs(path: Path, runs: Runs, architecture: Architecture, sides: Sequence[Side]) -> str:
+    """Write the inputs of all sides to a file; return the first case, whose layers are watched.
+
+    The inputs of a trace are recorded in it: the other side gets the same.
+    """
+    recorded = [side.trace.inputs for side in sides if isinstance(side, Recorded)]
+    size = sides[0].image_size
+    if recorded:
+        if not all(_same(inputs, recorded[0]) for inputs in recorded):
+            raise UsageError("the two traces were recorded with different inputs")
+        arrays = dict(recorded[0])
+    elif runs.images is not None:
+        arrays = sources.pictures(runs.images, architecture.preprocessing, size)
+    elif runs.inputs is not None:
+        arrays = sources.arrays(runs.inputs, size)
+    else:
+        arrays = sources.noise(runs.protocol.seeds, runs.protocol.batch_sizes, size)
+    exchange.save(path, arrays, {})
+    return next(iter(arrays))
+
+
+def _same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[case].shape == other[case].shape and bool((one[case] == other[case]).all())
+        for case in one
+    )

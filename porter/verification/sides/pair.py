@@ -1,0 +1,53 @@
+"""Both sides of a comparison while they can be asked, and what they are compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from porter.frameworks.parallel import together
+from porter.verification.checks import EXACT, SINGLE
+from porter.verification.sides.side import Can, Side
+from porter.verification.steps import Steps
+from porter.zoo.architectures import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The sides, the reference first, with the inputs and the precision of the comparison."""
+
+    architecture: Architecture
+    left: Side
+    right: Side
+    folder: Path
+    precision: str
+    case: str
+    """The input for which layers are watched."""
+    steps: Steps
+
+    @property
+    def inputs(self) -> Path:
+        """File of the inputs."""
+        return self.folder / "inputs.safetensors"
+
+    @property
+    def both_can(self) -> Can:
+        """What both sides can do."""
+        return self.left.can & self.right.can
+
+    def compute(self, *, layers: bool, sides: tuple[Side, ...] = ()) -> None:
+        """Run both sides, or some: in float64, and in float32 or the right side's precision."""
+        exact = (EXACT,) if Can.FLOAT64 in self.right.can else ()
+        precisions = {
+            "left": (EXACT, SINGLE), "right": tuple(dict.fromkeys([*exact, self.precision])),
+        }  # fmt: skip
+
+        def run(name: str, side: Side) -> None:
+            step = partial(self.steps.part, f"{name}, {side.report.framework}")
+            side.compute(self.inputs, precisions[name], self.case if layers else "", step)
+            step("")
+
+        both = {"left": self.left, "right": self.right}
+        chosen = {name: side for name, side in both.items() if not sides or side in sides}
+        together([partial(run, name, side) for name, side in chosen.items()])

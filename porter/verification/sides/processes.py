@@ -1,0 +1,196 @@
+"""Sides that run in a process: a checkpoint in its framework, an ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from porter import __version__
+from porter.errors import UsageError
+from porter.frameworks import exchange
+from porter.frameworks.parallel import together
+from porter.frameworks.process import Pool, Worker
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import LazyTensor
+from porter.verification.options import Runs
+from porter.verification.sides.naming import canonical
+from porter.verification.sides.prepare import Prepared
+from porter.verification.sides.side import Can, Recorded, Side, Step
+from porter.verification.steps import Steps
+from porter.verification.trace import SAMPLE, Layers, Trace
+
+
+class Graph(Side):
+    """An ONNX model: it runs as it is, in its own precision."""
+
+    worker: Worker
+    folder: Path
+
+    def __init__(self, prepared: Prepared, can: Can = Can.RUN) -> None:
+        plan = prepared.plan
+        super().__init__(
+            prepared.report, prepared.architecture.name, plan.num_classes, plan.image_size, can
+        )
+        self._prepared = prepared
+        self.batch = prepared.batch
+
+    @property
+    def prepared(self) -> Prepared:
+        return self._prepared
+
+    def start(self, worker: Worker, folder: Path, device: str) -> None:
+        """Start the process and load the weights; `UsageError` for another version of porter."""
+        hello = worker.request("hello", device=device)
+        version = hello["versions"].get("porter", "an earlier version")
+        if version != __version__:
+            raise UsageError(f"has porter {version}, not {__version__}", worker.python)
+        worker.request("load", **self.prepared.request)
+        self.worker, self.folder = worker, folder
+        self.report = replace(self.report, device=hello["device"], versions=hello["versions"])
+
+    def compute(
+        self, inputs: Path, precisions: Sequence[str], layers: str = "", step: Step | None = None
+    ) -> None:
+        layers = layers if Can.LAYERS in self.can else ""
+        arrays, _ = exchange.load(inputs)
+        outputs: dict[str, Mapping[str, Array]] = {}
+        watched: dict[str, Layers] = {}
+        for precision in precisions:
+            if step is not None:
+                step(precision)
+            path = self._path(f"run-{precision}")
+            self.worker.request(
+                "run", inputs=os.fspath(inputs), output=path, precision=precision,
+                rounded=self.rounded, layers=layers, limit=SAMPLE,
+            )  # fmt: skip
+            found, about = exchange.load(path)
+            outputs[precision] = _under("output/", found)
+            if layers:
+                watched[precision] = _layers(found, about)
+        self.trace = Trace(
+            self.report, self.architecture, self.num_classes, self.image_size,
+            arrays, outputs, watched,
+        )  # fmt: skip
+
+    def _path(self, name: str) -> str:
+        return os.fspath(self.folder / f"{name}.safetensors")
+
+
+class Model(Graph):
+    """A checkpoint in its framework: everything can be asked of it."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared, ~Can.NOTHING)
+
+    def calls(
+        self, inputs: Path, case: str, precision: str, modules: Sequence[str] | None, name: str
+    ) -> str:
+        path = self._path(f"calls-{name}")
+        self.worker.request(
+            "run", inputs=os.fspath(inputs), output=path, precision=precision, cases=[case],
+            rounded=self.rounded, layers=case, watch=modules, calls=True,
+        )  # fmt: skip
+        return path
+
+    def rerun(
+        self,
+        calls: str,
+        precision: str,
+        trials: Sequence[Mapping[str, Any]],
+        values: Mapping[str, Array] | None = None,
+    ) -> list[dict[str, Array]]:
+        path, given = self._path("rerun"), None
+        if values:
+            given = self._path("values")
+            exchange.save(given, values, {})
+        self.worker.request(
+            "rerun", calls=calls, output=path, precision=precision, trials=list(trials),
+            rounded=self.rounded, values=given,
+        )  # fmt: skip
+        arrays, _ = exchange.load(path)
+        results: list[dict[str, Array]] = [{} for _ in trials]
+        for key, array in arrays.items():
+            index, at, part = key.partition("@")
+            results[int(index)][f"{at}{part}"] = array
+        return results
+
+    def settings(
+        self, modules: Sequence[str], names: Sequence[str]
+    ) -> dict[str, dict[str, int | float]]:
+        reply = self.worker.request("settings", modules=list(modules), names=list(names))
+        values: dict[str, dict[str, int | float]] = reply["settings"]
+        return values
+
+    def gradients(
+        self, inputs: Mapping[str, Array], precision: str, rate: float | None = None
+    ) -> dict[str, Array]:
+        given, path = self._path("gradient-inputs"), self._path("gradients")
+        exchange.save(given, inputs, {})
+        self.worker.request(
+            "gradients", inputs=given, output=path, precision=precision, rounded=self.rounded,
+            rate=rate,
+        )  # fmt: skip
+        return canonical(self.prepared.plan.target, exchange.load(path)[0])
+
+    def weights(self) -> Mapping[str, LazyTensor]:
+        return self.prepared.plan.read(self.prepared.state)
+
+    def loaded_with(self, prepared: Prepared, folder: Path) -> Side:
+        self.worker.request("load", **prepared.request)
+        side = Model(prepared)
+        side.worker, side.folder, side.report = self.worker, folder, self.report
+        return side
+
+
+def side_of(subject: Prepared | Trace) -> Side:
+    """Return a prepared checkpoint, an ONNX file or a trace as a side."""
+    if isinstance(subject, Trace):
+        return Recorded(subject)
+    return Graph(subject) if subject.is_graph else Model(subject)
+
+
+@contextlib.contextmanager
+def started(
+    sides: Sequence[Side], folder: Path, runs: Runs, pool: Pool | None, steps: Steps
+) -> Iterator[None]:
+    """Start the processes of all sides at the same time and load their weights."""
+    with contextlib.ExitStack() as stack:
+        workers = pool or stack.enter_context(Pool())
+        starts = []
+        for index, side in enumerate(sides):
+            if Can.RUN not in side.can:
+                continue
+            framework = side.report.framework
+            python = (runs.python or {}).get(framework)
+            worker = stack.enter_context(workers.worker(framework, python))
+            place = folder / str(index)
+            place.mkdir(exist_ok=True)
+            starts.append((side, worker, place))
+        steps.begin(f"starting {' and '.join(side.report.framework for side, _, _ in starts)}")
+        together([_starter(*start, runs.device) for start in starts])
+        yield
+
+
+def _starter(side: Side, worker: Worker, folder: Path, device: str) -> Callable[[], None]:
+    return lambda: side.start(worker, folder, device)
+
+
+def layers_of(calls: str) -> Layers:
+    """Return the layers in a file of `Side.calls`."""
+    return _layers(*exchange.load(calls, lambda name: name.startswith("layer/")))
+
+
+def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _layers(arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Layers:
+    return Layers(
+        {place: arrays[f"layer/{place}"] for place in about["layers"]},
+        {place: tuple(shape) for place, shape in about["shapes"].items()},
+        about["kinds"],
+    )
