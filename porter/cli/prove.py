@@ -1,19 +1,23 @@
-"""What `porter table check --prove` prints."""
+"""Run and print `porter table check --prove`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from porter.cli.output import progress
+
 if TYPE_CHECKING:
     from porter.frameworks.process import Pool
     from porter.verification.sensitivity.prove import Sensitivity
+    from porter.verification.steps import Steps
     from porter.zoo.architectures import Architecture
 
 
-def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
+def prove(variants: Iterable[Architecture], quiet: bool = False) -> Iterator[Sensitivity]:
     """Prove every dialect of the variants, of several the smallest of each layout.
 
     torch and paddle are started once and work at the same time; every dialect but Paddle's own
@@ -21,22 +25,34 @@ def prove(variants: Iterable[Architecture]) -> Iterator[Sensitivity]:
     """
     from porter.frameworks.process import Pool
     from porter.verification.sensitivity import prove as sensitivity
+    from porter.verification.steps import Steps
 
     with Pool() as pool:
         for variant in sensitivity.layouts(variants):
-            yield from _of(variant, pool)
+            with progress(quiet) as move:  # ended before a proof is printed
+                proofs = _of(variant, pool, Steps(move))
+            yield from proofs
 
 
-def _of(variant: Architecture, pool: Pool) -> list[Sensitivity]:
+def _of(variant: Architecture, pool: Pool, steps: Steps) -> list[Sensitivity]:
     from porter.frameworks.parallel import together
     from porter.verification.sensitivity import prove as sensitivity
 
     def task(framework: str, dialects: list[str]) -> Callable[[], list[Sensitivity]]:
         known: sensitivity.Known = {}
-        return lambda: [
-            sensitivity.prove(variant, dialect, framework=framework, pool=pool, known=known)
-            for dialect in dialects
-        ]
+        step = partial(steps.part, f"{variant.name} in {framework}")
+
+        def run() -> list[Sensitivity]:
+            proofs = [
+                sensitivity.prove(
+                    variant, dialect, framework=framework, pool=pool, known=known, step=step
+                )
+                for dialect in dialects
+            ]
+            step("")
+            return proofs
+
+        return run
 
     runs: dict[str, list[str]] = {}
     for dialect in variant.table.dialects:

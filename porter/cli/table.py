@@ -74,7 +74,7 @@ def check(
 def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> None:
     from porter.cli import prove
 
-    made = prove.prove(variants)
+    made = prove.prove(variants, as_json)
     if not as_json:
         ctx.exit(0 if prove.say(made) else 1)
     proofs = list(made)

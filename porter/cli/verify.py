@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from porter.cli import complete
-from porter.cli.output import json_option, quiet_option, say_json, say_verdict
+from porter.cli.output import json_option, progress, quiet_option, say_json, say_verdict
 
 
 def _numbers(
@@ -108,7 +108,8 @@ def command(
         return
     if right is None:
         raise click.UsageError("RIGHT is missing; with --save-trace LEFT alone is recorded")
-    verdict = verify(arch, left, right, **options)
+    with progress(quiet or as_json) as move:
+        verdict = verify(arch, left, right, progress=move, **options)
     write_reports(verdict, reports)
     if as_json:
         from porter.report.machine import as_dict
@@ -124,13 +125,14 @@ def _record(
     options: dict[str, Any], quiet: bool,
 ) -> None:  # fmt: skip
     from porter.commands.verify import record
+    from porter.verification.options import RunOptions
 
     if right is not None:
         raise click.UsageError("--save-trace records LEFT alone: leave RIGHT out")
     own = {"dialect": options["left_dialect"], "key": options["left_key"]}
-    names = ("image_size", "preset", "seeds", "batch_sizes", "images", "inputs", "precision",
-             "device", "python", "per_layer")  # fmt: skip
-    made = record(arch, left, path, **own, **{name: options[name] for name in names})
+    shared: Any = {n: v for n, v in options.items() if n in RunOptions.__annotations__}
+    with progress(quiet) as move:
+        made = record(arch, left, path, progress=move, **own, **shared)
     if not quiet:
         click.echo(f"{path}: {len(made.inputs)} inputs through {made.report.label}")
     ctx.exit(0)

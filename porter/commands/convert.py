@@ -192,7 +192,11 @@ def convert(
     )
     outcome = replace(outcome, output=written.path, written=written, casts=report)
     altered = adapt or bool(onnx and onnx.get("optimize"))
-    return _proven(outcome, fitted, state, altered, dtype, python, key) if verify else outcome
+    return (
+        _proven(outcome, fitted, state, altered, dtype, python, key, progress)
+        if verify
+        else outcome
+    )
 
 
 def _read(
@@ -318,6 +322,7 @@ def _proven(
     dtype: str | None,
     python: Mapping[str, str] | None,
     key: str | None,
+    progress: Progress | None,
 ) -> Conversion:
     """Add the weight-level proof and, where the frameworks are there, the forward proof."""
     if not altered:
@@ -348,6 +353,7 @@ def _proven(
         right_dialect=outcome.plan.target.dialect.name,
         batch_sizes=batches,
         python=python,
+        progress=progress,
     )
     return replace(outcome, verdict=verdict)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from porter.storage.progress import Progress
+
+Step = Callable[[str], None]
+"""Called with the name of the step that begins."""
 
 
 class Steps:

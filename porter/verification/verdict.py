@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 from porter.verification.checks import Blind, Check, LayerCheck, TensorCheck
 from porter.verification.diagnose.finding import Finding
@@ -12,9 +13,9 @@ from porter.verification.weights import WeightProof
 PASSED, FAILED, NOT_MADE = "passed", "failed", "not made"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """The outcome of a comparison; `not made` when a framework is not there to run it."""
+    """The outcome of a comparison; `not made` if a framework to run it is not installed."""
 
     architecture: str
     status: str
@@ -34,14 +35,14 @@ class Verdict:
     """The weights of both files, under canonical names; empty where one is a trace."""
     layers: tuple[LayerCheck, ...] = ()
     story: str = ""
-    """What the layers show, in a sentence."""
+    """The result of the layers, in a sentence."""
     gradients: tuple[Check, ...] = ()
     findings: tuple[Finding, ...] = ()
     """Likely faults."""
     blind: tuple[Blind, ...] = ()
-    """Tensors that the inputs cannot see on these weights."""
+    """Tensors that the outputs do not show on these weights."""
     fuzzed: tuple[Check, ...] = ()
-    """Outputs of both sides on fuzzed weights, run where some tensors are blind."""
+    """Outputs of both sides on fuzzed weights, which are run if some tensors are blind."""
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     """Parts of the proof that were not made, each with the reason."""
@@ -61,6 +62,32 @@ class Verdict:
         """Return the check at a precision that comes nearest to its limit or fails."""
         chosen = [c for c in self.checks if c.precision == precision]
         return max(chosen, key=_severity, default=None)
+
+    def __repr__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return f"<Verdict {self._summary()}{reason}>"
+
+    def _summary(self) -> str:
+        return f"{self.status}, {self.architecture}, {self.left.label} and {self.right.label}"
+
+    def _repr_html_(self) -> str:
+        """Return the outcome, the worst figures and the faults for a notebook."""
+        precisions = dict.fromkeys(check.precision for check in self.checks)
+        worst = [check for p in precisions if (check := self.worst(p)) is not None]
+        rows = "".join(
+            f"<tr><td>{escape(c.output)} {escape(c.precision)}</td>"
+            f"<td>{escape(c.right.problem) or f'{c.right.error:.1e}'}</td>"
+            f"<td>{c.limit:.1e}</td></tr>"
+            for c in worst
+        )
+        head = "<tr><th>output</th><th>error</th><th>limit</th></tr>"
+        faults = "".join(f"<li>{escape(str(finding))}</li>" for finding in self.findings)
+        return (
+            f"<p><b>{escape(self._summary())}</b></p>"
+            + (f"<p>{escape(self.reason)}</p>" if self.reason else "")
+            + (f"<table>{head}{rows}</table>" if rows else "")
+            + (f"<ul>{faults}</ul>" if faults else "")
+        )
 
 
 def _severity(check: Check) -> tuple[bool, float]:

@@ -75,6 +75,24 @@ STATUSES = (PASSED, FAILED, NOT_MADE)
 
 
 @pytest.mark.parametrize("status", STATUSES)
+def test_a_verdict_shows_itself_in_a_line_and_in_a_notebook(status: str) -> None:
+    """The status, the variant and the reason; figures and faults where there are any."""
+    shown = verdict(status)
+    line, page = repr(shown), shown._repr_html_()
+    assert line.startswith(f"<Verdict {status}, vit-tiny-p16-224, torch and paddle")
+    assert len(line) < 200
+    assert "\n" not in line
+    assert (shown.reason in line) and (shown.reason == "" or "<p>" in page)
+    assert page.count("<tr>") == (0 if status == NOT_MADE else 3)
+    assert ("copy it" in page) == (status == FAILED)
+    assert "<lost>" not in page
+    assert "<paddle>" not in page
+    parser = HTMLParser()
+    parser.feed(page)
+    parser.close()
+
+
+@pytest.mark.parametrize("status", STATUSES)
 def test_json_is_valid_by_its_schema(status: str) -> None:
     """The JSON follows the schema that ships with porter, and says whether it passed."""
     schema = json.loads((resources.files("porter.report") / "verdict.schema.json").read_text())

@@ -13,6 +13,7 @@ from porter.verification import tolerance
 from porter.verification.compare import compare
 from porter.verification.sensitivity.mutate import Mutation
 from porter.verification.sides.naming import to_framework
+from porter.verification.steps import Step
 
 CLASSES = 10
 _BATCH = 32
@@ -23,9 +24,15 @@ Effect = tuple[float, float, bool]
 
 
 def run(
-    worker: Worker, folder: Path, made: Sequence[Mutation], back: Plan
+    worker: Worker,
+    folder: Path,
+    made: Sequence[Mutation],
+    back: Plan,
+    step: Step | None = None,
 ) -> dict[tuple[str, str], Effect]:
     """Run every mutation; one that no output shows is looked for in its own layer."""
+    if step is not None:
+        step("starting")
     worker.request("hello", device="cpu")
     worker.request(
         "load", architecture=back.architecture.name, num_classes=CLASSES,
@@ -35,7 +42,11 @@ def run(
     runs = _runs(worker, folder, made, back)
     reference, own = next(runs), next(runs)
     limit = tolerance.limit_exact(_error(own, reference))
-    errors = [_error(found, reference) for found in runs]
+    errors: list[float] = []
+    for result in runs:
+        if step is not None and len(errors) % _BATCH == 0:
+            step(f"mutation {len(errors) + 1} of {len(made)}")
+        errors.append(_error(result, reference))
     found = {}
     for mutation, error in zip(made, errors, strict=True):
         hidden = error <= limit

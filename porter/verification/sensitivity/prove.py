@@ -33,6 +33,7 @@ from porter.tensors.state_dict import StateDict
 from porter.verification.inputs import noise
 from porter.verification.sensitivity.effects import CLASSES, Effect, run
 from porter.verification.sensitivity.mutate import Mutation, mutations
+from porter.verification.steps import Step
 from porter.zoo.architectures import Architecture
 from porter.zoo.seeded import seeded
 
@@ -110,12 +111,14 @@ def prove(
     each_row: int | None = 2,
     pool: Pool | None = None,
     known: Known | None = None,
+    step: Step | None = None,
 ) -> Sensitivity:
     """Mutate every row of a dialect on one variant and say what was caught.
 
     Of the tensors that one row links for one use, `each_row` are mutated, spread from first to
     last; None mutates all. `image_size` is in pixels: the smallest that the variant takes is
-    quickest. `known` keeps what was run, for the other dialects of the variant.
+    quickest. `known` keeps the results for the other dialects of the variant; `step` is called
+    with the name of each step.
     """
     size = image_size or smallest(architecture)
     weights = StateDict.of(
@@ -142,7 +145,7 @@ def prove(
             codecs.write(state, str(folder / "weights.safetensors"), "safetensors",
                          read_back=False)  # fmt: skip
             exchange.save(folder / "inputs.safetensors", noise([seed], [1], size), {})
-            effects |= run(worker, folder, todo, back)
+            effects |= run(worker, folder, todo, back, step)
     trials = []
     for link, m in made:
         error, limit, layers_only = effects[m.name, m.what]

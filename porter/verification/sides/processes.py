@@ -19,8 +19,8 @@ from porter.tensors.lazy import LazyTensor
 from porter.verification.options import Runs
 from porter.verification.sides.naming import canonical
 from porter.verification.sides.prepare import Prepared
-from porter.verification.sides.side import Can, Recorded, Side, Step
-from porter.verification.steps import Steps
+from porter.verification.sides.side import Can, Side
+from porter.verification.steps import Step, Steps
 from porter.verification.trace import SAMPLE, Layers, Trace
 
 
@@ -144,13 +144,6 @@ class Model(Graph):
         side = Model(prepared)
         side.worker, side.folder, side.report = self.worker, folder, self.report
         return side
-
-
-def side_of(subject: Prepared | Trace) -> Side:
-    """Return a prepared checkpoint, an ONNX file or a trace as a side."""
-    if isinstance(subject, Trace):
-        return Recorded(subject)
-    return Graph(subject) if subject.is_graph else Model(subject)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ for more than outputs, so the verdict uses what both sides can do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Flag, auto
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +21,8 @@ from porter.tensors.lazy import LazyTensor
 from porter.verification.checks import EXACT
 from porter.verification.sides.prepare import Prepared
 from porter.verification.sides.report import SideReport
+from porter.verification.steps import Step
 from porter.verification.trace import Trace
-
-Step = Callable[[str], None]
-"""Called with the name of the run that begins."""
 
 
 class Can(Flag):

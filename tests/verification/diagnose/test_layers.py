@@ -1,13 +1,18 @@
-"""Layer by layer: the first divergence, rounding or a fault, who causes and who propagates."""
+"""Layer by layer: the first divergence, rounding or a fault, which modules cause and which propagate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from porter.frameworks import exchange
 from porter.verification.checks import CARRIES, CAUSES, UNKNOWN, LayerCheck
+from porter.verification.diagnose import isolate
 from porter.verification.diagnose.layers import (
     Isolated,
     compare_layers,
@@ -17,6 +22,7 @@ from porter.verification.diagnose.layers import (
     roles,
 )
 from porter.verification.sides.report import SideReport
+from porter.verification.sides.side import Can, Side
 from porter.verification.trace import Layers, Trace
 
 PLACES = ("embed", "blocks.0.attn", "blocks.0", "blocks.1.attn", "blocks.1", "head", "")
@@ -107,3 +113,24 @@ def test_inside_is_by_path() -> None:
     assert not inside("blocks.10.attn", "blocks.1")
     assert not inside("blocks.1", "blocks.1")
     assert inside("head", "")
+
+
+def test_the_calls_of_every_chunk_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large model's calls are many files: the diagnosis reads the first after the last."""
+
+    class Model(Side):
+        trace = replace(LEFT, inputs={"x": np.ones(1)}, outputs={"float64": {}})
+
+        def calls(self, inputs: Path, case: str, precision: str, modules: Any, name: str) -> str:
+            path = tmp_path / name
+            exchange.save(path, {}, {"calls": dict.fromkeys(modules, [])})
+            return str(path)
+
+    monkeypatch.setattr(isolate, "_CHUNK", 1)
+    side = Model(LEFT.report, "a", 10, 32, Can.RUN)
+    checks = compared(moved(1e-2, *PLACES[:4]))
+    chunks = list(isolate.calls_of(checks, side, tmp_path / "inputs"))
+    assert len(chunks) == 4
+    for chunk in chunks:
+        assert set(chunk.places) <= set(exchange.about(chunk.path)["calls"])
+        assert chunk.places
