@@ -82,7 +82,8 @@ def test_a_verdict_shows_itself_in_a_line_and_in_a_notebook(status: str) -> None
     assert line.startswith(f"<Verdict {status}, vit-tiny-p16-224, torch and paddle")
     assert len(line) < 200
     assert "\n" not in line
-    assert (shown.reason in line) and (shown.reason == "" or "<p>" in page)
+    assert shown.reason in line
+    assert shown.reason == "" or "<p>" in page
     assert page.count("<tr>") == (0 if status == NOT_MADE else 3)
     assert ("copy it" in page) == (status == FAILED)
     assert "<lost>" not in page

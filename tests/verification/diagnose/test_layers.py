@@ -1,4 +1,4 @@
-"""Layer by layer: the first divergence, rounding or a fault, which modules cause and which propagate."""
+"""Layer by layer: the first divergence, rounding or a fault, and which modules cause it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_calls_of_every_chunk_are_kept(tmp_path: Path, monkeypatch: pytest.M
 
         def calls(self, inputs: Path, case: str, precision: str, modules: Any, name: str) -> str:
             path = tmp_path / name
-            exchange.save(path, {}, {"calls": dict.fromkeys(modules, [])})
+            exchange.save(path, {}, {"calls": {key: [] for key in modules}})
             return str(path)
 
     monkeypatch.setattr(isolate, "_CHUNK", 1)
