@@ -23,26 +23,28 @@ def render(verdict: Verdict, suffix: str) -> str:
         ".xml": machine.as_junit,
     }
     if suffix not in renderers:
-        raise UsageError(f"no report is called *{suffix or '(nothing)'}; use {listed(SUFFIXES)}")
+        raise UsageError(
+            f"unknown kind of report {suffix or '(no suffix)'}; use {listed(SUFFIXES)}"
+        )
     return renderers[suffix](verdict)
 
 
 def check_names(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise `UsageError` for a report whose suffix is none of `SUFFIXES`, before any work."""
+    """Raise `UsageError` for a report whose suffix is not one of `SUFFIXES`."""
     for path in paths:
         if Path(path).suffix.lower() not in SUFFIXES:
-            raise UsageError(f"a report ends in {listed(SUFFIXES)}", path)
+            raise UsageError(f"is not a report: the name must end in {listed(SUFFIXES)}", path)
 
 
 def write_reports(verdict: Verdict, paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Write a verdict to every path, in the form that its suffix asks for."""
+    """Write a verdict to every path, in the format of its suffix."""
     for path in paths:
         target = Path(path)
         text = render(verdict, target.suffix.lower())
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(target)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise SystemFault(f"cannot be written: {error.strerror}", path) from error

@@ -1,4 +1,4 @@
-"""Figures and words that every report uses."""
+"""Figures and phrases that all reports share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def headline(verdict: Verdict) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return an error as people read it; NaN and None as a dash."""
+    """Return an error with two digits; NaN and None as a dash."""
     return "–" if value is None or value != value else f"{value:.1e}"
 
 
@@ -35,7 +35,7 @@ def share(value: float | None) -> str:
 
 
 def side_line(side: SideReport) -> str:
-    """Return what ran on which device, with the version of the framework."""
+    """Return the framework with its version and device, and how the weights were read."""
     version = side.versions.get(side.framework, "")
     how = "recorded" if side.recorded else "the file itself" if side.direct else "through the table"
     return f"{side.label} {version}, {side.device or 'not run'}, {how}".replace("  ", " ")
@@ -75,13 +75,13 @@ _PROOFS = {
 
 
 def blind_lines(verdict: Verdict) -> dict[str, str]:
-    """Return which tensors the outputs do not show, by what proves them instead."""
+    """Return a line on the tensors that the outputs do not show, by kind of proof."""
     lines = {}
-    for proof, said in _PROOFS.items():
+    for proof, reason in _PROOFS.items():
         names = [blind.name for blind in verdict.blind if blind.proof == proof]
         if names and proof == BY_BYTES and not verdict.tensors:
-            said = "nothing proves them: a side has no weights to compare"
+            reason = "nothing proves them: a side has no weights to compare"
         if names:
             count = f"{len(names)} tensors" if len(names) > 1 else "1 tensor"
-            lines[proof] = f"{count} not shown by the outputs; {said}: {listed(fold(names))}"
+            lines[proof] = f"{count} not shown by the outputs; {reason}: {listed(fold(names))}"
     return lines

@@ -129,11 +129,11 @@ def _tensors(verdict: Verdict) -> str:
     differ = [(_NO, _folded(n), str(count), str(bad)) for n, count, bad in sizes if bad]
     agree = [(_YES, _folded(n), str(count)) for n, count, bad in sizes if not bad]
     note = f"{wrong} differ" if wrong else "the same on both sides, bit for bit"
-    said = f"{len(agree)} rows of the table that agree" if wrong else "by row of the table"
+    summary = f"{len(agree)} rows of the table that agree" if wrong else "by row of the table"
     return _section(
         f"Tensors ({len(verdict.tensors)})",
         (_table(names, differ) if differ else "")
-        + f"<details><summary>{said}</summary>{_table(names[:3], agree)}</details>",
+        + f"<details><summary>{summary}</summary>{_table(names[:3], agree)}</details>",
         note,
     )
 
@@ -175,18 +175,18 @@ def _blind(verdict: Verdict) -> str:
 
 def _environment(verdict: Verdict) -> str:
     sides = "".join(
-        _side(who, side) for who, side in (("left", verdict.left), ("right", verdict.right))
+        _side(name, side) for name, side in (("left", verdict.left), ("right", verdict.right))
     )
-    said = [
+    items = [
         *(f"<li>Not made: {escape(reason)}</li>" for reason in verdict.skipped),
         *(f"<li>{escape(note)}</li>" for note in verdict.notes),
         f"<li>Inputs: {escape(', '.join(verdict.cases[:12]))}; preset {escape(verdict.preset)};"
         f" {verdict.num_classes} classes</li>",
     ]
-    return _section("Environment", f'<div class="sides">{sides}</div><ul>{"".join(said)}</ul>')
+    return _section("Environment", f'<div class="sides">{sides}</div><ul>{"".join(items)}</ul>')
 
 
-def _side(who: str, side: SideReport) -> str:
+def _side(name: str, side: SideReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in side.versions.items())
     lines = {
         "ran": escape(side_line(side)),
@@ -194,13 +194,13 @@ def _side(who: str, side: SideReport) -> str:
         "weights": escape(", ".join(side.weights)),
         "versions": escape(versions),
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in lines.items() if text)
-    return f"<div><h3>{who}</h3><dl>{rows}</dl></div>"
+    rows = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in lines.items() if text)
+    return f"<div><h3>{name}</h3><dl>{rows}</dl></div>"
 
 
 def _section(title: str, content: str, note: str = "") -> str:
-    said = f"<p>{escape(note)}</p>" if note else ""
-    return f"<section><h2>{escape(title)}</h2>{said}{content}</section>"
+    paragraph = f"<p>{escape(note)}</p>" if note else ""
+    return f"<section><h2>{escape(title)}</h2>{paragraph}{content}</section>"
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -118,5 +118,5 @@ def _case(
 
 
 def _xml(text: str) -> str:
-    """Return text without the characters that XML cannot hold."""
+    """Return text without the characters that XML cannot represent."""
     return "".join(c for c in text if c >= " " or c in "\n\t")

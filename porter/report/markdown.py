@@ -52,18 +52,18 @@ def render(verdict: Verdict) -> str:
 def _sides(verdict: Verdict) -> str:
     rows = [
         (
-            who,
+            name,
             _text(side_line(side)),
             _code(os.path.basename(side.file) or "given weights"),
-            _text(", ".join(f"{name} {version}" for name, version in side.versions.items())),
+            _text(", ".join(f"{package} {version}" for package, version in side.versions.items())),
         )
-        for who, side in (("left", verdict.left), ("right", verdict.right))
+        for name, side in (("left", verdict.left), ("right", verdict.right))
     ]
     return _table(("side", "what ran", "file", "versions"), rows)
 
 
 def _finding(finding: Finding) -> str:
-    """Return a finding as its own words are, its place as code."""
+    """Return a finding with its place as code."""
     return f"{_code(finding.place)} {_text(str(finding).removeprefix(finding.place))}"
 
 
@@ -122,8 +122,8 @@ def _layers(verdict: Verdict) -> str:
 
 
 def _fuzzed(check: Check) -> str:
-    said = check.problem or f"error {number(check.right.error)}, limit {number(check.limit)}"
-    return f"{_code(f'{check.output} {check.precision}')} {_text(said)}"
+    result = check.problem or f"error {number(check.right.error)}, limit {number(check.limit)}"
+    return f"{_code(f'{check.output} {check.precision}')} {_text(result)}"
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ _FLOOR = 1e-17
 def layer_plot(layers: Sequence[LayerCheck], precision: str = "float32") -> str:
     """Return a chart: layers from input to output, one mark for each error, and the limits.
 
-    The first layer that fails is named. `precision` is what the right side ran in beside float64.
+    The first layer that fails is named. `precision` is that of the right side's second run.
     """
     series = [
         ("own", "left in float32", [_error(check.own) for check in layers]),
@@ -31,15 +31,15 @@ def layer_plot(layers: Sequence[LayerCheck], precision: str = "float32") -> str:
     low = math.floor(math.log10(max(min([*values, *limits]), _FLOOR)))
     high = math.ceil(math.log10(max([*values, *limits, 10 * 10.0**low])))
     parts = [_grid(low, high), _limits(limits, low, high), _first(layers)]
-    for kind, said, errors in series:
+    for kind, label, errors in series:
         parts += [
-            _mark(kind, said, index, error, layers, low, high)
+            _mark(kind, label, index, error, layers, low, high)
             for index, error in enumerate(errors)
             if error is not None
         ]
     legend = "".join(
-        f'<span class="key {kind}">{escape(said)}</span>'
-        for kind, said, errors in series
+        f'<span class="key {kind}">{escape(label)}</span>'
+        for kind, label, errors in series
         if any(error is not None for error in errors)
     )
     return (
@@ -87,10 +87,10 @@ def _first(layers: Sequence[LayerCheck]) -> str:
     if index is None:
         return ""
     x, name = _x(index, len(layers)), escape(layers[index].place or "the model")
-    anchor, beside = ("end", x - 6) if x > _WIDTH / 2 else ("start", x + 6)
+    anchor, text_x = ("end", x - 6) if x > _WIDTH / 2 else ("start", x + 6)
     return (
         f'<line class="first" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 22}" y2="{_HEIGHT - _BOTTOM}"/>'
-        f'<text class="first" x="{beside:.1f}" y="{_TOP - 10}" text-anchor="{anchor}">{name}</text>'
+        f'<text class="first" x="{text_x:.1f}" y="{_TOP - 10}" text-anchor="{anchor}">{name}</text>'
     )
 
 
@@ -103,13 +103,13 @@ def _limits(limits: Sequence[float], low: int, high: int) -> str:
 
 
 def _mark(
-    kind: str, said: str, index: int, error: float, layers: Sequence[LayerCheck], low: int,
+    kind: str, label: str, index: int, error: float, layers: Sequence[LayerCheck], low: int,
     high: int,
 ) -> str:  # fmt: skip
     check = layers[index]
     bad = kind == "exact" or (kind == "rounded" and check.exact is None)
     name = f"{kind} bad" if bad and not check.passed else kind
-    title = escape(f"{check.place or 'the model'}: {error:.1e} ({said})")
+    title = escape(f"{check.place or 'the model'}: {error:.1e} ({label})")
     x, y = _x(index, len(layers)), _y(error, low, high)
     return (
         f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"><title>{title}</title></circle>'

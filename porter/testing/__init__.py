@@ -35,7 +35,7 @@ listeners: list[Callable[[Verdict], None]] = []
 
 
 class NotEquivalent(AssertionError):
-    """Two sides do not compute the same; `verdict` says where."""
+    """Two sides do not compute the same; `verdict` has the details."""
 
     def __init__(self, message: str, verdict: Verdict) -> None:
         super().__init__(message)
@@ -74,12 +74,12 @@ def record(
     exact: bool = True,
     device: str = "cpu",
 ) -> Trace:
-    """Run a live `nn.Module` or `nn.Layer` of your own and write a trace to `output`.
+    """Run a live `nn.Module` or `nn.Layer` and write a trace to `output`.
 
-    `inputs` maps names to batches (N, 3, H, W), seeded noise when None. Every module is watched
-    under its own path; `modules` gives the canonical path of one where yours is called otherwise,
-    None for one to leave out. With `exact` the model also runs in float64, for which its weights
-    are widened for a while: that run shows faults that float32 rounding hides.
+    `inputs` maps names to batches (N, 3, H, W); None: seeded noise. Every module is recorded
+    under its path; `modules` maps that path to the canonical one where they differ, and to None
+    for a module to leave out. With `exact` the model also runs in float64, for which its weights
+    are widened meanwhile: that run shows faults that float32 rounding hides.
     """
     from porter.frameworks.runner import Watch
     from porter.frameworks.runner import runner as runner_of
@@ -111,7 +111,7 @@ def record(
         }
     classes = next(iter(runs[precisions[0]][first].outputs.values())).shape[-1]
     report = SideReport(
-        label=f"{framework} (your model)",
+        label=f"{framework} (custom model)",
         framework=framework,
         dialect="",
         file="",

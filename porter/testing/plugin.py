@@ -32,7 +32,7 @@ def pytest_configure(config: Any) -> None:
 
 
 class _Reporter:
-    """Keeps every verdict with the test it came from, and writes them at the end."""
+    """Collects every verdict with its test, and writes the reports at the end."""
 
     def __init__(self, paths: list[str]) -> None:
         from porter import testing
@@ -59,8 +59,8 @@ class _Reporter:
             label = "".join(c if c.isalnum() or c in "-_" else "_" for c in test)
             label += f"-{names[test]}" if names[test] > 1 else ""
             for path in self._paths:
-                alone = len(self._verdicts) == 1
-                target = path if alone else path.with_name(f"{path.stem}.{label}{path.suffix}")
+                single = len(self._verdicts) == 1
+                target = path if single else path.with_name(f"{path.stem}.{label}{path.suffix}")
                 write_reports(verdict, [target])
                 terminalreporter.write_line(f"porter: {verdict.status}, report in {target}")
 

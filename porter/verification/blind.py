@@ -13,10 +13,10 @@ from porter.verification.checks import Blind
 def unseen(
     gradients: Mapping[str, Array], values: Mapping[str, Array], rms: float, limit: float
 ) -> tuple[Blind, ...]:
-    """Return the parameters whose loss moves the projected output by less than `limit`.
+    """Return the parameters whose loss would move the projected output by less than `limit`.
 
     `gradients` are those of sum(projection * logits), the projection being standard normal, so
-    that the norm of gradient * value says how far the logits move. `rms` is the logits'.
+    that the norm of gradient * value is how far the logits move. `rms` is the logits'.
     """
     found = []
     for name, gradient in gradients.items():

@@ -27,7 +27,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether it holds."""
+        """Whether it is within the limit."""
         return not self.problem
 
 

@@ -1,4 +1,4 @@
-"""What both sides are given: seeded noise, pictures, or arrays from a file."""
+"""Inputs of both sides: seeded noise, pictures, or arrays from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from porter.tensors.blocks import Array
 from porter.zoo.architectures import Preprocessing
 
 MOST_LENGTHY = 50
-"""How many times as long as wide a picture may be: its longer side is resized with the shorter."""
+"""Largest aspect ratio of a picture: its longer side is resized with the shorter."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 
@@ -36,11 +36,11 @@ def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: int) -> dict[s
 def pictures(
     folder: str | os.PathLike[str], preprocessing: Preprocessing, size: int, most: int = 64
 ) -> dict[str, Array]:
-    """Return pictures as the variant wants them, float32 (1, 3, size, size), by file name.
+    """Return pictures prepared for the variant, float32 (1, 3, size, size), by file name.
 
     The shorter side is resized to size / crop, the middle is cut out, values are scaled to
-    [0, 1] and normalised. As torchvision's folders of images do, this keeps pixels as they are
-    stored, whatever the EXIF orientation says, and makes RGB of greys, palettes, CMYK and alpha.
+    [0, 1] and normalised. As in torchvision's image folders, pixels are used as they are stored,
+    whatever the EXIF orientation, and greys, palettes, CMYK and alpha are converted to RGB.
     Only the `most` first files are taken. Needs pillow (`MissingPackage`).
     """
     try:
@@ -48,25 +48,25 @@ def pictures(
     except ModuleNotFoundError as error:
         raise MissingPackage("--images needs pillow; run `pip install pillow`") from error
     if not Path(folder).is_dir():
-        raise InputError("is no folder of pictures", folder)
+        raise InputError("is not a folder of pictures", folder)
     files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES)[:most]
     if not files:
-        raise InputError("holds no picture (" + " ".join(SUFFIXES) + ")", folder)
-    # What pillow's readers raise for damaged files is of no one kind.
+        raise InputError("contains no picture (" + " ".join(SUFFIXES) + ")", folder)
+    # Pillow's readers raise many kinds of errors for damaged files.
     damaged = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
                ValueError, EOFError, IndexError, struct.error, zlib.error)  # fmt: skip
-    found = {}
+    prepared = {}
     for file in files:
         try:
             with Image.open(file) as image:
                 colours = image.convert("RGB")
         except damaged as error:
-            raise InputError(f"is no picture that can be read: {printable(error)}", file) from error
+            raise InputError(f"cannot be read as a picture: {printable(error)}", file) from error
         if max(colours.size) > MOST_LENGTHY * min(colours.size):
             width, height = colours.size
-            raise InputError(f"is {width} × {height} pixels: too long to be cut out of", file)
-        found[file.name] = _prepared(colours, preprocessing, size)
-    return found
+            raise InputError(f"is {width} × {height} pixels: the aspect ratio is too large", file)
+        prepared[file.name] = _prepared(colours, preprocessing, size)
+    return prepared
 
 
 def _prepared(image: Any, preprocessing: Preprocessing, size: int) -> Array:
@@ -87,29 +87,30 @@ def arrays(path: str | os.PathLike[str], size: int) -> dict[str, Array]:
     """Return the arrays of an `.npz` or `.npy` file, batches (N, 3, size, size), as float32."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        both = {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        named = {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile,
             zlib.error) as error:  # fmt: skip
-        said = printable(error)
-        raise InputError(f"is no .npy or .npz file of plain arrays: {said}", path) from error
-    if not both:
-        raise InputError("holds no array", path)
-    for name, array in both.items():
+        raise InputError(
+            f"is not a .npy or .npz file of plain arrays: {printable(error)}", path
+        ) from error
+    if not named:
+        raise InputError("contains no array", path)
+    for name, array in named.items():
         problem = misfit(array, size)
         if problem:
             raise InputError(f"array {printable(name)!r} {problem}", path)
-    return {name.replace("/", "_"): array.astype(np.float32) for name, array in both.items()}
+    return {name.replace("/", "_"): array.astype(np.float32) for name, array in named.items()}
 
 
 def misfit(array: Array, size: int) -> str:
-    """Say why an array is no batch of pictures (N, 3, size, size), nothing if it is one."""
-    good = array.ndim == 4 and len(array) > 0 and array.shape[1:] == (3, size, size)
-    if not good or array.dtype.kind not in "fiu":
+    """Return why an array is not a batch of pictures (N, 3, size, size); empty if it is one."""
+    fits = array.ndim == 4 and len(array) > 0 and array.shape[1:] == (3, size, size)
+    if not fits or array.dtype.kind not in "fiu":
         return (
             f"is {array.dtype} {list(array.shape)};"
             f" a batch of pictures (N, 3, {size}, {size}) of numbers is expected"
         )
     if not np.isfinite(array).all():
-        return "holds NaN or infinite values"
+        return "has NaN or infinite values"
     with np.errstate(over="ignore"):
         return "" if np.isfinite(array.astype(np.float32)).all() else "overflows float32"

@@ -20,18 +20,18 @@ GAIN = 32.0
 """Units of roundoff that a sound network may show at its output; see the derivation."""
 
 FACTOR = 8.0
-"""How many times the source's own error the target's may be."""
+"""How many times the source's error the target's may be."""
 
 COARSE = ("tf32", "float16", "bfloat16")
-"""Precisions whose sums are kept in float32: what they round are operands and results alone."""
+"""Precisions whose sums are kept in float32: only operands and results are rounded."""
 
 COARSE_GAIN = 16.0
 COARSE_FACTOR = 2.0
-"""The same for coarse precisions: in their own units they err less than float32 does in its own."""
+"""The same for coarse precisions: in units of roundoff, their errors are smaller than float32's."""
 
 
 FLOAT32_CONSTANTS = 2.0**-38
-"""What constants that a framework keeps in float32 leave in a float64 run.
+"""Error of a float64 run from constants that a framework keeps in float32.
 
 Paddle's kernels take eps as a float32 (off by 2^-24); it enters a norm as eps / 2(var + eps), at
 most 2^-14 for eps 1e-5 and variances above 0.08.
@@ -44,23 +44,23 @@ def roundoff(dtype: str) -> float:
 
 
 def _mantissa(dtype: str) -> int:
-    """Return the stored bits of a float8's mantissa, which its name tells: `float8_e4m3fn`."""
+    """Return the stored bits of a float8's mantissa, from its name: `float8_e4m3fn`."""
     return int(dtype.partition("_e")[2].partition("m")[2][:1])
 
 
 def floor(precision: str) -> float:
-    """Return the error below which no port of a network is told from another."""
+    """Return the error below which two correct ports cannot be distinguished."""
     return (COARSE_GAIN if precision in COARSE else GAIN) * UNIT_ROUNDOFF[precision]
 
 
 def limit(precision: str, own_error: float) -> float:
     """Return the largest error that passes at a precision.
 
-    `own_error` is the source's in float32: it says how much the network enlarges rounding, and
-    scales with the unit roundoff of the precision.
+    `own_error` is the source's in float32: it measures how much the network amplifies rounding,
+    and scales with the unit roundoff of the precision.
     """
     ratio = UNIT_ROUNDOFF[precision] / UNIT_ROUNDOFF["float32"]
-    own = own_error * ratio if own_error == own_error else 0.0  # its NaN fails by itself
+    own = own_error * ratio if own_error == own_error else 0.0  # NaN fails elsewhere
     return (COARSE_FACTOR if precision in COARSE else FACTOR) * max(own, floor(precision))
 
 
@@ -70,16 +70,16 @@ def limit_exact(own_error: float) -> float:
 
 
 def limit_isolated(precision: str, own_error: float) -> float:
-    """Return the largest error of one module that is run with another's arguments.
+    """Return the largest error of one module that is run with the other side's arguments.
 
-    A module alone rounds only a few times, so its own float32 error is nearly the whole story.
+    A single module rounds only a few times, so its float32 error is nearly the whole error.
     """
     ratio = UNIT_ROUNDOFF[precision] / UNIT_ROUNDOFF["float32"]
     return FACTOR * max(own_error * ratio, 2 * UNIT_ROUNDOFF[precision])
 
 
 LIMIT_DERIVED = limit("float32", 0.0)
-"""What float64 gradients may differ by: frameworks multiply them by float32 constants.
+"""Largest difference of float64 gradients: frameworks multiply them by float32 constants.
 
 Paddle's backward pass of adaptive pooling, for one, scales by a float32 1/9.
 """
@@ -87,13 +87,13 @@ Paddle's backward pass of adaptive pooling, for one, scales by a float32 1/9.
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A named protocol: which runs are made and what they must meet."""
+    """A named protocol: the inputs, and limits besides those derived here."""
 
     name: str
     seeds: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     max_abs: float | None = None
-    """A bar on the float32 sides' own difference, beside the judgement against float64."""
+    """Limit on the difference of the float32 runs, besides the judgement against float64."""
     top1: float | None = None
 
 

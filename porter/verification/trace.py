@@ -1,8 +1,8 @@
-"""What one side computed: a value in memory, and a file that another machine can compare with.
+"""The trace of a side: all it computed, in memory or in a file for another machine.
 
 A trace file is safetensors: `input/CASE`, `output/PRECISION/CASE/NAME`, `layer/PRECISION/PLACE`,
-`call/PLACE/INDEX`, `gradient/NAME`, and a JSON value in the metadata under `porter` that says
-what ran and where. Layers are those of the first case.
+`call/PLACE/INDEX`, `gradient/NAME`, and a JSON value in the metadata under `porter` that describes
+the side. Layers are those of the first case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from porter.verification.sides.report import SideReport
 
 VERSION = 1
 SAMPLE = 1 << 16
-"""Elements kept of each layer's output: enough to see a fault, few enough for any model."""
+"""Elements stored of each layer's output: enough to see a fault, few enough for any model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Layers:
     values: Mapping[str, Array]
     """{place: elements}, evenly spaced ones where the whole is large."""
     shapes: Mapping[str, Shape]
-    """Whole shapes."""
+    """Shapes before sampling."""
     kinds: Mapping[str, str]
     """Class of the module at each place."""
 
@@ -54,12 +54,12 @@ class Trace:
     stepped: Mapping[str, Array] = field(default_factory=dict)
     """Parameters after one AdamW step, by canonical name, in float64."""
     calls: str = ""
-    """File of the arguments of each module, for running them elsewhere; empty if not kept."""
+    """File with the arguments of each module, to run them elsewhere; empty if not stored."""
 
 
 def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] | None = None,
          about_calls: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-    """Write a trace; `calls` are the arrays that modules were called with."""
+    """Write a trace; `calls` are the arguments of modules that are arrays."""
     arrays = {f"input/{case}": array for case, array in trace.inputs.items()}
     for precision, outputs in trace.outputs.items():
         arrays |= {f"output/{precision}/{key}": array for key, array in outputs.items()}
@@ -85,7 +85,7 @@ def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] 
 
 
 def is_trace(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a trace; reads its header alone."""
+    """Whether a file is a trace; only its header is read."""
     try:
         return "trace" in exchange.about(path)
     except InputError:
@@ -93,12 +93,12 @@ def is_trace(path: str | os.PathLike[str]) -> bool:
 
 
 def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace; `InputError` says why a file is none, or what is wrong with it."""
+    """Read a trace; `InputError` if the file is not a trace, or a damaged one."""
     arrays, about = exchange.load(path)
     version = about.get("trace")
     if version != VERSION:
-        said = "no trace" if version is None else f"a trace of version {printable(version)}"
-        raise InputError(f"is {said}; version {VERSION} is read here: record it again", path)
+        kind = "not a trace" if version is None else f"a trace of version {printable(version)}"
+        raise InputError(f"is {kind}; this porter reads version {VERSION}: record it again", path)
     try:
         made = _parsed(arrays, about, os.fspath(path))
         problem = _problem(made, arrays, about)
@@ -130,11 +130,11 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
         outputs=outputs,
         layers={
             precision: Layers(
-                {place: groups["layer"][f"{precision}/{place}"] for place in said["places"]},
-                {place: tuple(shape) for place, shape in said["shapes"].items()},
-                {place: str(kind) for place, kind in said["kinds"].items()},
+                {place: groups["layer"][f"{precision}/{place}"] for place in layers["places"]},
+                {place: tuple(shape) for place, shape in layers["shapes"].items()},
+                {place: str(kind) for place, kind in layers["kinds"].items()},
             )
-            for precision, said in about["layers"].items()
+            for precision, layers in about["layers"].items()
         },
         gradients=groups.get("gradient", {}),
         stepped=groups.get("stepped", {}),
@@ -143,14 +143,14 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
 
 
 def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> str:
-    """Say what in a trace is not as `save` writes it; nothing if all is."""
+    """Return what in a trace is not as `save` writes it; empty if nothing is."""
     report, texts = trace.report, ("label", "framework", "dialect", "format", "device")
     words = [getattr(report, name) for name in texts] + list(report.weights)
     words += [trace.architecture, *report.versions, *report.versions.values()]
     if not all(isinstance(word, str) for word in words):
-        return "what it says of its side is no text"
+        return "the description of its side is not text"
     if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
-        return "classes and image size are no positive numbers"
+        return "classes and image size are not positive numbers"
     for case, array in trace.inputs.items():
         if problem := misfit(array, trace.image_size):
             return f"input {printable(case)} {problem}"
@@ -165,6 +165,4 @@ def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]
         if not layers.values.keys() <= layers.shapes.keys():
             return "a layer has no shape"
     used = [a["array"] for called in about["calls"].values() for a in called if "array" in a]
-    return (
-        "" if all(name in arrays for name in used) else "what a module was called with is not there"
-    )
+    return "" if all(name in arrays for name in used) else "arguments of a module are missing"

@@ -45,17 +45,17 @@ class Verdict:
     """Outputs of both sides on fuzzed weights, which are run if some tensors are blind."""
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    """Parts of the proof that were not made, each with the reason."""
+    """Parts of the proof that were left out, each with the reason."""
     weights: WeightProof | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the forward proof was made and holds."""
+        """Whether the forward proof was made and passed."""
         return self.status == PASSED
 
     @property
     def failed(self) -> bool:
-        """Whether the forward proof was made and does not hold."""
+        """Whether the forward proof was made and failed."""
         return self.status == FAILED
 
     def worst(self, precision: str) -> Check | None:

@@ -1,6 +1,6 @@
 """The weight-level proof: what was written, mapped back, is what was read, bit for bit.
 
-It holds every byte but cannot see a fault that a table makes in both directions; the forward
+It covers every byte but cannot see a fault that a table makes in both directions; the forward
 proof (`porter.commands.verify`) is there for those.
 """
 
@@ -28,7 +28,7 @@ class WeightProof:
     """What became of every tensor of a conversion; `problems` is empty when the proof holds."""
 
     compared: int
-    """Tensors of the source that were found again and compared."""
+    """Tensors of the source that were mapped back and compared."""
     nbytes: int
     """Bytes of the source that were compared."""
     dropped: int
@@ -61,13 +61,13 @@ def prove_weights(
     cast: str | None = None,
     progress: Advance | None = None,
 ) -> WeightProof:
-    """Map `written` back by the plan and hold dtype, shape and bytes against `source`.
+    """Map `written` back by the plan and compare dtype, shape and bytes with `source`.
 
     Tensors are compared side by side, a block at a time, as bytes, so that NaN, -0 and denormals
     count.
     With `cast` (a dtype's name) floating tensors must be the source's, rounded to nearest even.
     Names that neither side accounts for are problems, as are filled and computed tensors that
-    hold anything else than the plan says.
+    have other values than the plan states.
     """
     problems = _names(plan, written)
     if problems:
@@ -124,7 +124,7 @@ def _invented(
 
 
 def _made_here(plan: Plan, written: Mapping[str, LazyTensor], cast: str | None) -> list[str]:
-    """Hold the tensors that the source did not have to the values that the plan states."""
+    """Check the tensors that the source did not have against the values of the plan."""
     table = plan.architecture.table
     known = constants(table.constants, plan.architecture.config, plan.image_size)
     made = {name: known[name] for name in plan.computed}
@@ -164,7 +164,7 @@ def _differences(
 def _batches(
     both: Sequence[tuple[str, LazyTensor, LazyTensor]],
 ) -> Iterator[list[tuple[str, LazyTensor, LazyTensor]]]:
-    """Yield small tensors together and large ones alone."""
+    """Yield small tensors in groups and large ones one by one."""
     batch: list[tuple[str, LazyTensor, LazyTensor]] = []
     size = 0
     for row in both:
@@ -189,12 +189,12 @@ def _difference(name: str, read: LazyTensor, found: LazyTensor, cast: str | None
         count = sum(_uncast(a, b, expected) for a, b in _pairs(read, found))
         return [f"{where}: {count} elements are not the source's, rounded"] if count else []
     if not all(_same_bytes(a, b) for a, b in _pairs(read, found)):
-        return [f"{where} holds other values than the source"]
+        return [f"{where} has other values than the source"]
     return []
 
 
 def _uncast(read: Array, found: Array, dtype: DType) -> int:
-    """Return how many elements of `found` are not `read` rounded; any NaN stands for any NaN."""
+    """Return how many elements of `found` are not `read` rounded; all NaNs are equal."""
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = read.astype(dtype.numpy)
     word = np.dtype(f"u{dtype.itemsize}")

@@ -65,11 +65,11 @@ def refused(error: PorterError) -> str:
 
 
 TAMPERED: dict[str, tuple[Callable[[Tensors, dict[str, Any]], object], str]] = {
-    "another version": (lambda t, a: a.update(trace=7), "is a trace of version 7; version 1 is"),
+    "another version": (lambda t, a: a.update(trace=7), "is a trace of version 7; this porter"),
     "no report": (lambda t, a: a.pop("report"), "damaged trace: KeyError"),
-    "report of numbers": (lambda t, a: a["report"].update(label=3), "no text"),
+    "report of numbers": (lambda t, a: a["report"].update(label=3), "not text"),
     "report of another kind": (lambda t, a: a.update(report=[1]), "damaged trace: AttributeError"),
-    "no classes": (lambda t, a: a.update(num_classes="ten"), "no positive numbers"),
+    "no classes": (lambda t, a: a.update(num_classes="ten"), "not positive numbers"),
     "size": (lambda t, a: a.update(image_size=64), r"expected|\(N, 3, 64, 64\)"),
     "no input": (lambda t, a: t.pop("input/seed0.batch1"), "damaged trace: KeyError"),
     "no cases": (lambda t, a: a.update(cases=[]), "no inputs or no outputs"),
@@ -88,7 +88,7 @@ TAMPERED: dict[str, tuple[Callable[[Tensors, dict[str, Any]], object], str]] = {
     ),
     "layer lost": (lambda t, a: t.pop("layer/float32/blocks.0.attn.qkv"), "KeyError"),
     "call lost": (lambda t, a: t.pop("call/blocks.0.attn.qkv/0", None) is None
-                  and a["calls"].update({"": [{"array": "call/none"}]}), "not there|damaged"),
+                  and a["calls"].update({"": [{"array": "call/none"}]}), "missing|damaged"),
     "calls of another kind": (lambda t, a: a.update(calls={"blocks.0": 5}), "TypeError"),
 }  # fmt: skip
 

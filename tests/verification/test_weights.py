@@ -56,7 +56,7 @@ def test_one_flipped_word_is_found(source: StateDict, made: Plan, bits: int) -> 
     weight = np.array(written["head.weight"].read(), order="C")
     weight.reshape(-1).view(np.uint32)[-1] = bits
     proof = prove_weights(made, source, changed(written, "head.weight", weight))
-    assert proof.problems == ("head.weight holds other values than the source",)
+    assert proof.problems == ("head.weight has other values than the source",)
 
 
 def test_equal_zeros_of_other_sign_differ(source: StateDict, made: Plan) -> None:

@@ -1,1 +1,1 @@
-"""Find and name the likely fault behind a failed verdict."""
+"""Find and name the likely fault of a failed verdict."""

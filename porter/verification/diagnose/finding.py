@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from porter.mapping.fold import fold
 
 WHOLE = "the model"
-"""The place of what lies between modules."""
+"""The place of a fault between modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Finding:
     after: float | None = None
     """Error once the reference is given the same fault: what proves the finding."""
     count: int = 1
-    """Tensors or modules that it stands for."""
+    """Number of tensors or modules with this fault."""
 
     def __str__(self) -> str:
         proof = ""
@@ -35,7 +35,7 @@ class Finding:
 
 
 def folded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Draw findings of the same fault together, the first of them saying how large it is."""
+    """Merge findings of the same fault; the errors are those of the first."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.what, finding.remedy), []).append(finding)

@@ -99,12 +99,12 @@ def _best(
 
 
 def _trials(kind: str, settings: Mapping[str, int | float]) -> Iterator[Trial]:
-    own = settings.get("eps")
-    if own is not None:
+    eps = settings.get("eps")
+    if eps is not None:
         for value in EPS:
-            if value != own:
+            if value != eps:
                 yield Trial(
-                    f"has eps {value:g}, not {own:g}", f"set eps to {own:g}", {"eps": value}
+                    f"has eps {value:g}, not {eps:g}", f"set eps to {eps:g}", {"eps": value}
                 )
     heads, scale = settings.get("num_heads"), settings.get("scale")
     if heads is not None:

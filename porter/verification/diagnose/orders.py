@@ -1,4 +1,4 @@
-"""Name the order in which the entries of an axis stand: q, k, v permuted, interleaved, by head."""
+"""Name the order of the entries of an axis: q, k, v permuted, interleaved, by head."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from porter.tensors.blocks import Array
 
 
 def order_of(left: Array, right: Array, axis: int, parts: str, heads: Sequence[int]) -> str | None:
-    """Say in which order `right` has the entries of `left` along an axis, None if it does not.
+    """Return how `right` orders the entries of `left` along an axis; None if it has others.
 
-    Entries are compared exactly. `parts` says what the axis holds one behind the other (`qkv`,
-    `kv`, or nothing), `heads` by which numbers of heads it may be cut.
+    Entries are compared exactly. `parts` are the parts concatenated along the axis (`qkv`,
+    `kv`, or nothing), `heads` the numbers of heads into which it may be divided.
     """
     found = permutation(left, right, axis)
     if found is None:
@@ -31,7 +31,7 @@ def order_of(left: Array, right: Array, axis: int, parts: str, heads: Sequence[i
 
 
 def permutation(left: Array, right: Array, axis: int) -> Array | None:
-    """Return p with right[i] = left[p[i]] along an axis, None if there is none or it is trivial."""
+    """Return p with right[i] = left[p[i]] along an axis, None if there is only the trivial one."""
     if left.shape != right.shape or left.ndim <= axis or left.shape[axis] < 2:
         return None
     rows = [np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (left, right)]
@@ -58,14 +58,14 @@ def named_orders(size: int, parts: str, heads: Sequence[int]) -> Iterator[tuple[
         rows = index.reshape(count, -1)
         for order in permutations(range(count)):
             if order != tuple(range(count)):
-                said = ", ".join(parts[i] for i in order)
-                yield f"{', '.join(parts)} are in the order {said}", rows[list(order)].ravel()
-        who = _and(parts)
-        yield f"{who} are interleaved instead of concatenated", rows.T.ravel()
+                names = ", ".join(parts[i] for i in order)
+                yield f"{', '.join(parts)} are in the order {names}", rows[list(order)].ravel()
+        names = _and(parts)
+        yield f"{names} are interleaved instead of concatenated", rows.T.ravel()
         for head in heads:
             if (size // count) % head == 0:
                 cut = index.reshape(count, head, -1).transpose(1, 0, 2)
-                yield f"{who} are interleaved head by head instead of concatenated", cut.ravel()
+                yield f"{names} are interleaved head by head instead of concatenated", cut.ravel()
     each = max(count, 1)
     for head in heads:
         if size % (each * head) == 0 and 1 < head < size // each:

@@ -1,4 +1,4 @@
-"""The weights of two sides, tensor by tensor under canonical names, and what ails one that differs.
+"""The weights of two sides, tensor by tensor under canonical names, and the faults in them.
 
 Values are compared as bytes. For one that differs, everything that ports get wrong is tried:
 transposed, another tensor's, q, k and v in another order, heads permuted, lost, left at its
@@ -27,7 +27,7 @@ def compare_tensors(
     right: tuple[Plan, Mapping[str, LazyTensor]],
     rounded: str | None = None,
 ) -> tuple[TensorCheck, ...]:
-    """Map both checkpoints to canonical names and compare what both files hold, as bytes.
+    """Map both checkpoints to canonical names and compare the tensors of both files, as bytes.
 
     `rounded` is the element type that the right side's weights were rounded to, if the left's
     were not. Tensors that a side lacks for a stated reason are left out.
@@ -70,7 +70,7 @@ def _as(array: Array, other: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """What a tensor's explanation may look at: its place in the table, its siblings."""
+    """The context of a tensor: its row in the table, its siblings."""
 
     plan: Plan
     name: str
@@ -84,21 +84,21 @@ class _Reference:
 
     @property
     def parts(self) -> str:
-        """What the tensor's first axis holds one behind the other: `qkv`, `kv` or nothing."""
+        """The parts concatenated along the tensor's first axis: `qkv`, `kv` or nothing."""
         module = self.name.split(".")[-2:-1]
         found = re.search("qkv|kv", module[0]) if module else None
         return found.group() if found else ""
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """Numbers of heads by which the tensor may be cut; none outside attention."""
+        """Numbers of heads into which the tensor may be divided; none outside attention."""
         if not re.search(r"att|lca", self.name, re.IGNORECASE):
             return ()
         found = self.plan.architecture.config.get("num_heads", ())
         return (found,) if isinstance(found, int) else tuple(dict.fromkeys(found))
 
     def siblings(self) -> Iterator[tuple[str, Array]]:
-        """Yield the other tensors of the same shape, nearest names first."""
+        """Yield all other tensors of the same shape, nearest names first."""
         shape = self.state[self.name].shape
         same = [n for n, t in self.state.items() if t.shape == shape and n != self.name]
         for name in sorted(same, key=lambda n: -_common(n, self.name)):
@@ -112,9 +112,9 @@ def _common(one: str, other: str) -> int:
 
 
 def explain(name: str, left: Array, right: Array, reference: _Reference) -> tuple[str, str]:
-    """Return (what is wrong with the right side's tensor, what to do)."""
+    """Return (fault of the right side's tensor, remedy)."""
     if not np.isfinite(right.astype(np.float64)).all():
-        return "holds NaN or infinite values", "convert it again from the source"
+        return "has NaN or infinite values", "convert it again from the source"
     steps: list[Callable[[], tuple[str, str] | None]] = [
         lambda: _lost(left, right, reference.leaf),
         lambda: _transposed(left, right),
@@ -131,7 +131,7 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
     count = int(np.count_nonzero(left != right))
     if count < left.size / 2:
         return f"differs in {count} of {left.size} elements", "convert it again from the source"
-    return "holds unrelated values", "it was not loaded, or comes from another checkpoint"
+    return "has unrelated values", "it was not loaded, or comes from another checkpoint"
 
 
 def _lost(left: Array, right: Array, leaf: str) -> tuple[str, str] | None:
@@ -178,9 +178,12 @@ def _sibling(right: Array, reference: _Reference) -> tuple[str, str] | None:
         if not any(np.array_equal(v.ravel()[:16], start) for v in (values, values.T)):
             continue
         if np.array_equal(values, right):
-            return f"holds {name}", "swap the two rows of the mapping"
+            return f"has the values of {name}", "swap the two rows of the mapping"
         if right.ndim == 2 and right.shape[0] == right.shape[1] and np.array_equal(values.T, right):
-            return f"holds {name}, transposed", "swap the two rows of the mapping and transpose"
+            return (
+                f"has the values of {name}, transposed",
+                "swap the two rows of the mapping and transpose",
+            )
     return None
 
 
@@ -196,7 +199,7 @@ def _scaled(left: Array, right: Array) -> tuple[str, str] | None:
 def _rearranged(left: Array, right: Array) -> tuple[str, str] | None:
     if np.array_equal(np.sort(left, axis=None), np.sort(right, axis=None)):
         return (
-            "holds the right values in another order",
+            "has the right values in another order",
             "it was reshaped where it should be transposed, or the reverse",
         )
     return None

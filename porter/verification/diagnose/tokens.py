@@ -1,4 +1,4 @@
-"""Faults between modules: the class token's place, positions left out, what the head is given."""
+"""Faults between modules: position of the class token, missing position embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from porter.verification.diagnose.finding import WHOLE, Finding
 def token_order(
     place: str, left_calls: str, right_calls: str, positions: Array | None
 ) -> Finding | None:
-    """Explain why the first module that differs was called with other tokens than the left's.
+    """Explain why the first module that differs has other tokens as its argument.
 
     `positions` is the position embedding, (1, N, C), where the model has one.
     """
@@ -38,7 +38,7 @@ def _argument(path: str, place: str) -> Array | None:
 
 
 def _guesses(tokens: Array, positions: Array | None) -> Iterator[tuple[str, str, Array]]:
-    """Yield (fault, remedy, what the tokens would then be)."""
+    """Yield (fault, remedy, tokens with that fault)."""
     if tokens.ndim != 3:
         return
     fits = positions is not None and positions.shape[1:] == tokens.shape[1:]
@@ -52,7 +52,7 @@ def _guesses(tokens: Array, positions: Array | None) -> Iterator[tuple[str, str,
         if embedding is not None:
             yield which, first, np.roll(plain, -shift, axis=1) + embedding
     swapped = np.concatenate([plain[:, 1:2], plain[:, :1], plain[:, 2:]], axis=1)
-    what = "has its first two tokens in the other order"
+    what = "has its first two tokens swapped"
     yield what, "put the class token first", swapped + (0 if embedding is None else embedding)
     if embedding is not None:
         yield "does not add the position embedding", "add pos_embed to the tokens", plain

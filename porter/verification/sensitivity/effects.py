@@ -17,7 +17,7 @@ from porter.verification.steps import Step
 
 CLASSES = 10
 _BATCH = 32
-"""Mutations that are sent to the worker at a time."""
+"""Mutations in one request to the worker."""
 
 Effect = tuple[float, float, bool]
 """(error, limit, whether only its layer shows it) of one mutation."""
@@ -30,7 +30,7 @@ def run(
     back: Plan,
     step: Step | None = None,
 ) -> dict[tuple[str, str], Effect]:
-    """Run every mutation; one that no output shows is looked for in its own layer."""
+    """Run every mutation; one that no output shows is looked for in the output of its layer."""
     if step is not None:
         step("starting")
     worker.request("hello", device="cpu")
@@ -67,7 +67,7 @@ def _runs(
 
 
 def _layer_error(worker: Worker, folder: Path, made: Mutation, back: Plan) -> float:
-    """Return how far a mutation moves the outputs of the modules that hold its tensors."""
+    """Return how far a mutation moves the outputs of the modules that its tensors belong to."""
     modules = sorted({name.rpartition(".")[0] for name in made.tensors})
     batch: list[Mapping[str, Array]] = [{}, to_framework(back.target, made.tensors)]
     before, after = _outputs(worker, folder, batch, "float64", modules)

@@ -1,7 +1,7 @@
-"""What may go wrong with a tensor on its way, as values that the target would then hold.
+"""Faults that a port can give to a tensor, as the values that the target would then have.
 
 One set of mutations serves the proof that each would be caught (`porter table check --prove`)
-and the diagnosis of a port whose weights cannot be looked at.
+and the diagnosis of a port whose weights are not available.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def mutations(
 ) -> Iterator[Mutation]:
     """Yield every mutation that applies to one canonical tensor.
 
-    `siblings` are tensors of the same shape that it may be confused with.
+    `siblings` are tensors of the same shape with which it may be confused.
     """
     value = tensors[name]
     place = place_of(table, name)
     kind, leaf = (place[0].kind, place[2]) if place is not None else ("parameter", "")
-    yield _alone(name, "lost", *_lost(leaf, kind), _default(leaf, kind, value))
+    yield _single(name, "lost", *_lost(leaf, kind), _default(leaf, kind, value))
     if value.ndim == 2 and value.shape[0] == value.shape[1]:
-        yield _alone(name, "transposed", "matches when transposed", "transpose it", value.T)
+        yield _single(name, "transposed", "matches when transposed", "transpose it", value.T)
     for sibling in siblings:
         yield Mutation(
             name, "swapped", f"is swapped with {sibling}", "swap the two rows of the mapping",
@@ -59,13 +59,13 @@ def mutations(
         )  # fmt: skip
     if value.ndim == 4 and value.shape[2] * value.shape[3] > 1:
         flipped = value[..., ::-1, ::-1]
-        yield _alone(name, "reordered", "matches when its kernel is flipped", "flip it", flipped)
-    for said, order in _orders(name, value, heads):
-        yield _alone(name, "reordered", said, "reorder it as the source has it", value[order])
-    yield _alone(name, "scaled", f"is scaled by {SCALE}", "do not scale it", value * SCALE)
+        yield _single(name, "reordered", "matches when its kernel is flipped", "flip it", flipped)
+    for what, order in _orders(name, value, heads):
+        yield _single(name, "reordered", what, "reorder it as the source has it", value[order])
+    yield _single(name, "scaled", f"is scaled by {SCALE}", "do not scale it", value * SCALE)
 
 
-def _alone(name: str, kind: str, what: str, remedy: str, value: Array) -> Mutation:
+def _single(name: str, kind: str, what: str, remedy: str, value: Array) -> Mutation:
     return Mutation(name, kind, what, remedy, {name: np.array(value, order="C")})
 
 
@@ -76,13 +76,13 @@ def _lost(leaf: str, kind: str) -> tuple[str, str]:
 
 
 def _default(leaf: str, kind: str, value: Array) -> Array:
-    """Return what a tensor holds when nothing is loaded into it; weights are zeros then."""
+    """Return the values of a tensor that was not loaded; zeros stand for random weights."""
     ones = leaf == "running_var" or (leaf == "weight" and kind in ("norm", "batchnorm"))
     return np.ones_like(value) if ones else np.zeros_like(value)
 
 
 def _orders(name: str, value: Array, heads: tuple[int, ...]) -> Iterator[tuple[str, Array]]:
-    """Yield the orders that q, k, v and heads may come in; the first of a kind is enough."""
+    """Yield the possible orders of q, k, v and heads."""
     if value.ndim not in (1, 2) or not re.search(r"att|lca", name, re.IGNORECASE):
         return
     module = name.split(".")[-2:-1]
@@ -90,6 +90,6 @@ def _orders(name: str, value: Array, heads: tuple[int, ...]) -> Iterator[tuple[s
     is_head_axis = bool(module) and re.fullmatch(r"(to_)?(q|k|v)\d*", module[0]) is not None
     if found is None and not is_head_axis:
         return
-    for said, order in named_orders(len(value), found.group() if found else "", heads):
+    for what, order in named_orders(len(value), found.group() if found else "", heads):
         if not np.array_equal(order, np.arange(len(value))):
-            yield said, order
+            yield what, order

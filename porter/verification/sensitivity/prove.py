@@ -3,7 +3,7 @@
 Seeded weights in which every tensor matters are mapped to a dialect and back by the table, as a
 port would be; then each canonical tensor of each link is lost, swapped with a sibling,
 transposed, reordered or scaled, and the reference model run again. The distance from the
-unmutated float64 outputs is held against the limit of a verdict.
+unmutated float64 outputs is compared with the limit of a verdict.
 
 Dialects that one framework runs on the same bytes share these runs: a mutation of a canonical
 tensor moves the same outputs, whatever the dialect calls it.
@@ -113,7 +113,7 @@ def prove(
     known: Known | None = None,
     step: Step | None = None,
 ) -> Sensitivity:
-    """Mutate every row of a dialect on one variant and say what was caught.
+    """Mutate every row of a dialect on one variant and return what was caught.
 
     Of the tensors that one row links for one use, `each_row` are mutated, spread from first to
     last; None mutates all. `image_size` is in pixels: the smallest that the variant takes is
@@ -225,7 +225,7 @@ def _mutations(
     nearest = sorted(same, key=lambda n: -_shared(n, name))
     seen: set[str] = set()
     for made in mutations(architecture.table, name, arrays, heads, tuple(nearest[:2])):
-        if made.kind != "reordered" or made.kind not in seen:  # one order stands for all
+        if made.kind != "reordered" or made.kind not in seen:  # one order represents all
             yield made
         seen.add(made.kind)
 

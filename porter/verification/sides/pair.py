@@ -44,7 +44,7 @@ class Pair:
         }  # fmt: skip
 
         def run(name: str, side: Side) -> None:
-            step = partial(self.steps.part, f"{name}, {side.report.framework}")
+            step = partial(self.steps.part, f"{name} ({side.report.framework})")
             side.compute(self.inputs, precisions[name], self.case if layers else "", step)
             step("")
 

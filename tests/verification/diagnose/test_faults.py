@@ -122,13 +122,13 @@ def interleaved(state: State, family: Family) -> str:
 def norms(state: State, family: Family) -> str:
     """Take norm1 for norm2 and norm2 for norm1."""
     _swap(state, *(f"{norm}." for norm in family.norms))
-    return f"{family.norms[0]}.weight holds {family.norms[1]}.weight"
+    return f"{family.norms[0]}.weight has the values of {family.norms[1]}.weight"
 
 
 def blocks(state: State, family: Family) -> str:
     """Take one block for another."""
     _swap(state, *family.blocks)
-    return f"{family.blocks[0]}norm1.weight holds {family.blocks[1]}norm1.weight"
+    return f"{family.blocks[0]}norm1.weight has the values of {family.blocks[1]}norm1.weight"
 
 
 def bias(state: State, family: Family) -> str:
