@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from porter.codecs.pickle.values import Blob, Opaque, Text
+from porter.codecs.pickle.values import Blob, Global, Opaque, Text
 from porter.errors import InputError, UsageError, listed, printable
 from porter.tensors.lazy import LazyTensor
 
@@ -58,6 +58,7 @@ _FREE = 64 << 20
 _DEEPEST = 100
 _LONGEST = 4096
 _MOST_COUNTED = 1_000_000
+_MOST_KINDS = 4
 MOST_TENSORS = 1_000_000
 
 
@@ -66,6 +67,8 @@ class Leaf(Protocol):
 
     @property
     def problem(self) -> str: ...
+    @property
+    def attributes(self) -> Any: ...
     def lazy(self) -> LazyTensor: ...
 
 
@@ -102,21 +105,28 @@ _Path: TypeAlias = tuple[Any, ...]
 
 
 def unwrap(
-    tree: object, leaf: FindLeaf, key: str | None = None, *, strip: bool = True
+    tree: object,
+    leaf: FindLeaf,
+    key: str | None = None,
+    *,
+    strip: bool = True,
+    attributes: Iterable[dict[Any, Any]] = (),
 ) -> Unwrapped:
-    """Return the state dict inside `tree`.
+    """Return the state dict inside `tree`, a dictionary or a tuple with one.
 
     `leaf` tells tensors from the rest. With `strip`, the prefixes of wrappers are taken off;
     without, names stay as the file has them, with the key path of a state dict that no `key`
-    asked for before them.
+    asked for before them. `attributes` were set on dictionaries: the tensors in them are named.
     Raises `InputError` for a tree without tensors, names that collide and tensors that cannot
     be ported; `UsageError` for a `key` that is not there.
     """
     if leaf(tree) is not None:
-        raise InputError("holds one bare tensor, not a state dict with names")
+        raise InputError("contains one bare tensor, not a state dict with names")
+    if type(tree) in (tuple, list) and any(type(item) is dict for item in tree):  # type: ignore[attr-defined]
+        tree = {str(index): item for index, item in enumerate(tree)}  # type: ignore[var-annotated,arg-type]
     top = _Survey(leaf).node(tree, 0)
     if top is None:
-        raise InputError("holds no tensors under names")
+        raise InputError(_without(tree))
     path = _descend(top) if key is None else _by_key(top, key)
     chosen = _at(top, path)
     if chosen.total > MOST_TENSORS:
@@ -124,13 +134,33 @@ def unwrap(
     leaves: dict[str, Leaf] = {}
     _flatten(chosen, "", leaf, leaves, _joined((*path, "")))
     if not leaves:
-        raise InputError("holds no tensors under names")
+        raise InputError(_without(tree))
     _check_names(leaves)
     prefix = common_prefix(leaves) if strip else ""
     before = f"{_joined(path)}." if path and key is None and not strip else ""
     tensors = {before + name[len(prefix) :]: found.lazy() for name, found in leaves.items()}
     others = tuple(_joined(other) for other in _alternatives(top, path))
-    return Unwrapped(tensors, _joined(path), prefix, others, tuple(_skipped(top, path, leaf)))
+    census = _Census(leaf)
+    skipped = [*_skipped(top, path, census), *_attached(leaves, attributes, census)]
+    return Unwrapped(tensors, _joined(path), prefix, others, tuple(skipped))
+
+
+def _without(tree: object) -> str:
+    """Return what to say of a file without a state dict."""
+    items = tree.items() if type(tree) is dict else [("", tree)]
+    for key, item in items:
+        if type(item) is Opaque and any(_is_module(part) for part in item.parts):
+            where = f"{printable(key)}: " if key else ""
+            return (
+                f"{where}a whole module was pickled, of the class {printable(item.kind)}; load it"
+                " where that class is and save its state_dict()"
+            )
+    return "has no tensors under names"
+
+
+def _is_module(state: object) -> bool:
+    """Whether this is the state of an `nn.Module` or `nn.Layer`."""
+    return type(state) is dict and ("_modules" in state or "_sub_layers" in state)
 
 
 def _joined(path: _Path) -> str:
@@ -233,6 +263,11 @@ def _flatten(
     for key, item in node.value.items():
         if (found := leaf(item)) is not None:
             _add(_name(above, prefix, key), found, leaves)
+        elif type(item) is Opaque and any(leaf(part) is not None for part in item.arguments):
+            name = printable(prefix + str(key))
+            raise InputError(
+                f"tensor {name} cannot be ported: only {printable(item.kind)} can make it"
+            )
         elif (inner := node.inner.get(key)) is not None and not _left_out(key, prefix):
             _flatten(inner, _name(above, prefix, key) + ".", leaf, leaves, above)
 
@@ -294,23 +329,42 @@ def _alternatives(top: _Node, chosen: _Path) -> Iterator[_Path]:
             yield path
 
 
-def _skipped(top: _Node, chosen: _Path, leaf: FindLeaf) -> Iterator[str]:
-    """Yield what is not ported, with its kind: along the way, and beside the tensors."""
-    census = _Census(leaf)
+def _skipped(top: _Node, chosen: _Path, census: _Census) -> Iterator[str]:
+    """Yield what is not ported, with its kind: on the way to the state dict, and inside it."""
     node = top
     for depth, step in enumerate(chosen):
         for key, item in node.value.items():
             if key != step:
                 yield _line((*chosen[:depth], key), node.inner.get(key), item, census)
         node = node.inner[step]
-    for key, item in node.value.items():
-        inner = node.inner.get(key)
-        if leaf(item) is None if inner is None else _left_out(key, ""):
-            yield _line((*chosen, key), inner, item, census)
+    seen: set[int] = set()
+    todo: list[tuple[_Path, _Node]] = [(chosen, node)]
+    while todo:
+        path, node = todo.pop()
+        for key, item in node.value.items():
+            inner = node.inner.get(key)
+            if inner is None and census.leaf(item) is None:
+                yield _line((*path, key), None, item, census)
+            elif inner is not None and _left_out(key, "." if path != chosen else ""):
+                yield _line((*path, key), inner, item, census)
+            elif inner is not None and id(inner) not in seen:
+                seen.add(id(inner))
+                todo.append(((*path, key), inner))
+
+
+def _attached(
+    leaves: Mapping[str, Leaf], attributes: Iterable[dict[Any, Any]], census: _Census
+) -> Iterator[str]:
+    """Yield the attributes with tensors, of tensors and of dictionaries, which no format keeps."""
+    owners = [(f"{name}.", found.attributes) for name, found in leaves.items() if found.attributes]
+    for owner, attached in [*owners, *(("attribute ", each) for each in attributes)]:
+        for key, item in attached.items() if type(attached) is dict else [("", attached)]:
+            if census.of(item):
+                yield f"{printable(owner + str(key))}: {_kind(item, None, census)}"
 
 
 class _Census:
-    """Counts the tensors in what is left behind; it stops counting when that would take long."""
+    """Counts the tensors in what is left out; it stops counting when that would take long."""
 
     def __init__(self, leaf: FindLeaf) -> None:
         self.leaf = leaf
@@ -324,10 +378,30 @@ class _Census:
             self._left -= 1
             if self.leaf(value) is not None:
                 count += 1
-            elif isinstance(value, list | tuple | dict) and id(value) not in seen:
+            elif isinstance(value, list | tuple | dict | Opaque) and id(value) not in seen:
                 seen.add(id(value))
-                todo += value.values() if isinstance(value, dict) else value
+                todo += _parts(value)
         return count
+
+    def kinds(self, item: object) -> list[str]:
+        """Return which classes are in a value, however deep, the first few."""
+        found: dict[str, None] = {}
+        seen, todo = set[int](), [item]
+        while todo and self._left > 0 and len(found) < _MOST_KINDS:
+            value = todo.pop()
+            self._left -= 1
+            if type(value) is Opaque and "." in value.kind:
+                found[printable(value.kind)] = None
+            if isinstance(value, list | tuple | dict | Opaque) and id(value) not in seen:
+                seen.add(id(value))
+                todo += _parts(value)
+        return list(found)
+
+
+def _parts(value: list[Any] | tuple[Any, ...] | dict[Any, Any] | Opaque) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return [*value.arguments, *value.parts] if isinstance(value, Opaque) else value
 
 
 def _line(path: _Path, node: _Node | None, item: object, census: _Census) -> str:
@@ -347,8 +421,15 @@ def _kind(item: object, node: _Node | None = None, census: _Census | None = None
         return "bytes"
     if type(item) is Text:
         return "a text"
+    if type(item) is Global:
+        return f"the name {printable(repr(item))}"
+    count = 0 if census is None else census.of(item)
+    with_tensors = f" with {count} tensors" if count else ""
+    if type(item) is Opaque:
+        return f"a value of {printable(item.kind)}{with_tensors}"
     for kind, called in ((list, "a list"), (tuple, "a tuple"), (dict, "a dictionary")):
         if isinstance(item, kind):
-            held = 0 if census is None else census.of(item)
-            return f"{called} of {len(item)}" + (f" with {held} tensors" if held else "")
-    return f"a value of {printable(repr(item))}" if type(item) is Opaque else "a value"
+            kinds = [] if census is None else census.kinds(item)
+            classes = f" ({', '.join(kinds)})" if kinds else ""
+            return f"{called} of {len(item)}{with_tensors}{classes}"
+    return "a value"

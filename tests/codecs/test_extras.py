@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import functools
 import io
 import pathlib
 import pickle
@@ -15,6 +16,7 @@ import random
 import sys
 import types
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,10 +167,10 @@ def of_script(monkeypatch: pytest.MonkeyPatch) -> Colour:
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pdparams"])
-def test_class_of_the_script_is_refused_with_advice(
+def test_class_of_the_script_is_named_and_left_out(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no wildcard: an unknown class refuses the file, with its name and the way out."""
+    """An unknown class next to the weights is never imported: its name says what is not ported."""
     value = {"model": {"w": np.ones(2, np.float32)}, "colour": of_script(monkeypatch)}
     data = io.BytesIO()
     if suffix == "pth":
@@ -177,6 +179,101 @@ def test_class_of_the_script_is_refused_with_advice(
         pickle.dump(value, data, 4)
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data.getvalue())
-    with pytest.raises(InputError, match=r"__main__\.Colour.*save the state_dict\(\) without it"):
-        repack(path, tmp_path / "b.safetensors")
-    assert not (tmp_path / "b.safetensors").exists()
+    monkeypatch.undo()
+    done = repack(path, tmp_path / "b.safetensors")
+    assert list(done.state) == ["model.w"]
+    assert done.origin.skipped == ("colour: a value of __main__.Colour",)
+
+
+def read_back(value: object, path: Path) -> Any:
+    torch.save(value, path)
+    return codecs.read(str(path), strip=False)
+
+
+class Wrapped:
+    """Rebuilds a tensor by a function that no reader knows."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (self.tensor, 3)
+
+
+def _rebuilt(tensor: torch.Tensor, number: int) -> torch.Tensor:
+    raise AssertionError("never called")
+
+
+def test_a_tensor_that_only_an_unknown_function_can_make_is_refused(tmp_path: Path) -> None:
+    """Its name and the function are in the message; next to the state dict it is named."""
+    value = {"model": {"w": torch.ones(2), "q": Wrapped(torch.ones(2))}}
+    with pytest.raises(InputError, match=r"tensor q cannot be ported: only .*_rebuilt can make it"):
+        read_back(value, tmp_path / "a.pth")
+    beside = {"model": {"w": torch.ones(2)}, "queue": Wrapped(torch.ones(2))}
+    (line,) = read_back(beside, tmp_path / "b.pth").origin.skipped
+    assert line.startswith("queue: a value of ")
+    assert line.endswith("_rebuilt with 1 tensors")
+
+
+def test_tensors_in_places_that_no_format_keeps_are_named(tmp_path: Path) -> None:
+    """Lists inside dictionaries, attributes of parameters and of dictionaries."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.scale = torch.ones(3)
+    ordered = OrderedDict(w=parameter, v=torch.zeros(1))
+    ordered.buffer = torch.ones(4)  # type: ignore[attr-defined]
+    value = {"a": {"v": torch.ones(2), "parts": [torch.ones(3), 1]}, "b": ordered}
+    found = read_back(value, tmp_path / "a.pth")
+    assert list(found) == ["a.v", "b.w", "b.v"]
+    assert set(found.origin.skipped) == {
+        "a.parts: a list of 2 with 1 tensors",
+        "b.w.scale: a tensor outside of the state dict",
+        "attribute buffer: a tensor outside of the state dict",
+    }
+
+
+def test_the_classes_in_what_is_left_out_are_named(tmp_path: Path) -> None:
+    """Partial functions, optimizers and classes of a framework do not stop a conversion."""
+    value = {
+        "state_dict": {"w": torch.ones(2)},
+        "hyper_parameters": {
+            "opt": functools.partial(torch.optim.AdamW, lr=1e-3),
+            "act": torch.nn.GELU,
+        },
+        "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1),
+    }
+    found = read_back(value, tmp_path / "a.pth")
+    assert list(found) == ["state_dict.w"]
+    assert found.origin.skipped == (
+        "hyper_parameters: a dictionary of 2 (functools.partial)",
+        "optimizer: a value of torch.optim.sgd.SGD with 1 tensors",
+    )
+
+
+def test_a_whole_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """A module is not a state dict: the message names its class."""
+    with pytest.raises(InputError, match=r"net: a whole module .*linear\.Linear.*state_dict\(\)"):
+        read_back({"net": torch.nn.Linear(2, 2), "epoch": 3}, tmp_path / "a.pth")
+
+
+def test_a_state_dict_with_its_description_in_a_tuple_is_found(tmp_path: Path) -> None:
+    """`torch.save((state_dict, meta))`."""
+    torch.save(({"w": torch.ones(2)}, {"epoch": 3}), tmp_path / "a.pth")
+    found = codecs.read(str(tmp_path / "a.pth"))
+    assert (list(found), found.origin.wrapper) == (["w"], "0")
+
+
+def test_a_dtype_that_changes_after_its_use_is_refused(tmp_path: Path) -> None:
+    """One pickled dtype, big-endian for an array and turned around after it."""
+
+    def state(order: bytes) -> bytes:
+        return b"(K\x03X\1\0\0\0" + order + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+
+    dtype = b"cnumpy\ndtype\n(X\2\0\0\0f4\x89\x88tRq\x05"
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tC\1btR(K\1(K\2t"
+        + dtype + state(b">") + b"\x89C\x08" + bytes(8) + b"tb"
+    )  # fmt: skip
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(b"\x80\x03}(X\1\0\0\0w" + array + b"X\1\0\0\0z(h\x05" + state(b"<") + b"tu.")
+    with pytest.raises(InputError, match="changes after an array has used it"):
+        codecs.read(str(path))

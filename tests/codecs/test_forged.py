@@ -139,9 +139,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "parameter of a number": (
         rebuild("parameter", 5, True, HOOKS),
-        "a parameter that is no tensor",
+        "a parameter that is not a tensor",
     ),
-    "parameter of one": (rebuild("parameter", PLAIN), "a parameter that is no tensor"),
+    "parameter of one": (rebuild("parameter", PLAIN), "a parameter that is not a tensor"),
     "subclass of three": (subclass(V2, UNTYPED, (1,)), "subclass whose description"),
     "subclass of a text": (subclass("f", UNTYPED, (1,), {}), "subclass whose description"),
     "subclass with a list": (

@@ -62,7 +62,7 @@ def read(
         if type(tree) is dict:
             _join_slices(tree)
             _mark_tensors(tree)
-        found = unwrap(tree, leaf, key, strip=strip)
+        found = unwrap(tree, leaf, key, strip=strip, attributes=pickle.attributes)
         check_total(found.tensors, file.size)
         tensors = _as_said(found.tensors, uint16)
     except InputError as error:
@@ -87,6 +87,8 @@ class _Tensor:
 
     __slots__ = ("array",)
 
+    attributes = None
+
     def __init__(self, array: NdArray) -> None:
         self.array = array
 
@@ -104,6 +106,7 @@ class _Joined:
 
     __slots__ = ("_dtype", "_parts", "_shape")
 
+    attributes = None
     problem = ""
 
     def __init__(self, parts: list[LazyTensor], shape: Shape) -> None:

@@ -19,15 +19,21 @@ class Cursor:
         self.file = file
         self.at = start
         self.end = end
+        self.attributes: list[dict[Any, Any]] = []
+        """What was set on dictionaries besides their items, in all pickles so far."""
 
     def pickle(
         self, table: Table, where: str, persistent: Callable[[object], object] | None = None
     ) -> Any:
         """Return the next pickle's value."""
-        pickle = Unpickler(self.file, self.at, self.end, table, where=where, persistent=persistent)
-        value = pickle.load()
+        pickle = Unpickler(
+            self.file, self.at, self.end, table, where=where, persistent=persistent,
+            file_size=self.file.size,
+        )  # fmt: skip
+        pickle.load()
         self.at = pickle.offset
-        return value
+        self.attributes += pickle.attributes
+        return pickle.value
 
     def integer(self, size: int) -> int:
         """Return the next `size` bytes as a signed number."""

@@ -1,17 +1,19 @@
 """The names that a weight file's pickle may mention, whatever the framework.
 
-Three kinds, exact pairs of module and name, no wildcards and no dotted names: containers, which
-become plain dictionaries, lists and tuples; inert values (`argparse.Namespace`, numbers, dates),
-which are kept as `Opaque` and reported as not ported; everything else is refused. Tensor
-constructors are added by the codecs.
+Exact pairs of module and name: containers become plain dictionaries, lists and tuples; tensor
+constructors are added by the codecs. Every other name is never looked up: what it is called with
+is kept as `Opaque` and reported as not ported, as a checkpoint often has classes of the training
+script next to the weights. Names of Python's own library that no such class needs are refused:
+a file that mentions `os.system` is not a weight file, though nothing in it would run.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from porter.codecs.pickle.values import Blob, Global, Opaque, Text, put
-from porter.errors import InputError
+from porter.errors import InputError, printable
 
 _INERT = {
     "argparse": "Namespace",
@@ -75,14 +77,50 @@ _DICTIONARIES = {
 }
 
 
+_LIBRARY = frozenset({
+    "__main__", "abc", "argparse", "array", "collections", "copyreg", "dataclasses", "datetime",
+    "decimal", "enum", "fractions", "inspect", "ipaddress", "logging", "numbers", "pathlib",
+    "queue", "random", "re", "statistics", "string", "time", "types", "typing", "uuid",
+    "warnings", "weakref", "zoneinfo",
+})  # fmt: skip
+"""Modules of Python's library whose classes are ordinary next to weights."""
+_HARMLESS = {
+    "functools": "partial partialmethod cached_property",
+    "builtins": "getattr print len sum min max abs round sorted zip map filter enumerate reversed",
+    "__builtin__": "getattr len sum min max abs round sorted zip map filter enumerate reversed",
+    "operator": "itemgetter attrgetter",
+    "io": "StringIO BytesIO",
+    "threading": "Lock RLock Event Condition",
+}
+
+
+def foreign(module: str, name: str) -> Global:
+    """Return the row of a name that no table has: never imported, calls of it are `Opaque`.
+
+    `InputError` is raised for names of Python's library that only a program needs.
+    """
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top in _PYTHON_2:
+        harmless = top in _LIBRARY or (module, name) in _HARMLESS_PAIRS
+        exception = module in ("builtins", "exceptions") and name.endswith(("Error", "Warning"))
+        if not harmless and not exception:
+            full = printable(f"{module}.{name}")
+            raise InputError(f"names {full}, which a program needs and a weight file does not")
+    return Global(module, name)
+
+
 def _pairs(rows: dict[str, str]) -> list[tuple[str, str]]:
     return [(module, name) for module, names in rows.items() for name in names.split()]
+
+
+_PYTHON_2 = frozenset({"__builtin__", "commands", "cPickle", "exceptions", "popen2", "thread"})
+_HARMLESS_PAIRS = frozenset(_pairs(_HARMLESS))
 
 
 def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     """Stand for `OrderedDict()`, `OrderedDict([[k, v], …])`, `Counter({…})`, `defaultdict(f)`."""
     if len(arguments) == 1 and type(arguments[0]) is dict:
-        return arguments[0]
+        return dict(arguments[0])  # The reader counts what is copied.
     made: dict[Any, Any] = {}
     for argument in arguments:
         if type(argument) is list:
@@ -90,7 +128,7 @@ def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
                 raise InputError("makes a dictionary of what are no pairs")
             put(made, argument)
             argument[:] = [None]  # a second use of the same list would multiply the memory
-        elif type(argument) is not Global:
+        elif type(argument) not in (Global, Opaque, type(None)):
             raise InputError("makes a dictionary of something else")
     return made
 
@@ -135,7 +173,7 @@ def _bytearray(arguments: tuple[Any, ...]) -> object:
 def _bytes(arguments: tuple[Any, ...]) -> object:
     # Python 3 writes b"" so in protocol 2.
     if arguments:
-        return Opaque("bytes", list(arguments))
+        return Opaque("bytes", arguments)
     return b""
 
 

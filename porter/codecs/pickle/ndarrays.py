@@ -34,17 +34,21 @@ _BIG, _LITTLE = ">", ("<", "|", "=")
 class Dtype:
     """A pickled `numpy.dtype`; `dtype` is None for what no tensor holds."""
 
-    __slots__ = ("big", "code", "dtype")
+    __slots__ = ("big", "code", "dtype", "used")
 
     def __init__(self, code: str, dtype: DType | None) -> None:
         self.code = code
         self.dtype = dtype
         self.big = False
+        self.used = False
+        """Whether an array has it: what is shared must not change afterwards."""
 
     def build(self, state: object) -> None:
         """Take byte order and structure: `(3, "<", None, None, None, -1, -1, 0)`."""
         if type(state) is not tuple or len(state) not in (8, 9):
             raise InputError("a NumPy dtype whose state makes no sense")
+        if self.used:
+            raise InputError("a NumPy dtype that changes after an array has used it")
         order, subarray, names, fields = state[1:5]
         if order not in (_BIG, *_LITTLE):
             raise InputError("a NumPy dtype of unknown byte order")
@@ -68,6 +72,8 @@ class NdArray:
 
     __slots__ = ("data", "dtype", "fortran", "shape")
 
+    attributes = None
+
     def __init__(self) -> None:
         self.shape: Shape = (0,)
         self.dtype: Dtype | None = None
@@ -86,6 +92,7 @@ class NdArray:
             raise InputError("a NumPy array without a dtype")
         self.shape = checked_shape(shape)
         self.dtype = dtype
+        dtype.used = True
         self.fortran = bool(fortran)
         self.data = data
         if dtype.dtype is not None:

@@ -1,8 +1,8 @@
 """A pickle read as a description: names are looked up in a table, nothing is called.
 
-A pickle is a program for a stack machine. This one runs it over records of its own: a name is
-a row of a frozen table of `(module, name)` pairs or the file is refused, a call on a row makes
-a record, long byte strings stay in the file as positions. No import, attribute lookup or call
+A pickle is a program for a stack machine. This one runs it over records: a name is a row of a
+frozen table of `(module, name)` pairs, or a name that is kept and never looked up; a call makes a
+record, long byte strings stay in the file as positions. No import, attribute lookup or call
 comes from the input. Only the opcodes that weight files use are known.
 
 The opcodes: https://docs.python.org/3/library/pickletools.html and `Lib/pickletools.py`.
@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from porter.codecs.pickle.names import foreign
 from porter.codecs.pickle.values import (
     LONGEST_NAME,
     Blob,
@@ -26,12 +27,14 @@ from porter.codecs.pickle.values import (
     decoded,
     described,
     put,
-    unknown_name,
 )
 from porter.codecs.pickle.window import Window
 from porter.errors import InputError
 
 MOST_OPCODES = 50_000_000
+FREE_OBJECTS = 1_000_000
+"""Containers and texts that any pickle may have, and one more for each `BYTES_OF_OBJECT` bytes."""
+BYTES_OF_OBJECT = 8
 _KEPT_BYTES = 1024
 
 _U16, _I32, _F64 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct(">d")
@@ -47,8 +50,10 @@ class Unpickler(Window):
     """One pickle inside `source`, from `start`, before `end`.
 
     `load` returns the value: None, bool, int, float, str, bytes, list, dict, tuple, `Blob`,
-    `Text`, `Global`, `Opaque` or what the table's rows make; `offset` is then the byte behind
-    STOP. Raises `InputError` that names the byte.
+    `Text`, `Global`, `Opaque` or what the table's rows make; `offset` is then the byte after
+    STOP, and `attributes` is what was set on dictionaries besides their items. `file_size` is the
+    size of the file as it is on the disk, which limits how many objects it may make.
+    Raises `InputError` that names the byte.
     """
 
     def __init__(
@@ -61,8 +66,14 @@ class Unpickler(Window):
         where: str = "",
         persistent: PersistentLoad | None = None,
         encoding: str = "utf-8",
+        file_size: int | None = None,
     ) -> None:
         super().__init__(source, start, end)
+        self.value: Any = None
+        self.attributes: list[dict[Any, Any]] = []
+        size = end - start if file_size is None else file_size
+        self._most_objects = FREE_OBJECTS + size // BYTES_OF_OBJECT
+        self._objects = 0
         self._where = where
         self._table = table
         self._persistent = persistent
@@ -86,6 +97,7 @@ class Unpickler(Window):
                 if at >= self._edge:
                     if count > MOST_OPCODES:
                         raise InputError("has more opcodes than any weight file")
+                    self._check_objects()
                     self._turn()
                     at = self._at
                 base = self._base
@@ -100,6 +112,10 @@ class Unpickler(Window):
         except IndexError as error:
             raise self._refused(base + at, "takes from an empty stack") from error
 
+    def _check_objects(self) -> None:
+        if self._objects > self._most_objects:
+            raise InputError(f"makes {self._objects} objects out of a small file")
+
     def _refused(self, position: int, message: str) -> InputError:
         spot = f"{self._where} byte" if self._where else "byte"
         return InputError(f"{spot} {position - self._start}: {message}", self._source.path)
@@ -108,7 +124,8 @@ class Unpickler(Window):
         stray = self._marks or len(self._stack) != 1
         if stray or (self._frame_end and self._frame_end != self.offset):
             raise self._refused(self.offset, "stops with its stack or its frame unfinished")
-        return self._stack[0]
+        self.value = self._stack[0]
+        return self.value
 
     # Opcodes that carry a value.
 
@@ -167,6 +184,7 @@ class Unpickler(Window):
         if size > LONGEST_NAME:
             self._stack.append(Text(self._source, self._skip(size), size))
         else:
+            self._objects += 1
             self._stack.append(decoded(self._take(size)))
 
     def text_1(self) -> None:
@@ -182,6 +200,7 @@ class Unpickler(Window):
         if size > _KEPT_BYTES:
             self._stack.append(Blob(self._source, self._skip(size), size))
         else:
+            self._objects += 1
             self._stack.append(self._take(size))
 
     def bytes_1(self) -> None:
@@ -212,6 +231,7 @@ class Unpickler(Window):
     # Containers.
 
     def mark(self) -> None:
+        self._objects += 1
         self._marks.append(self._stack)
         self._stack = []
 
@@ -224,21 +244,27 @@ class Unpickler(Window):
         self._stack.append(())
 
     def empty_list(self) -> None:
+        self._objects += 1
         self._stack.append([])
 
     def empty_dict(self) -> None:
+        self._objects += 1
         self._stack.append({})
 
     def empty_set(self) -> None:
-        self._stack.append(Opaque("set", []))
+        self._objects += 2
+        self._stack.append(Opaque("set"))
 
     def tuple_1(self) -> None:
+        self._objects += 1
         self._stack[-1] = (self._stack[-1],)
 
     def tuple_2(self) -> None:
+        self._objects += 1
         self._stack[-2:] = [(self._stack[-2], self._stack[-1])]
 
     def tuple_3(self) -> None:
+        self._objects += 1
         self._stack[-3:] = [(self._stack[-3], self._stack[-2], self._stack[-1])]
 
     def tuple_mark(self) -> None:
@@ -247,7 +273,7 @@ class Unpickler(Window):
 
     def frozen_set(self) -> None:
         items = self._pop_mark()
-        self._stack.append(Opaque("frozenset", items))
+        self._stack.append(Opaque("frozenset", tuple(items)))
 
     def set_item(self) -> None:
         value = self._stack.pop()
@@ -259,6 +285,9 @@ class Unpickler(Window):
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
+        if type(target) is Opaque:  # A dictionary of a class that is not known.
+            target.parts.extend(items)
+            return
         if type(target) is not dict:
             raise InputError(f"sets an item of {described(target)}, which is no dictionary")
         if len(items) % 2:
@@ -274,7 +303,7 @@ class Unpickler(Window):
 
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        if type(target) is Opaque and target.kind == "collections.deque":
+        if type(target) is Opaque:  # A list of a class that is not known, or a deque.
             target = target.parts
         if type(target) is not list:
             raise InputError(f"appends to {described(target)}, which is no list")
@@ -283,7 +312,7 @@ class Unpickler(Window):
     def add_items(self) -> None:
         items = self._pop_mark()
         target = self._stack[-1]
-        if type(target) is not Opaque or target.kind != "set":
+        if type(target) is not Opaque:
             raise InputError(f"adds to {described(target)}, which is no set")
         target.parts.extend(items)
 
@@ -317,10 +346,7 @@ class Unpickler(Window):
     def _look_up(self, module: object, name: object) -> None:
         if type(module) is not str or type(name) is not str:
             raise InputError("names something that is not text")
-        found = self._table.get((module, name))
-        if found is None:
-            raise InputError(unknown_name(module, name))
-        self._stack.append(found)
+        self._stack.append(self._table.get((module, name)) or foreign(module, name))
 
     def global_line(self) -> None:
         at, window = self._at, self._window
@@ -347,7 +373,12 @@ class Unpickler(Window):
 
     def reduce(self) -> None:
         arguments = self._stack.pop()
-        self._stack[-1] = call(self._stack[-1], arguments)
+        function = self._stack[-1]
+        self._objects += 2
+        if type(arguments) is tuple and len(arguments) == 1 and type(arguments[0]) is dict:
+            self._objects += len(arguments[0])  # They are copied.
+            self._check_objects()
+        self._stack[-1] = call(function, arguments)
 
     def new(self) -> None:
         function = self._stack[-2]
@@ -378,6 +409,7 @@ class Unpickler(Window):
             # The attributes of an OrderedDict: state_dict() hangs its versions there.
             if type(state) is not dict:
                 raise InputError("sets a dictionary's attributes to no dictionary")
+            self.attributes.append(state)
         elif hasattr(kind, "build"):
             target.build(state)
         else:

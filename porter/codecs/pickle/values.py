@@ -79,17 +79,22 @@ class Global:
         """What a reader wants to know about the name, a dtype say."""
 
     def __repr__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module}.{self.name}" if self.module else self.name
 
 
 class Opaque:
-    """A value that is no tensor and is not ported: what it was, and what it was made of."""
+    """A value that is not a tensor and is not ported: what it was, and what it was made of.
 
-    __slots__ = ("kind", "parts")
+    `arguments` are those of the call that would make it, `parts` what was set on it since: items
+    and attributes.
+    """
 
-    def __init__(self, kind: str, parts: list[object]) -> None:
+    __slots__ = ("arguments", "kind", "parts")
+
+    def __init__(self, kind: str, arguments: tuple[object, ...] = ()) -> None:
         self.kind = kind
-        self.parts = parts
+        self.arguments = arguments
+        self.parts: list[object] = []
 
     def __repr__(self) -> str:
         return self.kind
@@ -103,7 +108,7 @@ class Record(Protocol):
 
 Table: TypeAlias = Mapping[tuple[str, str], Global]
 """The names that a pickle may mention."""
-_ATOMS = (str, int, bool, float, type(None), bytes, Global)
+_ATOMS = (str, int, bool, float, type(None), bytes, Global, Opaque)
 
 
 def put(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
@@ -155,20 +160,12 @@ def described(value: object) -> str:
 
 def call(function: object, arguments: object) -> object:
     """Return the record that a call stands for; only rows of the table can be called."""
+    if type(function) is Opaque:  # What an unknown call returned: a bound method, a partial.
+        function = Global("", function.kind)
     if type(function) is not Global:
-        raise InputError(f"calls {described(function)}, which is no name")
+        raise InputError(f"calls {described(function)}, which is not a name")
     if type(arguments) is not tuple:
         raise InputError(f"calls {function!r} with {described(arguments)}, not with a tuple")
     if function.make is not None:
         return function.make(arguments)
-    return Opaque(repr(function), list(arguments))
-
-
-def unknown_name(module: str, name: str) -> str:
-    """Return why a name is refused."""
-    full = printable(f"{module}.{name}")
-    if module.startswith(("torch.nn.modules.", "torchvision.models", "timm.", "paddle.nn.")):
-        return f"names {full}: a whole module was pickled; save its state_dict() instead"
-    if module == "__main__":
-        return f"names {full}, of the script that saved it; save the state_dict() without it"
-    return f"names {full}, which no weight file needs"
+    return Opaque(repr(function), arguments)

@@ -12,6 +12,8 @@ a file that says "big" is refused. The layouts: `_legacy_save` and `_legacy_load
 
 from __future__ import annotations
 
+from typing import Any
+
 from porter.codecs.pickle.cursor import Cursor
 from porter.codecs.torch.names import TORCH, leaf
 from porter.codecs.torch.storages import Storages
@@ -29,8 +31,8 @@ PROTOCOL = 1001
 def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
     """Return the state dict of an old torch file; `key` names one of several."""
     try:
-        tree = read_tar(file) if is_tar(file) else _read_stream(file)
-        found = unwrap(tree, leaf, key, strip=strip)
+        tree, attributes = (read_tar(file), []) if is_tar(file) else _read_stream(file)
+        found = unwrap(tree, leaf, key, strip=strip, attributes=attributes)
         check_total(found.tensors, file.size)
     except InputError as error:
         raise InputError(error.message, file.path) from error
@@ -48,7 +50,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
     )
 
 
-def _read_stream(file: InputFile) -> object:
+def _read_stream(file: InputFile) -> tuple[object, list[dict[Any, Any]]]:
     cursor = Cursor(file, 0, file.size)
     if cursor.pickle({}, "the magic number's pickle,") != MAGIC:
         raise InputError("a pickle without torch's magic number")
@@ -62,7 +64,7 @@ def _read_stream(file: InputFile) -> object:
     for key in _keys(cursor.pickle({}, "the keys' pickle,"), storages):
         cursor.storage(storages.found[key])
     cursor.finish("the storages")
-    return tree
+    return tree, cursor.attributes
 
 
 def _keys(keys: object, storages: Storages) -> list[str]:

@@ -22,10 +22,11 @@ from porter.tensors.lazy import LazyTensor
 class Unportable:
     """A tensor of a kind that no other format can hold."""
 
-    __slots__ = ("problem",)
+    __slots__ = ("attributes", "problem")
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
+        self.attributes: object = None
 
     def lazy(self) -> LazyTensor:
         """Never called: who has a problem is refused first."""
@@ -87,8 +88,10 @@ def _has_negative(dtype: DType) -> bool:
 
 def _parameter(arguments: tuple[Any, ...]) -> object:
     if len(arguments) not in (3, 4) or type(arguments[0]) not in (TorchTensor, Unportable):
-        raise InputError("a parameter that is no tensor")
-    return arguments[0]
+        raise InputError("a parameter that is not a tensor")
+    tensor = arguments[0]
+    tensor.attributes = arguments[3] if len(arguments) == 4 else None
+    return tensor
 
 
 def _subclass(arguments: tuple[Any, ...]) -> object:
@@ -100,9 +103,12 @@ def _subclass(arguments: tuple[Any, ...]) -> object:
     make = function.make if function.module == "torch._utils" else None
     if make is None:
         raise InputError(f"a tensor subclass made by {function!r}")
-    made = make(inner)
-    plain = type(kind) is Global and repr(kind) in _PLAIN_TYPES
-    return made if plain else Unportable(f"of the class {described(kind)}")
+    tensor = make(inner)
+    if type(kind) is not Global or repr(kind) not in _PLAIN_TYPES:
+        return Unportable(f"of the class {described(kind)}")
+    if type(tensor) is TorchTensor:
+        tensor.attributes = arguments[3]
+    return tensor
 
 
 def _never(problem: str) -> Any:

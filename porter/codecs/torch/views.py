@@ -19,7 +19,17 @@ from porter.tensors.streams import ChangedTensor, Stream, StreamedTensor, column
 class TorchTensor:
     """A view of a storage, in elements; its bounds were checked."""
 
-    __slots__ = ("conj", "dtype", "neg", "offset", "shape", "span", "storage", "stride")
+    __slots__ = (
+        "attributes",
+        "conj",
+        "dtype",
+        "neg",
+        "offset",
+        "shape",
+        "span",
+        "storage",
+        "stride",
+    )
 
     problem = ""
 
@@ -33,6 +43,8 @@ class TorchTensor:
         self.stride = stride
         self.conj = False
         self.neg = False
+        self.attributes: object = None
+        """What a Parameter carries besides its values, or a tensor of which attributes were set."""
         self.span = _checked_span(shape, stride)
         """Elements from the first to the last, both counted."""
         if type(offset) is not int or offset < 0:

@@ -40,9 +40,9 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
     big = _is_big(members.get(f"{root}/byteorder"), path)
     storages = Storages()
     try:
-        tree = _unpickle(members[f"{root}/data.pkl"], storages)
+        pickle = _unpickle(members[f"{root}/data.pkl"], storages, file.size)
         _attach(storages, members, root, file.size, big)
-        found = unwrap(tree, leaf, key, strip=strip)
+        found = unwrap(pickle.value, leaf, key, strip=strip, attributes=pickle.attributes)
         check_total(found.tensors, file.size)
     except InputError as error:
         raise InputError(error.message, path) from error
@@ -90,7 +90,7 @@ def _is_big(member: Member | None, path: str) -> bool:
     return order == b"big"
 
 
-def _unpickle(member: Member, storages: Storages) -> object:
+def _unpickle(member: Member, storages: Storages, file_size: int) -> Unpickler:
     source: Source
     if member.stored:
         source, start = member.part(), member.offset
@@ -99,11 +99,13 @@ def _unpickle(member: Member, storages: Storages) -> object:
     else:
         raise InputError(f"data.pkl is deflated and has {member.size} bytes", member.path)
     end = start + member.size
-    pickle = Unpickler(source, start, end, TORCH, where="data.pkl", persistent=storages.load)
-    tree: object = pickle.load()
+    pickle = Unpickler(
+        source, start, end, TORCH, where="data.pkl", persistent=storages.load, file_size=file_size
+    )
+    pickle.load()
     if pickle.offset != end:
         raise InputError(f"data.pkl goes on after its end at byte {pickle.offset - start}")
-    return tree
+    return pickle
 
 
 def _attach(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import pickletools
 import struct
@@ -138,7 +139,8 @@ def test_message_tells_the_byte(tmp_path: Path) -> None:
     file = InputFile(path)
     with pytest.raises(InputError) as caught:
         Unpickler(file, 0, file.size, COMMON, where="data.pkl").load()
-    expected = f"{path}: data.pkl byte {len(body)}: names os.system, which no weight file needs"
+    message = "names os.system, which a program needs and a weight file does not"
+    expected = f"{path}: data.pkl byte {len(body)}: {message}"
     assert str(caught.value) == expected
 
 
@@ -168,19 +170,20 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "integer of letters": (b"\x80\x02Iabc\n.", "integer makes no sense"),
     "integer of a mile": (b"\x80\x02I" + b"1" * 30 + b"\n.", "integer makes no sense"),
     "line without end": (b"\x80\x02c" + b"a" * 400 + b".", "cut short or too long"),
-    "unknown name": (b"\x80\x02cos\nsystem\n.", "os.system, which no weight file needs"),
+    "unknown name": (
+        b"\x80\x02cos\nsystem\n.",
+        "os.system, which a program needs and a weight file does not",
+    ),
     "dotted name": (b"\x80\x04\x8c\x08builtins\x8c\x09set.union\x93.", "builtins.set.union"),
     "name of a number": (b"\x80\x04K\x01K\x02\x93.", "not text"),
     "name of a list": (b"\x80\x04\x8c\x02os]\x93.", "not text"),
     "module of a list": (b"\x80\x04]\x8c\x02os\x93.", "not text"),
-    "module pickled": (b"\x80\x02ctorch.nn.modules.linear\nLinear\n.", "save its state_dict"),
-    "made of a text": (b"\x80\x02X\1\0\0\0a)\x81.", "calls a text, which is no name"),
+    "made of a text": (b"\x80\x02X\1\0\0\0a)\x81.", "calls a text, which is not a name"),
     "dictionary made with a list": (
         b"\x80\x02ccollections\nOrderedDict\n]\x81.",
         "not with a tuple",
     ),
-    "append to an object": (b"\x80\x02cargparse\nNamespace\n)\x81Na.", "which is no list"),
-    "call of a text": (b"\x80\x02X\x01\0\0\0a)R.", "calls a text, which is no name"),
+    "call of a text": (b"\x80\x02X\x01\0\0\0a)R.", "calls a text, which is not a name"),
     "call with a list": (b"\x80\x02cbuiltins\nset\n]R.", "not with a tuple"),
     "call with names": (b"\x80\x04ccollections\nOrderedDict\n)X\1\0\0\0aNs\x92.", "no dictionary"),
     "made with names": (
@@ -189,11 +192,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "named by a list": (b"\x80\x04cbuiltins\nset\n)]\x92.", "no dictionary"),
     "item of a list": (b"\x80\x02]NNs.", "no dictionary"),
-    "item of an object": (b"\x80\x02cargparse\nNamespace\n)\x81NNs.", "argparse.Namespace"),
     "odd items": (b"\x80\x02}(Nu.", "key without a value"),
     "append to a dictionary": (b"\x80\x02}Na.", "no list"),
-    "add to what is frozen": (b"\x80\x04(\x91(N\x90.", "adds to frozenset, which is no set"),
-    "add to an object": (b"\x80\x04cargparse\nNamespace\n)\x81(N\x90.", "which is no set"),
     "add to a list": (b"\x80\x04](N\x90.", "no set"),
     "state of a list": (b"\x80\x02]Nb.", "which has none"),
     "state of a name": (b"\x80\x02cbuiltins\nset\nNb.", "which has none"),
@@ -243,8 +243,9 @@ def test_names_are_exact_pairs() -> None:
             if wrong in COMMON:  # datetime.datetime
                 continue
             line = f"c{wrong[0]}\n{wrong[1]}\n".encode()
-            with pytest.raises(InputError, match="names "):
-                load(b"\x80\x02" + line + b".")
+            with contextlib.suppress(InputError):
+                found = load(b"\x80\x02" + line + b".")
+                assert (found.make, found.value) == (None, None)
 
 
 def test_name_is_looked_up_each_time_it_changes() -> None:
@@ -262,6 +263,57 @@ def test_names_across_the_end_of_a_window_are_told_apart() -> None:
     names = ["OrderedDict", "Counter", "deque", "defaultdict"] * 3000
     lines = b"".join(f"ccollections\n{name}\n".encode() for name in names)
     assert [found.name for found in load(b"\x80\x02(" + lines + b"t.")] == names
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "parts"),
+    [
+        (
+            b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81}b.",
+            "torch.nn.modules.linear.Linear",
+            [{}],
+        ),
+        (b"\x80\x02c__main__\nMeters\n)\x81Na.", "__main__.Meters", [None]),
+        (b"\x80\x02c__main__\nConfig\n)\x81NK\x01s.", "__main__.Config", [None, 1]),
+        (b"\x80\x04c__main__\nTags\n)\x81(K\x02\x90.", "__main__.Tags", [2]),
+        (b"\x80\x02cfunctools\npartial\n)R)R.", "functools.partial", []),
+        (b"\x80\x04\x8c\x08__main__\x8c\x09Outer.Phs\x93)R.", "__main__.Outer.Phs", []),
+    ],
+)
+def test_unknown_classes_are_kept_and_never_looked_up(
+    data: bytes, kind: str, parts: list[Any]
+) -> None:
+    """A class of the training script becomes its name and what was set on it."""
+    found = load(data)
+    assert (found.kind, found.parts) == (kind, parts)
+
+
+@pytest.mark.parametrize("opcode", [b"]", b"}", b"\x8f", b"\x8c\x02ab", b"C\x02ab", b"N\x85"])
+def test_objects_are_limited_by_the_size_of_the_file(opcode: bytes) -> None:
+    """A pickle that makes very many objects is refused, though each takes a few bytes only."""
+    count = reading.FREE_OBJECTS * 2
+    with pytest.raises(InputError, match="objects out of a small file"):
+        Unpickler(
+            HeldBytes(b"\x80\x04(" + opcode * count + b"t.", "x"), 0,
+            3 + len(opcode) * count + 2, COMMON, file_size=1000,
+        ).load()  # fmt: skip
+
+
+def test_a_dictionary_made_of_another_is_a_copy() -> None:
+    """What is added to the copy is not in the first one."""
+    first, second = load(
+        b"\x80\x02}q\x01X\1\0\0\0aNsccollections\nOrderedDict\nh\x01\x85RX\1\0\0\0bNs\x86."
+    )
+    assert (first, second) == ({"a": None}, {"a": None, "b": None})
+
+
+def test_copies_of_a_large_dictionary_are_counted() -> None:
+    """Each copy costs as many objects as it has entries."""
+    items = b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60_000))
+    copies = b"ccollections\nOrderedDict\nh\x01\x85R" * 2000
+    data = b"\x80\x02}q\x01(" + items + b"u(" + copies + b"t."
+    with pytest.raises(InputError, match="objects out of a small file"):
+        load(data)
 
 
 def test_inert_values_are_kept_and_not_made() -> None:
@@ -288,7 +340,7 @@ def test_inert_values_are_kept_and_not_made() -> None:
         assert all(type(tree[key]) is Opaque for key in ("args", "day", "path", "set", "frozen"))
         assert tree["args"].parts[-1] == {"lr": 0.1}
         if protocol >= 4:
-            assert tree["set"].parts == tree["frozen"].parts == [1]
+            assert tree["set"].parts == list(tree["frozen"].arguments) == [1]
         assert tree["counts"] == {"a": 2, "b": 1}
         assert tree["defaults"] == {"a": [1]}
         assert list(tree["ordered"].items()) == [("a", 1), ("b", 2)]
