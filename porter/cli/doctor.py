@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from porter.cli.layout import columns, wrapped
-from porter.cli.output import json_option, say_json
+from porter.cli.output import json_option, progress, say_json
 
 if TYPE_CHECKING:
     from porter.commands.doctor import Finding
@@ -24,7 +24,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """
     from porter.commands.doctor import doctor
 
-    health = doctor()
+    with progress(as_json) as move:
+        if move is not None:
+            move("asking torch for its CUDA device", 0, 0)
+        health = doctor()
     if as_json:
         say_json({"schema": "porter.health/1", **asdict(health), "ok": health.ok})
     else:

@@ -7,7 +7,8 @@ import dataclasses
 import click
 
 from porter.cli import complete
-from porter.cli.output import json_option, quiet_option, say_json, sized
+from porter.cli.layout import wrapped
+from porter.cli.output import json_option, progress, quiet_option, say_json, sized
 
 
 @click.command("export-templates")
@@ -40,10 +41,15 @@ def command(
     if bool(archs) == everything:
         raise click.UsageError("name the architectures, or pass --all")
     chosen = list(all_variants().values()) if everything else [find(name) for name in archs]
-    found = []
-    for made in pack(chosen, output, image_size=image_size, opset=opset or OPSET):
-        found.append(dataclasses.asdict(made))
+    templates = []
+    for variant in chosen:
+        with progress(quiet or as_json) as move:
+            if move is not None:
+                move(f"making the template of {variant.name}", 0, 0)
+            (template,) = pack([variant], output, image_size=image_size, opset=opset or OPSET)
+        templates.append(dataclasses.asdict(template))
         if not (quiet or as_json):
-            click.echo(f"{made.architecture}  {made.path}  {sized(made.nbytes)}")
+            path = wrapped(f"{template.path}  {sized(template.nbytes)}", "  ", "    ")
+            click.echo(f"{template.architecture}\n{path}")
     if as_json:
-        say_json({"schema": "porter.templates/1", "templates": found})
+        say_json({"schema": "porter.templates/1", "templates": templates})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path())
 @click.option("--key", metavar="NAME", help="Which state dict of the file.")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--check", is_flag=True, help="Read everything and hold it to the recorded digests.")
+@click.option(
+    "--check", is_flag=True, help="Read every byte and compare it with the recorded digests."
+)
 @json_option
 @click.pass_context
 def command(
@@ -26,13 +29,14 @@ def command(
     """Say what FILE is: container, wrapper, architecture, dialect, sizes, dtypes, provenance."""
     from porter.commands.inspect import inspect
 
-    with progress(as_json) as moved:
-        found = inspect(file, key=key, progress=moved)
     checked = None
-    if check:
-        from porter.codecs.check import check as compared
+    with progress(as_json) as move:
+        found = inspect(file, key=key, progress=move)
+        if check:
+            from porter.codecs.check import check as compare
 
-        checked = compared(found.origin.path)
+            advance = None if move is None else partial(move, "checking")
+            checked = compare(found.origin.path, progress=advance)
     if as_json:
         say_json(
             {**as_dict(found, tensors), "check": None if checked is None else checked.as_dict()}

@@ -57,15 +57,18 @@ def check(
     if proving:
         _prove(ctx, chosen if archs else _variants(None), as_json)
         return
-    found += proofs(chosen if archs else _variants(None))
+    with progress(as_json) as move:
+        for variant in chosen if archs else _variants(None):
+            if move is not None:
+                move(f"checking {variant.name}", 0, 0)
+            found += proofs([variant])
     if as_json:
-        say_json(
-            [
-                {"variant": p.variant, "dialect": p.dialect, "tensors": p.tensors,
-                 "holds": p.holds, "problems": list(p.problems)}
-                for p in found
-            ]
-        )  # fmt: skip
+        rows = [
+            {"variant": p.variant, "dialect": p.dialect, "tensors": p.tensors, "holds": p.holds,
+             "problems": list(p.problems)}
+            for p in found
+        ]  # fmt: skip
+        say_json({"schema": "porter.proofs/1", "proofs": rows})
     else:
         _say(found)
     ctx.exit(0 if all(p.holds for p in found) else 1)
@@ -78,7 +81,7 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
     if not as_json:
         ctx.exit(0 if prove.say(made) else 1)
     proofs = list(made)
-    say_json(prove.as_dicts(proofs))
+    say_json({"schema": "porter.sensitivities/1", "proofs": prove.as_dicts(proofs)})
     ctx.exit(0 if all(proof.holds for proof in proofs) else 1)
 
 

@@ -104,7 +104,7 @@ def command(
             options[side] = parse(options[side], table).dialect
     options["precision"] = _PRECISIONS[options["precision"]]
     if save_trace is not None:
-        _record(ctx, arch, left, right, save_trace, options, quiet)
+        _record(ctx, arch, left, right, save_trace, options, as_json, quiet)
         return
     if right is None:
         raise click.UsageError("RIGHT is missing; with --save-trace LEFT alone is recorded")
@@ -122,7 +122,7 @@ def command(
 
 def _record(
     ctx: click.Context, arch: str, left: str, right: str | None, path: str,
-    options: dict[str, Any], quiet: bool,
+    options: dict[str, Any], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     from porter.commands.verify import record
     from porter.verification.options import RunOptions
@@ -131,8 +131,11 @@ def _record(
         raise click.UsageError("--save-trace records LEFT alone: leave RIGHT out")
     own = {"dialect": options["left_dialect"], "key": options["left_key"]}
     shared: Any = {n: v for n, v in options.items() if n in RunOptions.__annotations__}
-    with progress(quiet) as move:
+    with progress(quiet or as_json) as move:
         made = record(arch, left, path, progress=move, **own, **shared)
-    if not quiet:
+    if as_json:
+        say_json({"schema": "porter.trace/1", "path": path, "architecture": made.architecture,
+                  "inputs": list(made.inputs)})  # fmt: skip
+    elif not quiet:
         click.echo(f"{path}: {len(made.inputs)} inputs through {made.report.label}")
     ctx.exit(0)

@@ -78,7 +78,7 @@ def diff(
     if chosen is None and table is None and set(one) != set(other):
         chosen = _shared_architecture(one, other)
     if chosen is None and table is None:
-        return _compared(one, other, "names", fetch.stale(one, other))
+        return _compared(one, other, "names", fetch.stale(one, other), progress)
     sides = []
     for state, dialect in ((one, left_dialect), (other, right_dialect)):
         shapes = shapes_of(state)
@@ -103,6 +103,7 @@ def diff(
         {n: t for n, t in second.items() if n not in drop},
         through,
         fetch.stale(one, other),
+        progress,
     )
 
 
@@ -125,12 +126,17 @@ def _compared(
     other: Mapping[str, LazyTensor],
     through: str,
     notes: tuple[str, ...],
+    progress: Progress | None,
 ) -> Diff:
     found = [Difference(name, "only left") for name in one if name not in other]
     found += [Difference(name, "only right") for name in other if name not in one]
     both = [name for name in one if name in other]
+    total, done = sum(one[name].nbytes for name in both), 0
     for name in both:
         found += _tensor(name, one[name], other[name])
+        done += one[name].nbytes
+        if progress is not None:
+            progress("comparing", done, total)
     return Diff(len(both), through, tuple(found), notes)
 
 

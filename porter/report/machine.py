@@ -21,7 +21,13 @@ VERSION = 1
 def as_dict(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as plain values: NaN and infinities become null."""
     found: dict[str, Any] = _plain(asdict(verdict))
-    return {"version": VERSION, "porter": __version__, "passed": verdict.passed, **found}
+    return {
+        "schema": f"porter.verdict/{VERSION}",
+        "version": VERSION,
+        "porter": __version__,
+        "passed": verdict.passed,
+        **found,
+    }
 
 
 def as_json(verdict: Verdict) -> str:
