@@ -11,7 +11,6 @@ from porter.cli import complete
 from porter.cli.layout import columns
 from porter.cli.onnx_options import onnx_options, taken
 from porter.cli.output import (
-    counted,
     digest_option,
     force_option,
     json_option,
@@ -19,12 +18,10 @@ from porter.cli.output import (
     quiet_option,
     say_json,
     say_verdict,
-    sized,
 )
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
-    from porter.planning.plan import Plan
 
 
 def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -108,115 +105,23 @@ def command(
     name in the working directory is taken, or a seeded checkpoint is made.
     """
     from porter.commands.convert import convert
+    from porter.commands.summary import rows
+    from porter.report import check_names
 
-    with progress(quiet or as_json) as moved:
-        outcome = convert(arch, source, progress=moved, onnx=taken(options), **options)
+    check_names(reports)
+    with progress(quiet or as_json) as move:
+        outcome = convert(arch, source, progress=move, onnx=taken(options), **options)
     if as_json:
         say_json(as_dict(outcome))
     elif not quiet:
-        _say(outcome, options["dry_run"])
+        click.echo(columns(rows(outcome)))
+        if outcome.verdict is not None:
+            say_verdict(outcome.verdict)
     if outcome.verdict is not None and reports:
         from porter.report import write_reports
 
         write_reports(outcome.verdict, reports)
     ctx.exit(0 if outcome.ok else 1)
-
-
-def _say(outcome: Conversion, dry_run: bool) -> None:
-    plan = outcome.plan
-    made = " (made here: seeded weights, as no INPUT was given)" if outcome.made_source else ""
-    rows = [("source", f"{outcome.source}{made}")]
-    origin = outcome.origin
-    if origin.wrapper or origin.prefix:
-        chosen = f"state dict {origin.wrapper!r}" if origin.wrapper else "names"
-        prefix = f", without the prefix {origin.prefix!r}" if origin.prefix else ""
-        others = f"; also there: {', '.join(origin.others)}" if origin.others else ""
-        rows.append(("", f"{chosen}{prefix}{others}"))
-    if origin.skipped:
-        rows.append(("", f"not ported: {', '.join(origin.skipped[:8])}"))
-    rows += [("", note) for note in (*origin.notes, *outcome.notes)]
-    sizes = f", {plan.num_classes} classes, {plan.image_size} px" if plan.image_size else ""
-    rows.append(("plan", f"{plan.architecture.name}{sizes}"))
-    rows += [("", line) for line in plan_lines(outcome)]
-    if dry_run:
-        rows.append(("output", f"{outcome.output}: not written (dry run)"))
-    elif outcome.written is not None:
-        rows.append(("output", f"{outcome.output}  {sized(outcome.written.nbytes)}"))
-    if outcome.casts:
-        rows.append(("cast", _cast_line(outcome)))
-    if outcome.weights is not None:
-        rows.append(("weights", _weights_line(outcome)))
-    if outcome.graph is None and outcome.verdict is not None and outcome.to == "onnx":
-        missing = "onnx, which is not installed; run `pip install onnx`"
-        rows.append(("graph", f"not checked: this needs {missing}"))
-    if outcome.graph is not None:
-        sound = "PASS  onnx's checker, with full shape inference"
-        rows.append(("graph", f"FAIL  {outcome.graph}" if outcome.graph else sound))
-    click.echo(columns(rows))
-    if outcome.verdict is not None:
-        say_verdict(outcome.verdict)
-
-
-def plan_lines(outcome: Conversion) -> list[str]:
-    """Return what the plan does with the tensors, a line each."""
-    from porter.mapping.fold import fold
-
-    plan = outcome.plan
-    total = sum(1 for dtype, _ in plan.canonical.values() if dtype)
-    size = sum(_count(shape) for _, shape in plan.canonical.values())
-    lines = [f"{total} tensors, {counted(size)} elements"]
-    lines += [
-        f"{dialect} {what}: {count} tensors" for (dialect, what), count in _work(plan).items()
-    ]
-    for what, group in (("left out", plan.dropped), ("no place in the target", plan.lost)):
-        reasons: dict[str, list[str]] = {}
-        for name, reason in group.items():
-            reasons.setdefault(reason, []).append(name)
-        lines += [f"{what}: {', '.join(fold(names)[:4])} ({why})" for why, names in reasons.items()]
-    if plan.filled:
-        lines.append(f"filled: {', '.join(fold(plan.filled)[:4])} ({_values(plan.filled)})")
-    if plan.computed:
-        lines.append(f"computed by the architecture: {', '.join(fold(plan.computed)[:4])}")
-    return lines
-
-
-def _values(filled: Any) -> str:
-    return "with " + ", ".join(sorted({f"{value:g}" for value in filled.values()}))
-
-
-def _work(plan: Plan) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
-    done = [(plan.source.dialect.name, m.how_back, len(m.dialect)) for m in plan.source.links]
-    done += [(plan.target.dialect.name, m.how, len(m.dialect)) for m in plan.target.links]
-    for dialect, how, count in done:
-        if how:
-            found[dialect, how] = found.get((dialect, how), 0) + count
-    return found
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    from math import prod
-
-    return prod(shape)
-
-
-def _cast_line(outcome: Conversion) -> str:
-    worst = max(outcome.casts.values(), key=lambda cast: cast.max_error)
-    over = sum(cast.overflows for cast in outcome.casts.values())
-    return f"{len(outcome.casts)} tensors, largest error {worst.max_error:.3g}, {over} overflows"
-
-
-def _weights_line(outcome: Conversion) -> str:
-    proof = outcome.weights
-    assert proof is not None
-    if not proof.holds:
-        return f"FAIL  {'; '.join(proof.problems[:4])}"
-    same = (
-        "bit-identical when mapped back"
-        if proof.cast is None
-        else f"equal when rounded to {proof.cast}"
-    )
-    return f"PASS  {proof.compared} tensors {same} ({sized(proof.nbytes)})"
 
 
 def as_dict(outcome: Conversion) -> dict[str, Any]:

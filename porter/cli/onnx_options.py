@@ -1,11 +1,14 @@
-"""What `porter convert` takes for ONNX beside what it takes for every format."""
+"""Options of `porter convert` for ONNX files only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+
+if TYPE_CHECKING:
+    from porter.commands.options import OnnxKeywords
 
 NAMES = (
     "opset", "batch", "external_data", "optimize", "io_dtype", "input_name", "output_name",
@@ -17,7 +20,7 @@ _OPTIONS = (
     click.option("--opset", type=click.IntRange(1), help="ONNX: operator set (default 20)."),
     click.option("--batch", type=click.IntRange(1), help="ONNX: freeze the batch (default: free)."),
     click.option("--external-data", is_flag=True,
-                 help="ONNX: weights in a file beside the model (always above 2 GiB)."),
+                 help="ONNX: weights in a file next to the model (always above 2 GiB)."),
     click.option("--optimize", type=click.Choice(["onnxruntime", "onnxscript"]),
                  help="ONNX: rewrite the graph; the file then no longer maps back exactly."),
     click.option("--io-dtype", type=click.Choice(["fp32", "fp16"]),
@@ -38,7 +41,8 @@ def onnx_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def taken(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the ONNX options out of a command's options; return those that were given."""
-    found = {name: options.pop(name) for name in NAMES}
-    return {name: value for name, value in found.items() if value not in (None, False)}
+def taken(options: dict[str, Any]) -> OnnxKeywords:
+    """Remove the ONNX options from a command's options; return those that were given."""
+    values = {name: options.pop(name) for name in NAMES}
+    given = {name: value for name, value in values.items() if value not in (None, False)}
+    return cast("OnnxKeywords", given)

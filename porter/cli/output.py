@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli.layout import width
+from porter.commands.summary import counted as counted
+from porter.commands.summary import sized as sized
 from porter.errors import nearest
 
 if TYPE_CHECKING:
@@ -70,23 +72,6 @@ def say_verdict(verdict: Verdict) -> None:
 
     limit = width()
     Console(width=limit, soft_wrap=limit is None, highlight=False).print(render(verdict))
-
-
-def sized(nbytes: int) -> str:
-    """Return a number of bytes for people."""
-    value, unit = float(nbytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def counted(number: int) -> str:
-    """Return a number of parameters for people."""
-    if number >= 10**9:
-        return f"{number / 1e9:.2f} G"
-    return f"{number / 1e6:.1f} M" if number >= 10**5 else str(number)
 
 
 @contextmanager

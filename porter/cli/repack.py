@@ -59,22 +59,21 @@ def command(source: str, output: str, as_json: bool, quiet: bool, **options: Any
 
 
 def _rows(outcome: Repacking) -> list[tuple[str, str]]:
+    from porter.commands.summary import cast_line
+
     origin, written, state = outcome.origin, outcome.written, outcome.state
     rows = [("source", f"{origin.shown}  ({origin.format})")]
     if origin.wrapper:
-        others = f"; also there: {', '.join(origin.others)}" if origin.others else ""
+        others = f"; the file also has {', '.join(origin.others)}" if origin.others else ""
         rows.append(("", f"state dict {origin.wrapper!r}{others}"))
         if all(name.startswith(f"{origin.wrapper}.") for name in state):
-            rows.append(("", f"names keep {origin.wrapper!r}; --key {origin.wrapper} takes it off"))
+            rows.append(("", f"names keep {origin.wrapper!r}; --key {origin.wrapper} removes it"))
     if origin.skipped:
         rows.append(("", f"not ported: {', '.join(origin.skipped[:8])}"))
     rows += [("", note) for note in origin.notes]
     rows.append(("tensors", f"{len(state)}, {counted(state.parameters)} elements"))
     if outcome.casts:
-        worst = max(outcome.casts.values(), key=lambda cost: cost.max_error)
-        over = sum(cost.overflows for cost in outcome.casts.values())
-        error = f"largest error {worst.max_error:.3g}, {over} overflows"
-        rows.append(("cast", f"{len(outcome.casts)} tensors, {error}"))
+        rows.append(("cast", cast_line(outcome.casts)))
     many = f", {len(written.files)} files" if len(written.files) > 2 else ""
     rows.append(("output", f"{written.path}  ({outcome.format}, {sized(written.nbytes)}{many})"))
     return rows

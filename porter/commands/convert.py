@@ -10,9 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from porter import __version__, codecs
+from porter.commands import summary
+from porter.commands.options import (
+    FloatType,
+    OnnxKeywords,
+    WriteKeywords,
+    checked_options,
+    keys_of,
+    refuse_unknown,
+)
 from porter.errors import UsageError, printable
 from porter.mapping.reader import load as load_table
 from porter.mapping.table import CANONICAL, Table
@@ -54,6 +63,12 @@ class Conversion:
     graph: str | None = None
     """What onnx's checker finds wrong with an ONNX output, empty if nothing; None: not asked."""
 
+    def __repr__(self) -> str:
+        return f"Conversion({summary.line(self)})"
+
+    def _repr_html_(self) -> str:
+        return summary.html(self)
+
     @property
     def ok(self) -> bool:
         """Whether no proof that was made has failed."""
@@ -91,6 +106,7 @@ class Subject(NamedTuple):
         return custom_table.own(self.table, shapes_of(state), dialect)
 
 
+@checked_options(WriteKeywords)
 def convert(
     architecture: str,
     source: str | os.PathLike[str] | None = None,
@@ -98,7 +114,7 @@ def convert(
     *,
     from_: str,
     to: str,
-    dtype: str | None = None,
+    dtype: FloatType | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
     adapt: bool = False,
@@ -112,21 +128,45 @@ def convert(
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
-    onnx: Mapping[str, Any] | None = None,
+    onnx: OnnxKeywords | None = None,
     fold_batchnorm: bool = False,
-    **options: Any,
+    **options: Unpack[WriteKeywords],
 ) -> Conversion:
-    """Convert a checkpoint of `architecture`: a variant's name, or the path of a table.
+    """Convert a checkpoint to another framework, naming or container, and prove the result.
 
-    `from_` and `to` are `FORMAT[:DIALECT]`. Without `source`, the file of the variant's name in
-    the working directory is taken, or a seeded checkpoint is made there. Classes and image size
-    (pixels) are the checkpoint's own; other values are refused unless `adapt` is set.
-    `dtype` (fp32, fp16, bf16) casts floats; `options` go to `porter.codecs.write`, `onnx` are
-    the fields of `porter.onnx.export.write.Options`. `fold_batchnorm` takes a foreign ONNX file
-    whose batch norms are folded into convolutions.
-    `source` may be an http or https address. Raises `InputError`, `MappingError`, `UsageError`
-    or `SystemFault`; nothing is then written.
+    Parameters:
+        architecture: Name of a variant, such as "shunted-t", or path of a mapping table.
+        source: Path, or http or https address, of the checkpoint. None for the file of the
+            variant's name in the working directory; without one, seeded weights are made there.
+        output: Path of the file to write; None for the variant's name with the usual suffix.
+        from_: Format and naming of `source`, `FORMAT[:DIALECT]`.
+        to: Format and naming of `output`.
+        dtype: Floating type to cast to; None keeps every dtype.
+        num_classes: Number of classes; None for the checkpoint's, another one needs `adapt`.
+        image_size: Image size in pixels; None for the checkpoint's, another one needs `adapt`.
+        adapt: Change classes or image size: a new head, resized positions.
+        max_shard_size: Bytes, or a text such as "5GB": a larger output is cut into shards.
+        key: Name of one of several state dicts in the source.
+        drop: Names of source tensors to leave out that have no place in the target.
+        fill: Values for target tensors that the source does not have.
+        seed: Seed of weights that are made: without a source, or by `adapt`.
+        verify: Compare the weights, and the outputs of both models where the frameworks are.
+        python: Interpreters in which torch or paddle is installed, by framework.
+        force: Replace an existing output.
+        dry_run: Plan the conversion and write nothing.
+        progress: Called with a step's name, the bytes done and the bytes in all.
+        onnx: Options of an ONNX output (`porter.commands.options.OnnxKeywords`).
+        fold_batchnorm: Take a foreign ONNX file whose batch norms are folded into convolutions.
+        options: How the output is written. `read_back`: read it again and compare; `sync`:
+            bring it to the disk; `digests`: take and record digests; `digest`: "xxh3" or
+            "sha256"; `layout`: "contiguous", or "view" to state transposes instead of doing them.
+
+    Returns a `Conversion` with the plan, the output and the proofs; its `ok` is False if a proof
+    failed.
+    Raises `InputError`, `MappingError`, `UsageError` or `SystemFault`; nothing is then written.
     """
+    if onnx:
+        refuse_unknown(onnx, keys_of(OnnxKeywords), "onnx")
     subject = Subject.of(architecture)
     left, right = endpoint.parse(from_, subject.table), endpoint.parse(to, subject.table)
     subject.refuse({"num_classes": num_classes, "image_size": image_size, "adapt": adapt})
@@ -220,15 +260,15 @@ def _writer(
     fitted: Fitted,
     plan: Plan,
     max_shard_size: str | int | None,
-    onnx: Mapping[str, Any] | None,
+    onnx: OnnxKeywords | None,
 ) -> Callable[..., Written]:
     """Return what writes a state dict: a codec, or, as a graph is needed, the ONNX export."""
     if container != "onnx":
         if onnx:
-            raise UsageError(f"{', '.join(onnx)}: for --to onnx alone")
+            raise UsageError(f"{', '.join(onnx)}: for --to onnx only")
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
-        raise UsageError("an onnx model is not cut into shards; --external-data is what it has")
+        raise UsageError("an ONNX model is not cut into shards; use --external-data")
     from porter.onnx.export.write import Options, export
 
     return partial(
@@ -251,7 +291,7 @@ def _seeded(
 
     variant, path = subject.variant, os.fspath(path)
     if variant is None:
-        raise UsageError("a table of your own needs an INPUT: porter cannot make its weights")
+        raise UsageError("a custom table needs an INPUT: porter cannot make its weights")
     if not dry_run:
         init(
             variant.name, path, to=left.text, seed=seed, num_classes=num_classes,

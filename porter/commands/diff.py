@@ -47,9 +47,13 @@ class Diff:
     notes: tuple[str, ...] = ()
     """What else the user should know, a sentence each."""
 
+    def __repr__(self) -> str:
+        outcome = "equal" if self.equal else f"{len(self.differences)} differ"
+        return f"Diff({self.compared} tensors by {self.through}: {outcome})"
+
     @property
     def equal(self) -> bool:
-        """Whether every tensor is there on both sides, bit for bit."""
+        """Whether both sides have the same tensors, bit for bit."""
         return not self.differences
 
 
@@ -63,11 +67,22 @@ def diff(
     key: str | None = None,
     progress: Progress | None = None,
 ) -> Diff:
-    """Compare two checkpoints, paths or http and https addresses.
+    """Compare two checkpoints tensor by tensor, bit for bit.
 
-    Names are paired as they are when they are the same; otherwise both sides are mapped to the
-    canonical names of `architecture`, a variant or the path of a table, recognised when not
-    given. Constants of the architecture are left out then.
+    Equal names are compared as they are. Otherwise both sides are mapped to canonical names, and
+    constants of the architecture are left out.
+
+    Parameters:
+        left: Path, or http or https address, of a checkpoint.
+        right: Path or address of the other one.
+        architecture: Variant, or path of a table, that maps the names; None to recognise it.
+        left_dialect: Naming of `left`; None to recognise it.
+        right_dialect: Naming of `right`; None to recognise it.
+        key: Name of one of several state dicts in the files.
+        progress: Called with a step's name, the bytes done and the bytes in all.
+
+    Returns a `Diff`: its `differences`, how names were paired, and whether all is `equal`.
+    Raises `InputError`, `MappingError` or `UsageError` for files that cannot be compared.
     """
     one = fetch.read(left, key=key, progress=progress)
     other = fetch.read(right, key=key, progress=progress)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Unpack
 
 from porter import __version__, codecs
+from porter.commands.options import InitKeywords, checked_options
 from porter.mapping.table import CANONICAL
 from porter.planning import endpoint
 from porter.planning.fit import fit
@@ -14,6 +15,7 @@ from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, find
 
 
+@checked_options(InitKeywords)
 def init(
     architecture: str,
     output: str | os.PathLike[str],
@@ -23,9 +25,24 @@ def init(
     num_classes: int | None = None,
     image_size: int | None = None,
     force: bool = False,
-    **options: Any,
+    **options: Unpack[InitKeywords],
 ) -> Written:
-    """Write a seeded checkpoint of a variant, in which every tensor matters."""
+    """Write a seeded checkpoint of a variant, in which every tensor matters to the output.
+
+    Parameters:
+        architecture: Name of the variant, such as "shunted-t" (`porter list` prints them).
+        output: Path of the file to write.
+        to: Format and naming, `FORMAT[:DIALECT]`.
+        seed: Seed of the weights; the same seed gives the same bytes on every machine.
+        num_classes: Number of classes; None for the variant's.
+        image_size: Image size in pixels; None for the variant's.
+        force: Replace an existing output.
+        options: `max_shard_size`, `progress`, and how the output is written: `read_back`,
+            `sync`, `digests`, `digest` and `layout`, as in `porter.convert`.
+
+    Returns a `Written` with the path, the size and the digests of the output.
+    Raises `UsageError` or `SystemFault`; nothing is then written.
+    """
     variant = find(architecture)
     side = endpoint.parse(to, variant.table)
     container = endpoint.container_for(os.fspath(output), side)

@@ -1,4 +1,4 @@
-"""Say what a file is: container, wrapper, architecture, dialect, sizes, provenance.
+"""Identify a file: container, wrapper, architecture, dialect, sizes, provenance.
 
 No framework is imported and no tensor is read.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in a file."""
+    """The contents of a file."""
 
     state: StateDict
     origin: Origin
@@ -33,10 +33,17 @@ class Inspection:
     tied: tuple[tuple[str, ...], ...]
     """Groups of names that share their memory."""
     graph: str = ""
-    """What an ONNX model takes and gives, by which operators; empty for other files."""
+    """Inputs, outputs and operator sets of an ONNX model; empty for other files."""
+
+    def __repr__(self) -> str:
+        best = next(iter(self.matches), None)
+        exact = best is not None and best.exact
+        name = f"{best.architecture.name} as {best.dialect}" if best and exact else "unknown"
+        shown = f"{self.origin.shown} ({self.origin.format})"
+        return f"Inspection({shown}: {len(self.state)} tensors, architecture {name})"
 
     def layers(self) -> list[tuple[str, str, str, int]]:
-        """Return (folded name, dtype, shape, tensors) for each group of tensors alike."""
+        """Return (folded name, dtype, shape, number) for each group of tensors of one shape."""
         groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for name, tensor in self.state.items():
             groups.setdefault((tensor.dtype.name, tensor.shape), []).append(name)
@@ -52,9 +59,16 @@ def inspect(
     key: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Return what a checkpoint, a path or an http or https address, is.
+    """Identify a checkpoint without reading a tensor.
 
-    `InputError` is raised if it is none that porter reads.
+    Parameters:
+        path: Path, or http or https address, of the checkpoint.
+        key: Name of one of several state dicts in the file.
+        progress: Called with a step's name, the bytes done and the bytes in all (downloads).
+
+    Returns an `Inspection`: format, wrapper, architectures and dialects that fit, dtypes,
+    shared tensors, metadata, and the state dict, whose tensors are not read.
+    Raises `InputError` for a file that porter does not read.
     """
     state = fetch.read(path, key=key, progress=progress)
     assert state.origin is not None
@@ -75,7 +89,7 @@ def inspect(
 def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
     """Return the architectures that a state dict fits; tables are read only if one is likely.
 
-    Several variants may have the same tensors: what the file says of itself decides.
+    Several variants may have the same tensors: the metadata of the file decides.
     """
     if not signature.resembles_any(state):
         return ()
@@ -87,7 +101,7 @@ def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
 
 
 def _graph(state: StateDict) -> str:
-    """Return a line about the graph of an ONNX model, empty where it makes no sense."""
+    """Return a line about the graph of an ONNX model, empty if it cannot be parsed."""
     from porter.onnx.graph.parse import parse
     from porter.storage.input_file import InputFile
 

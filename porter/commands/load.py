@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import Any
 
+from porter.commands.options import Framework, checked_options
 from porter.errors import UsageError, printable
 from porter.frameworks.fill import fill
 from porter.frameworks.models import build, need
@@ -14,31 +15,45 @@ from porter.remote import fetch
 from porter.zoo.architectures import find
 
 
+@checked_options()
 def load_model(
     variant: str,
     path: str | os.PathLike[str],
-    framework: str = "torch",
+    framework: Framework = "torch",
     num_classes: int | None = None,
     image_size: int | None = None,
     *,
     dialect: str | None = None,
     key: str | None = None,
     device: str | None = None,
-    **options: Any,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
 ) -> Any:
-    """Return an `nn.Module` (torch) or `nn.Layer` (paddle) in evaluation mode, weights loaded.
+    """Load a checkpoint of any format and dialect into a reference model.
 
-    The checkpoint, a path or an http or https address, may be of any format and dialect of the
-    family; the dialect is recognised when it is not given. `num_classes` and `image_size`
-    (pixels) are taken from the checkpoint when None; what a checkpoint contradicts is refused.
-    `device` ("cuda", "cuda:1") is where torch's model stands, the CPU unless given; Paddle's
-    stands where `paddle.set_device` says. `options` go to the model's class.
-    Parameters keep the model's own float32 unless the whole checkpoint is of another float.
+    Parameters:
+        variant: Name of the variant, such as "deit-tiny-224" (`porter list` prints them).
+        path: Path, or http or https address, of the checkpoint.
+        framework: Framework of the model.
+        num_classes: Number of classes; None for the checkpoint's, another one is refused.
+        image_size: Image size in pixels; None for the checkpoint's, another one is refused.
+        dialect: Naming of the checkpoint; None to recognise it.
+        key: Name of one of several state dicts in the file.
+        device: Device of a torch model, such as "cuda:1"; None for the CPU. Paddle's models
+            are on the device that `paddle.set_device` chose.
+        drop_rate: Dropout rate, used in training only.
+        drop_path_rate: Rate of stochastic depth, used in training only.
+
+    Returns an `nn.Module` (torch) or `nn.Layer` (paddle) in evaluation mode. Its parameters
+    are float32 unless the whole checkpoint has another floating type.
+    Raises `InputError`, `MappingError`, `UsageError` or `MissingPackage`.
     """
     if framework not in ("torch", "paddle"):
-        raise UsageError(f"framework {printable(framework)!r} is neither torch nor paddle")
+        raise UsageError(f"unknown framework {printable(framework)!r}; use torch or paddle")
     if device is not None and framework != "torch":
-        raise UsageError("device is for torch; paddle.set_device says where Paddle's models stand")
+        raise UsageError(
+            "device is for torch; paddle.set_device chooses the device of Paddle's models"
+        )
     architecture = find(variant)
     need(framework)
     state = fetch.read(path, key=key)
@@ -55,7 +70,8 @@ def load_model(
         features=fitted.plan.features,
         blank=True,
         device=device,
-        **options,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
     )
     fill(model, fitted.plan.apply(state), framework)
     model.eval()

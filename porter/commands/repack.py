@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 from porter import __version__, codecs
 from porter.codecs import CODECS, provenance, safetensors
 from porter.codecs.detect import SUFFIXES, container_of
+from porter.commands.options import (
+    Container,
+    FloatType,
+    Uint16,
+    WriteKeywords,
+    checked_options,
+)
 from porter.errors import InputError, UsageError, listed, printable
 from porter.remote import fetch
 from porter.storage.atomic_output import Written
@@ -34,28 +41,45 @@ class Repacking:
     casts: Mapping[str, casts.Cast] = field(default_factory=dict)
     """What the cast of each tensor cost."""
 
+    def __repr__(self) -> str:
+        source, written = self.origin, self.written
+        sides = f"{source.shown} ({source.format}) → {written.path} ({self.format})"
+        return f"Repacking({sides}, {len(self.state)} tensors)"
 
+
+@checked_options(WriteKeywords)
 def repack(
     input: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     from_: str | None = None,
-    to: str | None = None,
-    dtype: str | None = None,
+    to: Container | None = None,
+    dtype: FloatType | None = None,
     max_shard_size: str | int | None = None,
     key: str | None = None,
-    uint16: str = "auto",
+    uint16: Uint16 = "auto",
     force: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[WriteKeywords],
 ) -> Repacking:
-    """Write the state dict of `input`, a path or address, to `output`, names and layout unchanged.
+    """Write a state dict to another container; names, layout and values stay as they are.
 
-    The container is `to`, else what the suffix of `output` says; `from_` says what `input` is
-    where its name says something else. `dtype` (fp32, fp16, bf16) casts floats; `key` names one
-    of several state dicts, whose names then lose their key path; `uint16` is what Paddle's
-    two-byte patterns are (`porter.codecs.read`); `max_shard_size` (bytes, or "5GB") cuts the
-    output. Raises `InputError`, `UsageError` or `SystemFault`; nothing is then written.
+    Parameters:
+        input: Path, or http or https address, of the checkpoint.
+        output: Path of the file to write.
+        from_: Format of `input`, where its suffix means another one.
+        to: Container; None for the one that the suffix of `output` means.
+        dtype: Floating type to cast to; None keeps every dtype.
+        max_shard_size: Bytes, or a text such as "5GB": a larger output is cut into shards.
+        key: Name of one of several state dicts; its names then lose their key path.
+        uint16: Meaning of Paddle's two-byte elements; "auto" for what the file says.
+        force: Replace an existing output.
+        progress: Called with a step's name, the bytes done and the bytes in all.
+        options: How the output is written: `read_back`, `sync`, `digests`, `digest` and
+            `layout`, as in `porter.convert`.
+
+    Returns a `Repacking`: the state dict, its origin, and the path, size and digests written.
+    Raises `InputError`, `UsageError` or `SystemFault`; nothing is then written.
     """
     target = os.fspath(output)
     format = to or format_of(target)

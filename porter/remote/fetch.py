@@ -69,11 +69,20 @@ def read(
     uint16: str = "auto",
     progress: Progress | None = None,
 ) -> StateDict:
-    """Return the state dict of a checkpoint at a path or address, its tensors not yet read.
+    """Open a checkpoint without reading a tensor.
 
-    See `porter.codecs.read` for `key`, `format`, `strip` and `uint16`; `local` says what a
-    download does. Raises `InputError` for what is refused, `SystemFault` where the network or
-    the disk fails.
+    Parameters:
+        given: Path, or http or https address, of the checkpoint; `local` describes downloads.
+        key: Name of one of several state dicts in the file.
+        format: Format of the file (a key of `porter.codecs.CODECS`), where its suffix means
+            another one.
+        strip: Remove prefixes that wrappers put before all names (`module.`).
+        uint16: Meaning of Paddle's two-byte elements: "auto" (what the file says), "uint16" or
+            "bfloat16".
+        progress: Called with a step's name, the bytes done and the bytes in all (downloads).
+
+    Returns a `StateDict`, an ordered mapping of names to `LazyTensor`s, and its `origin`.
+    Raises `InputError` for a file that is refused, `SystemFault` if network or disk fail.
     """
     from porter import codecs
     from porter.tensors.state_dict import StateDict

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import jsonschema
 import pytest
+from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
@@ -91,6 +92,23 @@ def test_json_follows_its_schema(folder: Path, line: str) -> None:
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     body = json.loads(done.stdout)
+    jsonschema.validate(body, json.loads(FILES[body["schema"]].read_text()))
+
+
+def test_the_proofs_of_mutations_follow_their_schema(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`table check --prove` takes minutes: here its proof is given."""
+    from porter.cli import prove
+    from porter.verification.sensitivity.prove import Sensitivity, Trial
+
+    trials = (Trial("a", "a.weight", "swap", "swapped", 2.0, 1.0), Trial("b", "b", "x", "y", 0, 1))
+    proof = Sensitivity("shunted-t", "paddle", 224, trials, {"c": "unused"})
+    monkeypatch.setattr(prove, "prove", lambda variants: [proof])
+    done = CliRunner().invoke(cli, ["table", "check", "shunted-t", "--prove", "--json"])
+    assert done.exit_code == 1, done.output
+    body = json.loads(done.stdout)
+    assert body["proofs"][0]["uncaught"][0]["tensor"] == "b"
     jsonschema.validate(body, json.loads(FILES[body["schema"]].read_text()))
 
 

@@ -103,7 +103,7 @@ def test_another_model_s_file_is_named(folder: Path) -> None:
 
 def test_other_frameworks_are_refused(folder: Path) -> None:
     """There are two."""
-    with pytest.raises(UsageError, match="neither torch nor paddle"):
+    with pytest.raises(UsageError, match="unknown framework 'jax'; use torch or paddle"):
         porter.load_model(SMALL, folder / "a.pth", "jax")
 
 

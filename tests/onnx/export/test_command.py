@@ -59,7 +59,7 @@ def test_verify_takes_a_frozen_half_precision_model(folder: Path, tmp_path: Path
 def test_options_of_onnx_are_for_onnx_alone(folder: Path, tmp_path: Path) -> None:
     """Asked of another format they are refused, as are shards of a model."""
     for more, why in (
-        (["--to", "torch", "--opset", "20"], "--to onnx alone"),
+        (["--to", "torch", "--opset", "20"], "--to onnx only"),
         (["--to", "onnx", "--max-shard-size", "1MB"], "not cut into shards"),
     ):
         suffix = ".onnx" if "onnx" in more else ".pth"

@@ -1,0 +1,100 @@
+"""Types of the options of porter's functions, and the refusal of a name that is not one of them.
+
+A type checker finds a misspelled option by these types; at run time `UsageError` names the
+nearest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Literal, ParamSpec, TypedDict, TypeVar
+
+from porter.errors import UsageError, listed, nearest, printable
+from porter.storage.progress import Progress
+
+FloatType = Literal["fp32", "fp16", "bf16"]
+Container = Literal["torch", "paddle", "safetensors", "npz", "npy"]
+Framework = Literal["torch", "paddle"]
+Uint16 = Literal["auto", "uint16", "bfloat16"]
+Digest = Literal["xxh3", "sha256"]
+
+
+class WriteKeywords(TypedDict, total=False):
+    """How an output is written: what `convert`, `repack` and `init` share."""
+
+    read_back: bool
+    """Read the output again and compare it before it gets its name (default)."""
+    sync: bool
+    """Bring the output to the disk before it gets its name (default)."""
+    digests: bool
+    """Take and record digests of source and tensors (default)."""
+    digest: Digest
+    """Digest algorithm, xxh3 (default) or sha256."""
+    layout: Literal["contiguous", "view"]
+    """Whether transposes are done (default) or stated in torch and Paddle files."""
+
+
+class InitKeywords(WriteKeywords, total=False):
+    """What `init` takes besides."""
+
+    max_shard_size: str | int | None
+    """Bytes of a shard, or a text such as "5GB"."""
+    progress: Progress | None
+    """Called with a step's name, the bytes done and the bytes in all."""
+
+
+class OnnxKeywords(TypedDict, total=False):
+    """The fields of `porter.onnx.export.write.Options`."""
+
+    opset: int
+    """Operator set (default 20)."""
+    batch: int | None
+    """Size of every batch; None leaves it free."""
+    external_data: bool
+    """Store the weights in a file next to the model, even below 2 GiB."""
+    optimize: Literal["onnxruntime", "onnxscript"] | None
+    """Rewrite the graph; the file then does not map back exactly."""
+    io_dtype: Literal["fp32", "fp16"] | None
+    """fp32 keeps the input and output of an fp16 model in float32."""
+    input_name: str
+    output_name: str
+    labels: str | None
+    """File with the names of the classes, one a line or a JSON list."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked_options(*typed: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function refuse options that are neither its parameters nor keys of `typed`."""
+    keys = [key for keywords in typed for key in keys_of(keywords)]
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        code = function.__code__
+        known = [*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *keys]
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            refuse_unknown(kwargs, known, code.co_name)
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def keys_of(keywords: type) -> list[str]:
+    """Return the keys of a `TypedDict`, those of its bases included."""
+    return list(keywords.__annotations__)
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], place: str) -> None:
+    """Raise `UsageError` for the first name that is not known."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near[0]}?" if near else f"use {listed(known, 40)}"
+            raise UsageError(f"{place} has no option {printable(name)!r}; {hint}")

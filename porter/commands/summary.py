@@ -1,0 +1,149 @@
+"""A conversion in a few lines of text, for the terminal and for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from porter.commands.convert import Conversion
+    from porter.planning.plan import Plan
+    from porter.tensors.casts import Cast
+
+
+def rows(outcome: Conversion) -> list[tuple[str, str]]:
+    """Return (label, text) of what a conversion did, without its verdict."""
+    plan = outcome.plan
+    made = (
+        " (made here from seeded weights, since no INPUT was given)" if outcome.made_source else ""
+    )
+    lines = [("source", f"{outcome.source}{made}")]
+    origin = outcome.origin
+    if origin.wrapper or origin.prefix:
+        chosen = f"state dict {origin.wrapper!r}" if origin.wrapper else "names"
+        prefix = f", without the prefix {origin.prefix!r}" if origin.prefix else ""
+        others = f"; the file also has {', '.join(origin.others)}" if origin.others else ""
+        lines.append(("", f"{chosen}{prefix}{others}"))
+    if origin.skipped:
+        lines.append(("", f"not ported: {', '.join(origin.skipped[:8])}"))
+    lines += [("", note) for note in (*origin.notes, *outcome.notes)]
+    sizes = f", {plan.num_classes} classes, {plan.image_size} px" if plan.image_size else ""
+    lines.append(("plan", f"{plan.architecture.name}{sizes}"))
+    lines += [("", line) for line in plan_lines(outcome)]
+    if outcome.written is None:
+        lines.append(("output", f"{outcome.output}: not written (dry run)"))
+    else:
+        lines.append(("output", f"{outcome.output}  {sized(outcome.written.nbytes)}"))
+    if outcome.casts:
+        lines.append(("cast", cast_line(outcome.casts)))
+    if outcome.weights is not None:
+        lines.append(("weights", _weights_line(outcome)))
+    if outcome.graph is None and outcome.verdict is not None and outcome.to == "onnx":
+        remedy = "pip install 'porter-weights[onnx]'"
+        lines.append(("graph", f"not checked: onnx is not installed; run `{remedy}`"))
+    if outcome.graph is not None:
+        passed = "PASS  ONNX checker with full shape inference"
+        lines.append(("graph", f"FAIL  {outcome.graph}" if outcome.graph else passed))
+    return lines
+
+
+def line(outcome: Conversion) -> str:
+    """Return a conversion in one line."""
+    done = [] if outcome.written else ["not written"]
+    if outcome.weights is not None:
+        done.append(f"weights {'pass' if outcome.weights.holds else 'fail'}")
+    if outcome.graph is not None:
+        done.append(f"graph {'fails' if outcome.graph else 'passes'}")
+    if outcome.verdict is not None:
+        done.append(f"outputs {outcome.verdict.status}")
+    sides = f"{outcome.source} ({outcome.from_}) → {outcome.output} ({outcome.to})"
+    return f"{outcome.plan.architecture.name}: {sides}, {', '.join(done or ['not proven'])}"
+
+
+def html(outcome: Conversion) -> str:
+    """Return a conversion as a table, for notebooks."""
+    cells = [
+        f"<tr><th style='text-align:left'>{escape(label)}</th>"
+        f"<td style='text-align:left'>{escape(text)}</td></tr>"
+        for label, text in rows(outcome)
+    ]
+    if outcome.verdict is not None:
+        status, reason = outcome.verdict.status, escape(outcome.verdict.reason)
+        cells.append(f"<tr><th style='text-align:left'>outputs</th><td>{status} {reason}</td></tr>")
+    return f"<table>{''.join(cells)}</table>"
+
+
+def plan_lines(outcome: Conversion) -> list[str]:
+    """Return what the plan does with the tensors, a line each."""
+    from porter.mapping.fold import fold
+
+    plan = outcome.plan
+    total = sum(1 for dtype, _ in plan.canonical.values() if dtype)
+    size = sum(prod(shape) for _, shape in plan.canonical.values())
+    lines = [f"{total} tensors, {counted(size)} elements"]
+    lines += [
+        f"{dialect} {what}: {count} tensors" for (dialect, what), count in _work(plan).items()
+    ]
+    for what, group in (("left out", plan.dropped), ("no place in the target", plan.lost)):
+        reasons: dict[str, list[str]] = {}
+        for name, reason in group.items():
+            reasons.setdefault(reason, []).append(name)
+        lines += [f"{what}: {', '.join(fold(names)[:4])} ({why})" for why, names in reasons.items()]
+    if plan.filled:
+        lines.append(f"filled: {', '.join(fold(plan.filled)[:4])} ({_values(plan.filled)})")
+    if plan.computed:
+        lines.append(f"computed by the architecture: {', '.join(fold(plan.computed)[:4])}")
+    return lines
+
+
+def _values(filled: Any) -> str:
+    return "with " + ", ".join(sorted({f"{value:g}" for value in filled.values()}))
+
+
+def _work(plan: Plan) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    done = [(plan.source.dialect.name, m.how_back, len(m.dialect)) for m in plan.source.links]
+    done += [(plan.target.dialect.name, m.how, len(m.dialect)) for m in plan.target.links]
+    for dialect, how, count in done:
+        if how:
+            found[dialect, how] = found.get((dialect, how), 0) + count
+    return found
+
+
+def cast_line(casts: Mapping[str, Cast]) -> str:
+    """Return the cost of a cast: tensors, largest error, overflows."""
+    worst = max(cast.max_error for cast in casts.values())
+    over = sum(cast.overflows for cast in casts.values())
+    return f"{len(casts)} tensors, largest error {worst:.3g}, {over} overflows"
+
+
+def _weights_line(outcome: Conversion) -> str:
+    proof = outcome.weights
+    assert proof is not None
+    if not proof.holds:
+        return f"FAIL  {'; '.join(proof.problems[:4])}"
+    same = (
+        "bit-identical when mapped back"
+        if proof.cast is None
+        else f"equal when rounded to {proof.cast}"
+    )
+    return f"PASS  {proof.compared} tensors {same} ({sized(proof.nbytes)})"
+
+
+def sized(nbytes: int) -> str:
+    """Return a number of bytes for people."""
+    value, unit = float(nbytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def counted(number: int) -> str:
+    """Return a number of parameters for people."""
+    if number >= 10**9:
+        return f"{number / 1e9:.2f} G"
+    return f"{number / 1e6:.1f} M" if number >= 10**5 else str(number)
