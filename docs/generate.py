@@ -18,6 +18,43 @@ from porter.planning.endpoint import spellings
 from porter.zoo.architectures import families
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMON = """\
+`porter` and `python -m porter` are the same command. `porter COMMAND --help` prints what follows
+here for one command.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done; the two sides are equal; the file is intact |
+| 1 | the answer is no: a proof failed, files differ, a table is unproven, a file was altered |
+| 2 | refused: a wrong option, a file that porter does not read, weights that do not fit |
+| 3 | the machine: something must be installed, no space, no permission, no network, no memory |
+| 70 | a bug in porter; `PORTER_TRACEBACK=1` prints the traceback to report |
+| 130, 143 | interrupted by Ctrl-C or by SIGTERM; no half-written output is left |
+
+An error is one line on standard error: file, tensor, the expected and the actual value, the remedy.
+
+## Output
+
+- In a terminal, lines are wrapped at its width. In a pipe, each row is one line; `COLUMNS=80`
+  wraps it there too.
+- Progress is shown on standard error, in a terminal only. `--quiet` prints errors only,
+  `NO_COLOR=1` turns colours off.
+- `--json` prints one JSON value. Its `schema`, such as `porter.conversion/1`, names a JSON Schema
+  in the package: `porter/schemas/conversion.json`; that of a verdict is
+  `porter/report/verdict.schema.json`. The number changes when a field changes or is removed.
+
+## Completion
+
+Commands, options, variants, families and dialects are completed after one of these lines:
+
+```console
+$ eval "$(_PORTER_COMPLETE=bash_source porter)"   # bash: in ~/.bashrc
+$ eval "$(_PORTER_COMPLETE=zsh_source porter)"    # zsh: in ~/.zshrc
+$ _PORTER_COMPLETE=fish_source porter | source    # fish: in ~/.config/fish/config.fish
+```
+"""
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 
 
@@ -25,6 +62,7 @@ def command_reference() -> str:
     """Return the help of every command as Markdown."""
     parts = [
         "# Command line\n\nGenerated from the commands by `make docs`; do not edit.\n",
+        COMMON,
         _help(cli, "porter"),
     ]
     return "\n".join([*parts, *_commands(cli, "porter")])

@@ -23,15 +23,15 @@ from porter.cli.output import Group
 COMMANDS = {
     "convert": "Move a checkpoint to another framework, naming or container.",
     "verify": "Prove that two checkpoints compute the same.",
-    "repack": "Change the container; names, layout and values stay.",
-    "inspect": "Say what a file is, without a framework and without reading a tensor.",
+    "repack": "Write another container; names, layout and values stay.",
+    "inspect": "Identify a file without reading a tensor.",
     "diff": "Compare two checkpoints tensor by tensor.",
     "list": "List families, variants and dialects.",
-    "show": "Show one architecture: its figures and its linked table.",
+    "show": "Show an architecture: figures, preprocessing, linked table.",
     "table": "Check, show or infer mapping tables.",
     "init": "Write a seeded checkpoint in which every tensor matters.",
-    "export-templates": "Make ONNX graphs beforehand, so that exports need no torch.",
-    "doctor": "Say what is installed, what works and what is missing.",
+    "export-templates": "Make ONNX graphs once, so that exports need no torch.",
+    "doctor": "Report which packages are installed and which are missing.",
 }
 
 
@@ -78,8 +78,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminated)
-    # A command makes millions of small values that live until its end: to look for cycles among
-    # them again and again takes a fifth of the time of 100,000 tensors.
+    # A command makes millions of small values that live until its end: searching them for cycles
+    # takes a fifth of the time of 100,000 tensors.
     gc.set_threshold(10_000_000, 20, 50)
     try:
         code = cli.main(prog_name="porter", standalone_mode=False)
@@ -90,9 +90,9 @@ def main() -> None:
         _complain(error.format_message())
         code = 2
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads it any more
+        sys.stdout = None  # The reader of the pipe is gone.
         code = 0
-    except Exception as error:  # noqa: BLE001  (the boundary: one line for the user, whatever happens)
+    except Exception as error:  # noqa: BLE001  (the boundary: one line for the user)
         code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
 

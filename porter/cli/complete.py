@@ -1,4 +1,4 @@
-"""What the shell offers behind a half-typed argument (`_PORTER_COMPLETE=bash_source porter`)."""
+"""Completion of arguments in the shell (`_PORTER_COMPLETE=bash_source porter`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def architectures(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Offer variants, and files where a path was begun: a table of the user's own."""
+    """Offer variants; files where a path was begun, for custom tables."""
     from porter.zoo.architectures import all_variants
 
     if "/" in incomplete or "." in incomplete:
@@ -33,7 +33,7 @@ def families(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 def sides(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer what `--from` and `--to` take: the dialects of ARCH where it is known already."""
+    """Offer the values of `--from` and `--to`, with the dialects of ARCH if it is typed already."""
     from porter.errors import PorterError
     from porter.planning.endpoint import FORMATS, spellings
 

@@ -15,6 +15,7 @@ from porter.cli.output import (
     force_option,
     json_option,
     progress,
+    python_option,
     quiet_option,
     say_json,
     say_verdict,
@@ -37,55 +38,60 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     return found
 
 
-def _python(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=PATH")
-        found[name] = path
-    return found
-
-
 @click.command("convert")
 @click.argument("arch", shell_complete=complete.architectures)
 @click.argument("source", metavar="[INPUT]", required=False, type=click.Path())
-@click.option(
-    "-o", "--output", type=click.Path(), help="Output; default ARCH with the usual suffix."
-)
-@click.option("--from", "from_", required=True, metavar="F[:DIALECT]", help="What INPUT is.",
-              shell_complete=complete.sides)  # fmt: skip
-@click.option("--to", required=True, metavar="F[:DIALECT]", help="What OUTPUT shall be.",
-              shell_complete=complete.sides)  # fmt: skip
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast floats.")
+@click.option("-o", "--output", type=click.Path(), help="Default: ARCH with the usual suffix.")
+@click.option("--from", "from_", required=True, metavar="F[:DIALECT]",
+              help="Format and dialect of INPUT.", shell_complete=complete.sides)  # fmt: skip
+@click.option("--to", required=True, metavar="F[:DIALECT]",
+              help="Format and dialect of the output.", shell_complete=complete.sides)  # fmt: skip
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast floating tensors.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes; default: the checkpoint's.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the checkpoint's.")
 @click.option(
     "--adapt", is_flag=True, help="Change classes or image size: new head, resized positions."
 )
-@click.option("--max-shard-size", metavar="SIZE", help="Cut the output into shards, 5GB say.")
-@click.option("--key", metavar="NAME", help="Which state dict of the file, model_ema say.")
-@click.option("--drop", multiple=True, metavar="NAME", help="Leave a tensor out that has no place.")
+@click.option(
+    "--max-shard-size", metavar="SIZE", help="Split the output into shards, for example 5GB."
+)
+@click.option(
+    "--key", metavar="NAME", help="State dict to take from the file, for example model_ema."
+)
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="NAME",
+    help="Leave out a tensor without a place in the target.",
+)
 @click.option("--fill", multiple=True, metavar="NAME=VALUE", callback=_fill,
               help="Write a value for a tensor that INPUT does not have.")  # fmt: skip
-@click.option("--seed", type=int, default=0, help="Seed of the checkpoint made without INPUT.")
-@click.option("--verify/--no-verify", default=True, help="Prove the result (default).")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    help="Seed of the weights that are made without INPUT or by --adapt.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Compare weights and outputs of both models (default).",
+)
 @click.option("--read-back/--no-read-back", default=True,
-              help="Read the output again before it gets its name (default).")  # fmt: skip
+              help="Read the finished output again and compare it (default).")  # fmt: skip
 @click.option("--sync/--no-sync", default=True,
-              help="Bring the output to the disk before it gets its name (default).")  # fmt: skip
+              help="Wait until the output is on the disk (default).")  # fmt: skip
 @click.option("--digests/--no-digests", default=True,
-              help="Take and record digests of source and tensors (default).")  # fmt: skip
+              help="Record digests of the source and of every tensor (default).")  # fmt: skip
 @digest_option
 @click.option("--layout", type=click.Choice(["contiguous", "view"]), default="contiguous",
-              help="Do transposes, or have torch and Paddle files state them.")  # fmt: skip
-@click.option("--python", multiple=True, metavar="NAME=PATH", callback=_python,
-              help="Interpreter in which torch or paddle is installed.")  # fmt: skip
+              help="Transpose the data, or only the strides (torch, Paddle).")  # fmt: skip
+@python_option
 @click.option("--report", "reports", multiple=True, type=click.Path(), metavar="FILE",
               help="Write the verdict: .md, .html, .json or .xml.")  # fmt: skip
 @onnx_options
 @force_option
-@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @json_option
 @quiet_option
 @click.pass_context
@@ -102,7 +108,8 @@ def command(
     """Convert a checkpoint of ARCH, a variant's name or the path of a mapping table.
 
     F is torch, paddle, numpy, safetensors or onnx. Without INPUT, the file of the variant's
-    name in the working directory is taken, or a seeded checkpoint is made.
+    name in the working directory is read; if there is none, a checkpoint of seeded weights is
+    made. The exit code is 1 if a proof fails.
     """
     from porter.commands.convert import convert
     from porter.commands.summary import rows

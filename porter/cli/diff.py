@@ -16,11 +16,11 @@ from porter.cli.output import json_option, progress, say_json
 @click.argument("left", type=click.Path())
 @click.argument("right", type=click.Path())
 @click.option("--arch", "architecture", metavar="ARCH",
-              help="Variant or table of your own through which names are paired.",
+              help="Variant or table that maps the names; default: recognised.",
               shell_complete=complete.architectures)  # fmt: skip
-@click.option("--left-dialect", metavar="DIALECT", help="Naming of LEFT; default: recognised.")
-@click.option("--right-dialect", metavar="DIALECT", help="Naming of RIGHT; default: recognised.")
-@click.option("--key", metavar="NAME", help="Which state dict of the files.")
+@click.option("--left-dialect", metavar="DIALECT", help="Dialect of LEFT; default: recognised.")
+@click.option("--right-dialect", metavar="DIALECT", help="Dialect of RIGHT; default: recognised.")
+@click.option("--key", metavar="NAME", help="State dict to take from the files.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **options: Any) -> None:

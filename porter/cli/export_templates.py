@@ -15,9 +15,9 @@ from porter.cli.output import json_option, progress, quiet_option, say_json, siz
 @click.argument("archs", metavar="[ARCH]...", nargs=-1, shell_complete=complete.architectures)
 @click.option("--all", "everything", is_flag=True, help="Every variant.")
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER",
-              help="Put them there as well, to take to another machine.")  # fmt: skip
+              help="Copy them to a folder, for another machine.")  # fmt: skip
 @click.option("--opset", type=click.IntRange(1), help="Operator set (default 20).")
-@click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's own.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
 @json_option
 @quiet_option
 def command(
@@ -29,10 +29,10 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make the ONNX templates of ARCH beforehand, so that exports need no torch.
+    """Make the ONNX templates of ARCH, so that later exports need no torch.
 
-    They are kept in the user's cache; a folder of them, made with -o, goes into the cache of a
-    machine without torch (PORTER_CACHE_DIR/templates).
+    They are stored in the user's cache. A folder of them, made with -o, is to be copied to
+    PORTER_CACHE_DIR/templates of a machine without torch.
     """
     from porter.onnx.export.pack import pack
     from porter.onnx.export.template import OPSET

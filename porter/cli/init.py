@@ -10,14 +10,12 @@ from porter.cli.output import force_option, progress, quiet_option, sized
 
 @click.command("init")
 @click.argument("arch", shell_complete=complete.architectures)
-@click.option(
-    "-o", "--output", type=click.Path(), help="Output; default ARCH with the usual suffix."
-)
+@click.option("-o", "--output", type=click.Path(), help="Default: ARCH with the usual suffix.")
 @click.option(
     "--to",
     default="torch",
     metavar="F[:DIALECT]",
-    help="Naming and format; default torch.",
+    help="Format and dialect; default torch.",
     shell_complete=complete.sides,
 )
 @click.option("--seed", type=int, default=0, help="Seed of the weights.")

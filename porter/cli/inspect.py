@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("inspect")
 @click.argument("file", type=click.Path())
-@click.option("--key", metavar="NAME", help="Which state dict of the file.")
+@click.option("--key", metavar="NAME", help="State dict to take from the file.")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option(
     "--check", is_flag=True, help="Read every byte and compare it with the recorded digests."
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, file: str, key: str | None, tensors: bool, check: bool, as_json: bool
 ) -> None:
-    """Say what FILE is: container, wrapper, architecture, dialect, sizes, dtypes, provenance."""
+    """Identify FILE: format, wrapper, architecture, dialect, sizes, dtypes, provenance.
+
+    With --check, the exit code is 1 if a byte differs from the record.
+    """
     from porter.commands.inspect import inspect
 
     checked = None
@@ -60,7 +63,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     if origin.wrapper or origin.prefix:
         rows.append(("inside", f"{origin.wrapper or 'top'}, prefix {origin.prefix or 'none'}"))
     if origin.others:
-        rows.append(("also there", ", ".join(origin.others)))
+        rows.append(("others", ", ".join(origin.others)))
     if origin.skipped:
         rows.append(("not tensors", ", ".join(origin.skipped[:12])))
     rows.append(
@@ -68,7 +71,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     )
     rows.append(("dtypes", ", ".join(f"{name} ({count})" for name, count in found.dtypes.items())))
     if found.tied:
-        rows.append(("tied", "; ".join(" = ".join(group) for group in found.tied[:4])))
+        rows.append(("shared", "; ".join(" = ".join(group) for group in found.tied[:4])))
     if found.graph:
         rows.append(("graph", found.graph))
     rows += [("note", note) for note in origin.notes]
@@ -79,7 +82,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
 
 def _matches(found: Inspection) -> list[tuple[str, str]]:
     if not found.matches:
-        return [("architecture", "none that porter knows")]
+        return [("architecture", "unknown to porter")]
     rows: list[tuple[str, str]] = []
     for match in found.matches[:3]:
         framework = match.architecture.table.dialect(match.dialect).convention.framework
@@ -87,7 +90,7 @@ def _matches(found: Inspection) -> list[tuple[str, str]]:
         if match.exact:
             label += f", {match.num_classes} classes, {match.image_size} px"
         else:
-            label += f": not exactly, {match.overlap:.0%} of the names"
+            label += f": not exact, {match.overlap:.0%} of the names"
         rows.append(("architecture" if not rows else "or", label))
     return rows
 

@@ -21,8 +21,28 @@ if TYPE_CHECKING:
     from porter.verification.verdict import Verdict
 
 
+_RUNTIMES = ("torch", "paddle", "onnxruntime")
+
+
+def _interpreters(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    interpreters = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or name not in _RUNTIMES:
+            names = ", ".join(_RUNTIMES)
+            raise click.BadParameter(f"{value!r} is not NAME=PATH with NAME one of {names}")
+        interpreters[name] = path
+    return interpreters
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+python_option = click.option(
+    "--python", multiple=True, metavar="NAME=PATH", callback=_interpreters,
+    help="Python of another environment that has a framework, as torch=PATH.",
+)  # fmt: skip
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
 digest_option = click.option(  # the names are those of `porter.storage.digests`, slow to load
     "--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",

@@ -89,7 +89,7 @@ def as_dicts(found: Iterable[Sensitivity]) -> list[dict[str, Any]]:
 
 
 def say(found: Iterable[Sensitivity]) -> bool:
-    """Print each proof when it is made, and each mutation not caught; return whether all hold."""
+    """Print each proof when it is finished, and its uncaught mutations; return whether all hold."""
     holds = True
     for proof in found:
         click.echo(_line(proof))

@@ -28,26 +28,32 @@ _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
 @click.argument("source", metavar="INPUT", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="The file to write.")
 @click.option(
-    "--from", "from_", metavar="F", help="What INPUT is, where its name says something else."
+    "--from", "from_", metavar="F", help="Format of INPUT, where its suffix means another one."
 )
-@click.option("--to", type=click.Choice(_FORMATS), help="Container; default: OUTPUT's suffix.")
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast floats.")
-@click.option("--max-shard-size", metavar="SIZE", help="Cut the output into shards, 5GB say.")
-@click.option("--key", metavar="NAME", help="Which state dict of the file, model_ema say.")
+@click.option(
+    "--to", type=click.Choice(_FORMATS), help="Container; default: by the suffix of the output."
+)
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast floating tensors.")
+@click.option(
+    "--max-shard-size", metavar="SIZE", help="Split the output into shards, for example 5GB."
+)
+@click.option(
+    "--key", metavar="NAME", help="State dict to take from the file, for example model_ema."
+)
 @click.option("--uint16", type=click.Choice(["auto", "uint16", "bfloat16"]), default="auto",
-              help="What Paddle's two-byte patterns are; default: as the file says.")  # fmt: skip
+              help="Type of Paddle's two-byte elements; default: by the file.")  # fmt: skip
 @click.option("--read-back/--no-read-back", default=True,
-              help="Read the output again before it gets its name (default).")  # fmt: skip
+              help="Read the finished output again and compare it (default).")  # fmt: skip
 @click.option("--sync/--no-sync", default=True,
-              help="Bring the output to the disk before it gets its name (default).")  # fmt: skip
+              help="Wait until the output is on the disk (default).")  # fmt: skip
 @click.option("--digests/--no-digests", default=True,
-              help="Take and record digests of source and tensors (default).")  # fmt: skip
+              help="Record digests of the source and of every tensor (default).")  # fmt: skip
 @digest_option
 @force_option
 @json_option
 @quiet_option
 def command(source: str, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Put INPUT into another container: the same names, layout and values."""
+    """Write INPUT to another container; names, layout and values stay."""
     from porter.commands.repack import repack
 
     with progress(quiet or as_json) as moved:

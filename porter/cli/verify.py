@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from porter.cli import complete
-from porter.cli.output import json_option, progress, quiet_option, say_json, say_verdict
+from porter.cli.output import (
+    json_option,
+    progress,
+    python_option,
+    quiet_option,
+    say_json,
+    say_verdict,
+)
 
 
 def _numbers(
@@ -24,19 +31,6 @@ def _numbers(
     return found
 
 
-_RUNTIMES = ("torch", "paddle", "onnxruntime")
-
-
-def _python(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals or name not in _RUNTIMES:
-            raise click.BadParameter(f"{value!r} is not NAME=PATH, NAME one of {_RUNTIMES}")
-        found[name] = path
-    return found
-
-
 _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "float16",
                "bf16": "bfloat16"}  # fmt: skip
 
@@ -45,31 +39,32 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.argument("arch", shell_complete=complete.architectures)
 @click.argument("left", type=click.Path())
 @click.argument("right", required=False, type=click.Path())
-@click.option("--left", "left_dialect", metavar="F[:DIALECT]", help="What LEFT is.",
-              shell_complete=complete.sides)  # fmt: skip
-@click.option("--right", "right_dialect", metavar="F[:DIALECT]", help="What RIGHT is.",
-              shell_complete=complete.sides)  # fmt: skip
-@click.option("--left-key", metavar="NAME", help="Which state dict of LEFT, model_ema say.")
-@click.option("--right-key", metavar="NAME", help="Which state dict of RIGHT.")
+@click.option("--left", "left_dialect", metavar="F[:DIALECT]",
+              help="Format and dialect of LEFT.", shell_complete=complete.sides)  # fmt: skip
+@click.option("--right", "right_dialect", metavar="F[:DIALECT]",
+              help="Format and dialect of RIGHT.", shell_complete=complete.sides)  # fmt: skip
+@click.option(
+    "--left-key", metavar="NAME", help="State dict to take from LEFT, for example model_ema."
+)
+@click.option("--right-key", metavar="NAME", help="State dict to take from RIGHT.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
 @click.option("--preset", default="default", help="Protocol: default, strict or paddleclas.")
-@click.option("--seeds", type=click.IntRange(1), help="How many seeded inputs; default 1.")
+@click.option("--seeds", type=click.IntRange(1), help="Number of seeded inputs; default 1.")
 @click.option("--batch-sizes", callback=_numbers, metavar="N,N", help="Default 1,2.")
 @click.option("--images", type=click.Path(), metavar="DIR", help="Pictures (the first 64).")
 @click.option("--inputs", type=click.Path(), metavar="FILE", help="Arrays (.npz, .npy) instead.")
 @click.option("--precision", type=click.Choice(list(_PRECISIONS)), default="fp32",
-              help="What RIGHT computes in, beside float64.")  # fmt: skip
+              help="Precision of RIGHT, in addition to float64.")  # fmt: skip
 @click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where to run.")
 @click.option("--per-layer", is_flag=True, help="Compare every layer, pass or fail.")
 @click.option("--grad", is_flag=True, help="Compare the gradient of every parameter.")
 @click.option("--train-step", is_flag=True, help="Compare the weights after one AdamW step.")
-@click.option("--diagnose/--no-diagnose", default=True, help="Name likely faults (default).")
+@click.option("--diagnose/--no-diagnose", default=True, help="Name the likely faults (default).")
 @click.option("--sensitivity/--no-sensitivity", default=True,
-              help="Prove what outputs do not show on fuzzed weights (default).")  # fmt: skip
+              help="Prove on fuzzed weights what the outputs do not show (default).")  # fmt: skip
 @click.option("--save-trace", type=click.Path(), metavar="FILE",
-              help="Record LEFT alone, to be compared elsewhere as a side.")  # fmt: skip
-@click.option("--python", multiple=True, metavar="NAME=PATH", callback=_python,
-              help="Interpreter in which torch or paddle is installed.")  # fmt: skip
+              help="Record LEFT only, to be compared on another machine.")  # fmt: skip
+@python_option
 @click.option("--report", "reports", multiple=True, type=click.Path(), metavar="FILE",
               help="Write the verdict: .md, .html, .json or .xml.")  # fmt: skip
 @json_option
@@ -89,7 +84,7 @@ def command(
 ) -> None:
     """Prove that LEFT and RIGHT, checkpoints or traces of ARCH, compute the same.
 
-    Each side runs in a process of its own; errors are judged against a float64 run of LEFT.
+    Each side runs in a separate process; errors are judged against a float64 run of LEFT.
     The exit code is 0 when they are equal, 1 when not, 3 when a framework must be installed.
     """
     from porter.commands.verify import verify
@@ -107,7 +102,7 @@ def command(
         _record(ctx, arch, left, right, save_trace, options, as_json, quiet)
         return
     if right is None:
-        raise click.UsageError("RIGHT is missing; with --save-trace LEFT alone is recorded")
+        raise click.UsageError("RIGHT is missing; only --save-trace works without it")
     with progress(quiet or as_json) as move:
         verdict = verify(arch, left, right, progress=move, **options)
     write_reports(verdict, reports)
@@ -128,7 +123,7 @@ def _record(
     from porter.verification.options import RunOptions
 
     if right is not None:
-        raise click.UsageError("--save-trace records LEFT alone: leave RIGHT out")
+        raise click.UsageError("--save-trace records LEFT only: leave RIGHT out")
     own = {"dialect": options["left_dialect"], "key": options["left_key"]}
     shared: Any = {n: v for n, v in options.items() if n in RunOptions.__annotations__}
     with progress(quiet or as_json) as move:
