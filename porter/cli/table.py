@@ -99,7 +99,7 @@ def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:
         return [Proof(name, ", ".join(table.dialects), 0, problems)]
     state = read(checkpoint)
     container = "" if state.origin is None else state.origin.format
-    return list(custom_table.hold(table, shapes_of(state), dialect, container))
+    return list(custom_table.check_against(table, shapes_of(state), dialect, container))
 
 
 def _say(found: list[Proof]) -> None:

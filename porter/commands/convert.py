@@ -103,7 +103,7 @@ class Subject(NamedTuple):
         """Return the variant; that of a user's table follows from the checkpoint."""
         if self.variant is not None:
             return self.variant
-        return custom_table.own(self.table, shapes_of(state), dialect)
+        return custom_table.custom_architecture(self.table, shapes_of(state), dialect)
 
 
 @checked_options(WriteKeywords)

@@ -18,7 +18,7 @@ from porter.mapping.constants import constants
 from porter.tensors.lazy import Shape
 from porter.zoo import skeleton as skeletons
 from porter.zoo.architectures import Architecture, all_variants, find
-from porter.zoo.skeleton import Dim, Entry, Skeleton
+from porter.zoo.skeleton import Dim, Skeleton, SkeletonTensor
 
 _CLASSES = 7  # a number of classes that no layer has as its width
 _Tensors = dict[str, tuple[str, Shape]]
@@ -32,9 +32,9 @@ def derive(architecture: Architecture, framework: str) -> Skeleton:
     fixed = _constant_names(architecture, framework)
     symbols = architecture.symbols()
     entries = [
-        Entry(name, constant=True)
+        SkeletonTensor(name, constant=True)
         if name in fixed
-        else Entry(name, dtype, _dims(name, shape, larger[name][1], symbols))
+        else SkeletonTensor(name, dtype, _dims(name, shape, larger[name][1], symbols))
         for name, (dtype, shape) in base.items()
     ]
     for feature in architecture.features:
@@ -44,7 +44,7 @@ def derive(architecture: Architecture, framework: str) -> Skeleton:
             if name in base:
                 place = [e.name for e in entries].index(name) + 1
                 continue
-            entries.insert(place, Entry(name, dtype, shape, feature=feature))
+            entries.insert(place, SkeletonTensor(name, dtype, shape, feature=feature))
             place += 1
     return Skeleton(tuple(entries))
 
@@ -120,7 +120,7 @@ def main(names: Sequence[str]) -> None:
             text = skeletons.render(made, comment)
             assert skeletons.parse(text) == made
             (folder / f"{architecture.name}.{framework}.txt").write_text(text)
-            print(f"{architecture.name} {framework}: {len(made.entries)} tensors")
+            print(f"{architecture.name} {framework}: {len(made.tensors)} tensors")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from porter.mapping.conventions import conventions
 from porter.mapping.fold import fold
 from porter.mapping.reader import parse
 from porter.mapping.table import CANONICAL
-from porter.planning.custom_table import own
+from porter.planning.custom_table import custom_architecture
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.remote.fetch import read
@@ -180,7 +180,7 @@ def _compared(text: str, dialect: str, pairing: Pairing) -> tuple[bool, tuple[st
         (right, left, (dialect, CANONICAL)),
     ):
         shapes = shapes_of(source)
-        made = plan(own(table, shapes, names[0]), shapes, *names).apply(source)
+        made = plan(custom_architecture(table, shapes, names[0]), shapes, *names).apply(source)
         alone = set(pairing.free_left) | set(pairing.free_right)
         missing = sorted(set(target) - set(made) - alone)
         if missing:

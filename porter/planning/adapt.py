@@ -1,8 +1,8 @@
-"""Change a checkpoint's number of classes or image size, when asked: values are altered here.
+"""Change a checkpoint's number of classes or image size on request: this alters values.
 
 Position embeddings are resized as a picture, bicubic with a = -0.75 and no anti-aliasing, as
 `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` and the official
-fine-tuning code do; the head is drawn anew (normal, std 0.02, zero bias).
+fine-tuning code do; the head is drawn at random (normal, std 0.02, zero bias).
 """
 
 from __future__ import annotations
@@ -32,31 +32,33 @@ def adapt(
 
     `image_size` is in pixels. Constants are left as they are: the plan computes them.
     """
-    found = dict(state)
+    tensors = dict(state)
     changes: list[str] = []
     for name, axis in _heads(architecture):
-        if num_classes is not None and name in found and found[name].shape[axis] != num_classes:
-            old = found[name]
-            found[name] = _new_head(name, old, num_classes, seed)
-            changes.append(f"{name}: {old.shape[axis]} classes became {num_classes}, drawn anew")
+        if num_classes is not None and name in tensors and tensors[name].shape[axis] != num_classes:
+            old = tensors[name]
+            tensors[name] = _new_head(name, old, num_classes, seed)
+            changes.append(
+                f"{name}: {old.shape[axis]} classes became {num_classes}, drawn at random"
+            )
     positions = architecture.positions
-    if image_size is not None and positions is not None and positions.tensor in found:
-        old = found[positions.tensor]
+    if image_size is not None and positions is not None and positions.tensor in tensors:
+        old = tensors[positions.tensor]
         count = positions.count(image_size)
-        symbolic = any("positions" in e.dims for e in architecture.skeleton().entries)
+        symbolic = any("positions" in t.dims for t in architecture.skeleton().tensors)
         if symbolic and old.shape[positions.axis] != count:
-            found[positions.tensor] = _resized(old, positions.axis, positions.prefix, count)
+            tensors[positions.tensor] = _resized(old, positions.axis, positions.prefix, count)
             changes.append(
                 f"{positions.tensor}: {old.shape[positions.axis]} positions became {count}, bicubic"
             )
-    return StateDict(found), changes
+    return StateDict(tensors), changes
 
 
 def _heads(architecture: Architecture) -> Iterator[tuple[str, int]]:
     """Yield the tensors that have an entry for each class, and the axis."""
-    for entry in architecture.skeleton().entries:
-        if "classes" in entry.dims:
-            yield entry.name, entry.dims.index("classes")
+    for tensor in architecture.skeleton().tensors:
+        if "classes" in tensor.dims:
+            yield tensor.name, tensor.dims.index("classes")
 
 
 def _new_head(name: str, old: LazyTensor, num_classes: int, seed: int) -> LazyTensor:

@@ -1,6 +1,6 @@
 """Prove a table: total, unambiguous and exact, for every variant and dialect, both ways.
 
-Nothing is read but names and shapes: the skeletons stand for the checkpoints.
+Only names and shapes are read: the skeletons are used in place of checkpoints.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def check(variants: Iterable[Architecture]) -> Iterator[Proof]:
 
 
 def prove(architecture: Architecture, dialect: str) -> Proof:
-    """Prove one dialect of one variant: shapes agree, both directions plan, nothing is left."""
+    """Prove one dialect of one variant: shapes agree, both directions are total and inverse."""
     features = tuple(architecture.skeleton().features)
     problems: list[str] = []
     count = 0
     for chosen in ((), features) if features else ((),):
         try:
-            there = dialect_tensors(architecture, dialect, chosen)
-            count = max(count, len(there))
-            problems += _held_to_model(architecture, dialect, chosen, there)
-            forth = plan(architecture, there, dialect, CANONICAL)
+            tensors = dialect_tensors(architecture, dialect, chosen)
+            count = max(count, len(tensors))
+            problems += _against_model(architecture, dialect, chosen, tensors)
+            forth = plan(architecture, tensors, dialect, CANONICAL)
             back = plan(architecture, forth.canonical, CANONICAL, dialect)
             problems += _inverse(forth.source, forth.canonical)
             problems += _inverse(back.target, back.canonical)
@@ -66,51 +66,51 @@ def dialect_tensors(
     """Return {name: (dtype, shape)} of a variant's default checkpoint in a dialect."""
     linked = link_variant(architecture, dialect, features)
     canonical = canonical_tensors(architecture, features)
-    found: Bound = {}
-    for made in linked.links:
-        if made.constant and made.canonical[0] not in canonical:
+    tensors: Bound = {}
+    for link in linked.links:
+        if link.constant and link.canonical[0] not in canonical:
             continue
-        missing = [name for name in made.canonical if name not in canonical]
-        if missing:  # a table of the user's own, and a checkpoint that has a part of a row
-            raise MappingError(f"{listed(missing)} is missing for {listed(made.dialect)}")
-        dtype = canonical[made.canonical[0]][0]
-        shapes = made.dialect_shapes([canonical[name][1] for name in made.canonical])
-        found.update(
-            {name: (dtype, shape) for name, shape in zip(made.dialect, shapes, strict=True)}
+        missing = [name for name in link.canonical if name not in canonical]
+        if missing:  # a custom table, and a checkpoint that has a part of a row
+            raise MappingError(f"{listed(missing)} is missing for {listed(link.dialect)}")
+        dtype = canonical[link.canonical[0]][0]
+        shapes = link.dialect_shapes([canonical[name][1] for name in link.canonical])
+        tensors.update(
+            {name: (dtype, shape) for name, shape in zip(link.dialect, shapes, strict=True)}
         )
-    return found
+    return tensors
 
 
-def _held_to_model(
-    architecture: Architecture, dialect: str, features: tuple[str, ...], there: Bound
+def _against_model(
+    architecture: Architecture, dialect: str, features: tuple[str, ...], tensors: Bound
 ) -> list[str]:
-    """Compare what the table makes with the reference model's own skeleton, where there is one."""
+    """Compare the table's tensors with those of the reference model, where there is one."""
     if dialect not in ("torch", "paddle") or not architecture.module:
         return []
     skeleton = architecture.skeleton(dialect)
-    wanted = skeleton.bind(architecture.symbols(), features)
-    constant = {entry.name for entry in skeleton.entries if entry.constant}
-    made = {name: value for name, value in there.items() if name not in constant}
-    problems = [f"the model has {name}" for name in fold(set(wanted) - set(made))]
-    problems += [f"the model has no {name}" for name in fold(set(made) - set(wanted))]
+    model = skeleton.bind(architecture.symbols(), features)
+    constants = {tensor.name for tensor in skeleton.tensors if tensor.constant}
+    mapped = {name: value for name, value in tensors.items() if name not in constants}
+    problems = [f"the model has {name}" for name in fold(set(model) - set(mapped))]
+    problems += [f"the model has no {name}" for name in fold(set(mapped) - set(model))]
     problems += [
-        f"{name}: the table makes {list(made[name][1])}, the model has {list(shape)}"
-        for name, (_, shape) in wanted.items()
-        if name in made and made[name][1] != shape
+        f"{name}: {list(mapped[name][1])} by the table, the model has {list(shape)}"
+        for name, (_, shape) in model.items()
+        if name in mapped and mapped[name][1] != shape
     ]
     return [f"{dialect}: {problem}" for problem in problems]
 
 
 def _inverse(linked: Linked, canonical: Bound) -> list[str]:
-    """Hold that each link's shape rules undo each other."""
+    """Return the links whose shape rules do not undo each other."""
     problems = []
-    for made in linked.links:
-        if made.canonical[0] not in canonical:
+    for link in linked.links:
+        if link.canonical[0] not in canonical:
             continue
-        shapes = [canonical[name][1] for name in made.canonical]
+        shapes = [canonical[name][1] for name in link.canonical]
         try:
-            if made.canonical_shapes(made.dialect_shapes(shapes)) != shapes:
-                problems.append(f"{made.canonical[0]} does not come back")
+            if link.canonical_shapes(link.dialect_shapes(shapes)) != shapes:
+                problems.append(f"{link.canonical[0]} does not come back")
         except operations.ShapeError as error:
-            problems.append(f"{made.canonical[0]} {list(shapes[0])}: {error}")
+            problems.append(f"{link.canonical[0]} {list(shapes[0])}: {error}")
     return problems

@@ -1,7 +1,7 @@
-"""A table of the user's own, with no reference model: its tensors are those of the checkpoint.
+"""A custom table, without a reference model: the variant's tensors are those of the checkpoint.
 
-What a file lacks cannot be seen without a skeleton; everything else is held as for a variant
-that porter ships.
+Tensors that a file lacks cannot be seen without a skeleton; everything else is checked as for a
+built-in variant.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from porter.mapping.layers import instances, place_of
 from porter.mapping.link import link_dialect
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, CANONICAL, Dialect, Row, Table
-from porter.planning.plan import Shapes
+from porter.planning.sizes import Shapes
 from porter.tensors import operations
 from porter.zoo.architectures import Architecture, Preprocessing
-from porter.zoo.skeleton import Entry, Skeleton
+from porter.zoo.skeleton import Skeleton, SkeletonTensor
 
 if TYPE_CHECKING:
     from porter.planning.check import Proof
@@ -30,37 +30,44 @@ _NO_TABLE = Table("", (), {}, {}, "", "", "")
 
 
 @dataclass(frozen=True)
-class OwnArchitecture(Architecture):
+class CustomArchitecture(Architecture):
     """What is known of a model from its table and one checkpoint."""
 
-    own_table: Table = field(default=_NO_TABLE)
-    own_skeleton: Skeleton = field(default=Skeleton(()))
+    custom_table: Table = field(default=_NO_TABLE)
+    derived: Skeleton = field(default=Skeleton(()))
 
     @property
     def table(self) -> Table:
-        """The user's table."""
-        return self.own_table
+        """The custom table."""
+        return self.custom_table
 
     def skeleton(self, framework: str = CANONICAL) -> Skeleton:
         """Return the tensors of the checkpoint, under canonical names."""
-        return self.own_skeleton
+        return self.derived
 
 
-def own(table: Table, source: Shapes | None = None, dialect: str = CANONICAL) -> OwnArchitecture:
-    """Return the architecture that a table of the user's describes, for one checkpoint."""
+def is_table(name: str) -> bool:
+    """Whether an ARCH argument is the path of a table rather than a variant's name."""
+    return name.endswith(".toml")
+
+
+def custom_architecture(
+    table: Table, source: Shapes | None = None, dialect: str = CANONICAL
+) -> CustomArchitecture:
+    """Return the architecture that a custom table describes, for one checkpoint."""
     skeleton = Skeleton(()) if source is None else derive(table, source, dialect)
-    return OwnArchitecture(
+    return CustomArchitecture(
         name=Path(table.source).stem, family=table.family, title=table.family, paper="",
         source=table.source,
         module="", model="", config={}, image_size=0, num_classes=0, parameters=0,
-        preprocessing=_NEUTRAL, own_table=table, own_skeleton=skeleton,
+        preprocessing=_NEUTRAL, custom_table=table, derived=skeleton,
     )  # fmt: skip
 
 
-def hold(
+def check_against(
     table: Table, source: Shapes, dialect: str | None = None, container: str = ""
 ) -> Iterator[Proof]:
-    """Prove each dialect of a table for one checkpoint; `fitting` says which it is in."""
+    """Prove each dialect of a table for one checkpoint, whose dialect `fitting` recognises."""
     from porter.planning.check import check
 
     yield from check([fitting(table, source, dialect, container)[0]])
@@ -68,16 +75,16 @@ def hold(
 
 def fitting(
     table: Table, source: Shapes, dialect: str | None = None, container: str = ""
-) -> tuple[OwnArchitecture, str]:
+) -> tuple[CustomArchitecture, str]:
     """Return a checkpoint's architecture by a table, and its dialect.
 
-    Where `dialect` does not say it, the first is taken whose rows cover the checkpoint, those
-    that come in its `container` before the others: names alone do not tell a transpose.
+    Without `dialect`, the first is taken whose rows cover the checkpoint. Those that are usually
+    stored in its `container` are tried first: names do not show whether a matrix is transposed.
     """
     usual = sorted(table.dialects, key=lambda name: table.dialects[name].container != container)
     for name in [table.dialect(dialect).name] if dialect is not None else usual:
         try:
-            return own(table, source, name), name
+            return custom_architecture(table, source, name), name
         except MappingError:
             if dialect is not None:
                 raise
@@ -87,44 +94,45 @@ def fitting(
 def unknown_operations(table: Table) -> list[str]:
     """Return what is wrong with the operations of a table that has no architecture.
 
-    They cannot name sizes of a configuration: there is none.
+    They cannot name sizes of a configuration, since there is none.
     """
     problems = []
     for dialect in table.dialects.values():
-        for row in dialect.rows:
-            try:
-                operations.parse_join(row.join, {})
-                for text in (text for chain in row.ops.values() for text in chain):
-                    operations.parse(text, {})
-            except TableError as error:
-                problems.append(f"[dialects.{dialect.name}] {row}: {error.message}")
-    return problems
+        for form in dialect.forms:
+            for row in form.rows:
+                try:
+                    operations.parse_join(row.join, {})
+                    for text in (text for chain in row.ops.values() for text in chain):
+                        operations.parse(text, {})
+                except TableError as error:
+                    problems.append(f"[dialects.{dialect.name}] {row}: {error.message}")
+    return list(dict.fromkeys(problems))
 
 
 def unwritten(table: Table, source: str, target: str) -> list[str]:
-    """Return, as notes, the tensors that only a reference model could say the shape of.
+    """Return a note on each tensor that is not written because only a model knows its shape.
 
-    The source's dialect does not have them, the target's does; a variant that porter ships
-    would fill or compute them.
+    The source's dialect does not have them, the target's does; for a built-in variant they would
+    be filled or computed.
     """
     gone, kept = table.dialect(source), table.dialect(target)
-    there = [absent.path for absent in kept.absent]
+    absent_there = [absent.path for absent in kept.absent]
     return [
         f"{absent.path.text} is not written: {gone.name} does not have it ({absent.reason}),"
-        " and a table alone does not know its shape"
+        " and without a model its shape is unknown"
         for absent in gone.absent
-        if not any(path == absent.path for path in there)
+        if absent.path not in absent_there
     ]
 
 
 def derive(table: Table, source: Shapes, dialect: str) -> Skeleton:
-    """Return the canonical tensors of a checkpoint in a dialect, by the table alone."""
+    """Return the canonical tensors of a checkpoint in a dialect, by the table only."""
     chosen = table.dialect(dialect)
     misfits = []
     for form in chosen.forms:
-        names, unknown = _named(table, form, source)
+        names, unknown = _canonical_names(table, form, source)
         if not unknown and chosen.of(names) is form:
-            return Skeleton(tuple(_entries(table, form, source, names)))
+            return Skeleton(tuple(_tensors(table, form, source, names)))
         misfits.append(unknown)
     nearest = min(filter(None, misfits), key=len, default=list(source))
     raise MappingError(
@@ -133,37 +141,40 @@ def derive(table: Table, source: Shapes, dialect: str) -> Skeleton:
     )
 
 
-def _named(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], list[str]]:
+def _canonical_names(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], list[str]]:
     """Return the canonical names of a checkpoint's tensors, and the tensors that have none."""
     names: dict[str, None] = {}
     unknown = []
     sides = [side for row in dialect.rows for side in row.canonical]
     for name in source:
-        found = list(_canonical(table, dialect, sides, name))
-        if not found and not any(extra.path.match(name) is not None for extra in dialect.extra):
+        canonical = list(_canonical(table, dialect, sides, name))
+        if not canonical and not any(e.path.match(name) is not None for e in dialect.extra):
             unknown.append(name)
-        names.update(dict.fromkeys(found))
+        names.update(dict.fromkeys(canonical))
     return list(names), unknown
 
 
-def _entries(table: Table, dialect: Dialect, source: Shapes, names: list[str]) -> Iterator[Entry]:
+def _tensors(
+    table: Table, dialect: Dialect, source: Shapes, names: list[str]
+) -> Iterator[SkeletonTensor]:
+    """Yield the canonical tensors with these names; `MappingError` where one has no shape."""
     linked = link_dialect(table, dialect.name, names, {})
-    for made in linked.links:
-        missing = [name for name in made.dialect if name not in source]
+    for link in linked.links:
+        missing = [name for name in link.dialect if name not in source]
         if missing:
-            raise MappingError(f"{listed(missing)} is missing for the row {made.row}")
+            raise MappingError(f"{listed(missing)} is missing for the row {link.row}")
         try:
-            shapes = made.canonical_shapes([source[name][1] for name in made.dialect])
+            shapes = link.canonical_shapes([source[name][1] for name in link.dialect])
         except operations.ShapeError as error:
-            raise MappingError(f"{listed(made.dialect)}: {error}") from error
-        for name, shape in zip(made.canonical, shapes, strict=True):
-            yield Entry(name, source[made.dialect[0]][0], shape)
+            raise MappingError(f"{listed(link.dialect)}: {error}") from error
+        for name, shape in zip(link.canonical, shapes, strict=True):
+            yield SkeletonTensor(name, source[link.dialect[0]][0], shape)
     for name in _counters(table, dialect, names):
-        yield Entry(name, "int64", ())
+        yield SkeletonTensor(name, "int64", ())
 
 
 def _counters(table: Table, dialect: Dialect, names: list[str]) -> Iterator[str]:
-    """Yield the scalars that PyTorch keeps for a layer and the dialect does not."""
+    """Yield the scalars that PyTorch stores for a layer and the dialect does not."""
     for instance in instances(table, names):
         if instance.layer.kind in BARE:
             continue
@@ -175,7 +186,7 @@ def _counters(table: Table, dialect: Dialect, names: list[str]) -> Iterator[str]
 def _canonical(
     table: Table, dialect: Dialect, sides: Sequence[Pattern], name: str
 ) -> Iterator[str]:
-    """Yield the canonical names whose elements a tensor of the dialect holds.
+    """Yield the canonical names of the elements of a tensor of the dialect.
 
     `sides` are the canonical paths of the dialect's rows.
     """
@@ -184,7 +195,7 @@ def _canonical(
     for row in dialect.rows:
         for side in row.dialect:
             paths = _paths(row, side, name)
-            if paths and all(_is_whole(table, whole) for whole in paths):
+            if paths and all(_is_bare(table, bare) for bare in paths):
                 yield from paths
                 return
             paths = _paths(row, side, path)
@@ -192,8 +203,8 @@ def _canonical(
                 yield from (f"{canonical}.{leaf}" for canonical in paths)
                 return
     if any(side.match(path) is not None or side.match(name) is not None for side in sides):
-        return  # the dialect calls this layer otherwise
-    if _is_whole(table, name):
+        return  # the dialect has another name for this layer
+    if _is_bare(table, name):
         yield name
         return
     for leaf in _leaves(table, dialect, path, end, {}):
@@ -203,16 +214,16 @@ def _canonical(
 
 def _paths(row: Row, side: Pattern, name: str) -> list[str]:
     """Return the row's canonical paths where one of its dialect's paths fits a name."""
-    holes = side.match(name)
-    if holes is None:
+    values = side.match(name)
+    if values is None:
         return []
-    found = [canonical.format(holes) for canonical in row.canonical]
+    paths = [canonical.format(values) for canonical in row.canonical]
     # A number moved by the row may be one that its canonical side does not take.
-    fits = zip(row.canonical, found, strict=True)
-    return found if all(own.match(path) is not None for own, path in fits) else []
+    fits = zip(row.canonical, paths, strict=True)
+    return paths if all(canonical.match(path) is not None for canonical, path in fits) else []
 
 
-def _is_whole(table: Table, name: str) -> bool:
+def _is_bare(table: Table, name: str) -> bool:
     place = place_of(table, name)
     return place is not None and place[2] == ""
 
@@ -220,15 +231,10 @@ def _is_whole(table: Table, name: str) -> bool:
 def _leaves(
     table: Table, dialect: Dialect, path: str, end: str, renamed: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield PyTorch's leaf of a layer that the dialect calls `end`."""
+    """Yield PyTorch's name of the parameter that the dialect calls `end`."""
     for layer in table.layers:
         if layer.path.match(path) is None or layer.kind not in dialect.convention.kinds:
             continue
         for leaf, rule in dialect.convention.kinds[layer.kind].items():
             if renamed.get(leaf, rule.name) == end and rule.absent is None:
                 yield leaf
-
-
-def is_table(name: str) -> bool:
-    """Whether an ARCH argument is a table of the user's rather than a variant's name."""
-    return name.endswith(".toml")

@@ -1,4 +1,4 @@
-"""Fit a checkpoint to a variant: recognise its dialect, find a sibling, suggest what would do."""
+"""Fit a checkpoint to a variant: recognise its dialect, find a sibling, suggest a variant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from porter.zoo.architectures import Architecture, find
 
 
 class Fitted(NamedTuple):
-    """A plan, the variant that it is for, and what the user should know."""
+    """A plan, its variant, and notes for the user."""
 
     architecture: Architecture
     plan: Plan
@@ -37,8 +37,8 @@ def fit(
     """Plan a conversion of `state`; its dialect is recognised when None.
 
     A checkpoint of a declared sibling (PaddleViT publishes its DeiT under the plain names, and
-    all of them are distilled) is taken as that, and a note says so.
-    `MappingError` says which dialect or variant would fit, if one does.
+    all of them are distilled) is converted as that sibling, with a note.
+    `MappingError` names the dialect or variant that would fit, if there is one.
     """
     shapes = shapes_of(state)
     path = state.origin.shown if state.origin is not None else None
@@ -60,34 +60,36 @@ def fit(
         )
 
     try:
-        made = planned(architecture)
-        return Fitted(architecture, made, _other_constants(made, state))
+        fitted = planned(architecture)
+        return Fitted(architecture, fitted, _other_constants(fitted, state))
     except MappingError as error:
         if architecture.sibling is not None:
             sibling = find(architecture.sibling)
             try:
-                made = planned(sibling)
+                fitted = planned(sibling)
             except PorterError:
                 raise error from None
-            note = f"the checkpoint is a {sibling.name}, not a {architecture.name}: taken as that"
-            return Fitted(sibling, made, (note, *_other_constants(made, state)))
+            note = (
+                f"the checkpoint is a {sibling.name}, not a {architecture.name}: converted as that"
+            )
+            return Fitted(sibling, fitted, (note, *_other_constants(fitted, state)))
         raise _with_hint(error, architecture, state, source_dialect) from error
 
 
-def _other_constants(made: Plan, state: StateDict) -> tuple[str, ...]:
-    """Return a note on constants that the checkpoint has otherwise than the architecture."""
-    own = made.constants()
-    other = []
-    for link in made.source.links:
+def _other_constants(fitted: Plan, state: StateDict) -> tuple[str, ...]:
+    """Return a note on constants whose values in the checkpoint are not the architecture's."""
+    computed = fitted.constants()
+    differing = []
+    for link in fitted.source.links:
         name = link.dialect[0]
-        if link.constant and name in state and link.canonical[0] in own:
-            (expected,) = link.to_dialect([LazyTensor.of(own[link.canonical[0]])])
+        if link.constant and name in state and link.canonical[0] in computed:
+            (expected,) = link.to_dialect([LazyTensor.of(computed[link.canonical[0]])])
             same = state[name].shape == expected.shape
             if not same or state[name].read().tobytes() != expected.read().tobytes():
-                other.append(name)
-    if not other:
+                differing.append(name)
+    if not differing:
         return ()
-    return (f"computed anew, as the file has other values: {listed(fold(other))}",)
+    return (f"computed anew, as the file has other values: {listed(fold(differing))}",)
 
 
 def _with_hint(
@@ -95,14 +97,14 @@ def _with_hint(
 ) -> MappingError:
     """Add to an error which dialect or variant the checkpoint is, if porter knows it."""
     if not architecture.module:
-        return error  # a table of the user's own: there is nothing else to fit
+        return error  # a custom table: there is nothing else to fit
     shapes = shapes_of(state)
     for match in [*recognise(shapes, [architecture]), *recognise(shapes)]:
         if not match.exact:
             continue
-        said = spelled(match.architecture.table.dialect(match.dialect))
+        spelling = spelled(match.architecture.table.dialect(match.dialect))
         return MappingError(
-            f"{error.message}; it fits {match.architecture.name} as {said}",
+            f"{error.message}; it fits {match.architecture.name} as {spelling}",
             error.path,
             error.problems,
         )

@@ -1,4 +1,4 @@
-"""Tell by names and shapes which variant and dialect a checkpoint is."""
+"""Recognise by names and shapes which variant and dialect a checkpoint is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import NamedTuple
 from porter.errors import PorterError
 from porter.mapping.signature import NEAR, Likeness, likenesses, plain
 from porter.mapping.table import CANONICAL
-from porter.planning.plan import Shapes, link_variant, plan
+from porter.planning.plan import link_variant, plan
+from porter.planning.sizes import Shapes
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, families, find
@@ -42,8 +43,8 @@ def recognise(source: Shapes, among: Iterable[Architecture] | None = None) -> li
     """Return the variants that a checkpoint fits, best first; inexact ones if none fits.
 
     Several variants may have the same tensors (ViT-B/16 and DeiT-B): all are returned, those
-    whose default image size and classes are the checkpoint's own first. Names say which families
-    and the number of elements which variants are worth a plan.
+    whose default image size and classes are the checkpoint's first. Names select the families, the
+    number of elements the variants that are worth a plan.
     """
     groups = families() if among is None else _grouped(among)
     exact: list[Match] = []
@@ -80,30 +81,32 @@ def best_dialect(architecture: Architecture, source: Shapes, prefer: str) -> str
 def _exact(
     source: Shapes, variants: Iterable[Architecture], dialect: str, common: float
 ) -> list[Match]:
-    found = []
+    matches = []
     elements = sum(prod(shape) for dtype, shape in source.values() if DTYPES[dtype].is_float)
     for architecture in variants:
         fixed, most = _elements(architecture.name)
         if not _SLACK * fixed <= elements <= most:
             continue
         try:
-            made = plan(architecture, source, dialect, CANONICAL)
+            fits = plan(architecture, source, dialect, CANONICAL)
         except PorterError:
             continue
-        found.append(Match(architecture, dialect, True, common, made.num_classes, made.image_size))
-    return found
+        matches.append(
+            Match(architecture, dialect, True, common, fits.num_classes, fits.image_size)
+        )
+    return matches
 
 
 @cache
 def _elements(variant: str) -> tuple[int, int]:
     """Return how many elements a variant has whatever its classes and positions, and at most.
 
-    Twice what is counted leaves room for buffers and for what only a dialect has.
+    The double of the count leaves room for buffers and for tensors that only a dialect has.
     """
-    entries = [e for e in find(variant).skeleton().entries if not e.constant]
-    fixed = sum(_size(e.dims, {}) for e in entries if not e.feature)
+    tensors = [t for t in find(variant).skeleton().tensors if not t.constant]
+    fixed = sum(_size(t.dims, {}) for t in tensors if not t.feature)
     most = {"classes": _MOST_CLASSES, "positions": _MOST_POSITIONS}
-    whole = sum(_size(e.dims, most) for e in entries)
+    whole = sum(_size(t.dims, most) for t in tensors)
     return fixed, 2 * whole
 
 
@@ -113,15 +116,17 @@ def _size(dims: tuple[Dim, ...], symbols: Mapping[str, int]) -> int:
 
 
 def _natural(match: Match) -> int:
-    own = match.architecture
-    return 2 * (match.image_size == own.image_size) + (match.num_classes == own.num_classes)
+    """Return how many of image size (which counts double) and classes are the variant's."""
+    variant = match.architecture
+    same_size = match.image_size == variant.image_size
+    return 2 * same_size + (match.num_classes == variant.num_classes)
 
 
 def _grouped(variants: Iterable[Architecture]) -> dict[str, list[Architecture]]:
-    found: dict[str, list[Architecture]] = {}
+    groups: dict[str, list[Architecture]] = {}
     for architecture in variants:
-        found.setdefault(architecture.family, []).append(architecture)
-    return found
+        groups.setdefault(architecture.family, []).append(architecture)
+    return groups
 
 
 @cache

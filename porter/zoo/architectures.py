@@ -1,6 +1,6 @@
 """What porter knows by name: families, variants, their configuration, tensors and tables.
 
-Everything is read from data files when first asked for; no framework is imported.
+Data files are read when they are first needed; no framework is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from porter.zoo import skeleton as skeletons
 
 
 class Preprocessing(NamedTuple):
-    """How an image becomes the model's input; mean and std are of RGB in [0, 1]."""
+    """From an image to the model's input; mean and std are of RGB in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -30,7 +30,7 @@ class Preprocessing(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """The tensor whose size tells the image size: (image_size / patch)² + prefix entries."""
+    """The tensor whose size follows the image size: (image_size / patch)² + prefix entries."""
 
     tensor: str
     axis: int
@@ -70,9 +70,9 @@ class Architecture:
     aliases: tuple[str, ...] = ()
     top1: float | None = None
     sibling: str | None = None
-    """Variant whose tensors a checkpoint of this name may hold instead."""
+    """Variant whose tensors a checkpoint of this name may have instead."""
     resizable: bool = True
-    """Whether the model can be made for another image size."""
+    """Whether the model can be built for another image size."""
     features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Optional parts: {feature: keyword arguments}."""
 
@@ -97,28 +97,28 @@ class Architecture:
     def symbols(
         self, num_classes: int | None = None, image_size: int | None = None
     ) -> dict[str, int]:
-        """Return what the skeleton's symbols are for a number of classes and an image size.
+        """Return the values of the skeleton's symbols for a number of classes and an image size.
 
         `UsageError` is raised for another image size than the only one of the variant.
         """
         if not self.resizable and image_size not in (None, self.image_size):
             raise UsageError(
-                f"{self.name} takes images of {self.image_size} px alone, not {image_size}:"
-                " its relative positions are made for them"
+                f"{self.name} takes images of {self.image_size} px only, not {image_size}:"
+                " its relative positions are built for that size"
             )
-        found = {"classes": num_classes or self.num_classes}
+        symbols = {"classes": num_classes or self.num_classes}
         if self.positions is not None:
-            found["positions"] = self.positions.count(image_size or self.image_size)
-        return found
+            symbols["positions"] = self.positions.count(image_size or self.image_size)
+        return symbols
 
 
 @cache
 def all_variants() -> dict[str, Architecture]:
     """Return every variant by name, families in alphabetical order."""
-    found: dict[str, Architecture] = {}
+    variants: dict[str, Architecture] = {}
     for text in _texts():
-        found.update(_variants(text))
-    return found
+        variants.update(_variants(text))
+    return variants
 
 
 @cache
@@ -130,25 +130,22 @@ def _texts() -> list[str]:
 
 def families() -> dict[str, list[Architecture]]:
     """Return the variants of each family."""
-    found: dict[str, list[Architecture]] = {}
+    groups: dict[str, list[Architecture]] = {}
     for architecture in all_variants().values():
-        found.setdefault(architecture.family, []).append(architecture)
-    return found
+        groups.setdefault(architecture.family, []).append(architecture)
+    return groups
 
 
 def find(name: str) -> Architecture:
     """Return a variant by name or alias; `UsageError` suggests the nearest."""
     plain = _plain(name)
-    # Most files need not be parsed: the name does not stand in them.
+    # Most files need not be parsed: they do not contain the name.
     likely = (_variants(text) for text in _texts() if plain in _plain(text))
-    found = _found(name, {key: one for variants in likely for key, one in variants.items()})
-    if found is None:
+    variants = {key: one for variants in likely for key, one in variants.items()}
+    variant = variants.get(name) or _by_any_name(variants).get(plain)
+    if variant is None:
         raise _unknown(name)
-    return found
-
-
-def _found(name: str, variants: Mapping[str, Architecture]) -> Architecture | None:
-    return variants.get(name) or _by_any_name(variants).get(_plain(name))
+    return variant
 
 
 def _by_any_name(variants: Mapping[str, Architecture]) -> dict[str, Architecture]:
@@ -156,11 +153,11 @@ def _by_any_name(variants: Mapping[str, Architecture]) -> dict[str, Architecture
 
 
 def _unknown(name: str) -> UsageError:
-    """Return what to say of a name that no variant has."""
+    """Return the error for a name that no variant has."""
     family = families().get(name)
     if family is not None:
-        own = listed((variant.name for variant in family), 12)
-        return UsageError(f"{printable(name)} is a family; its variants are {own}")
+        variants = listed((variant.name for variant in family), 12)
+        return UsageError(f"{printable(name)} is a family; its variants are {variants}")
     names = _by_any_name(all_variants())
     hint = list(dict.fromkeys(names[n].name for n in nearest(_plain(name), names, 3)))
     return UsageError(
@@ -179,16 +176,16 @@ def _variants(text: str) -> dict[str, Architecture]:
     body = tomllib.loads(text)
     family = body["family"]
     defaults = body.get("defaults", {})
-    found = {}
-    for name, own in body["variants"].items():
-        both = {**defaults, **own}
+    variants = {}
+    for name, variant in body["variants"].items():
+        both = {**defaults, **variant}
         positions = {
             **body.get("positions", {}),
             **defaults.get("positions", {}),
-            **own.get("positions", {}),
+            **variant.get("positions", {}),
         }
-        preprocessing = {**body["preprocessing"], **own.get("preprocessing", {})}
-        found[name] = Architecture(
+        preprocessing = {**body["preprocessing"], **variant.get("preprocessing", {})}
+        variants[name] = Architecture(
             name=name,
             family=family,
             title=body["title"],
@@ -196,7 +193,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             source=body["source"],
             module=body.get("module", family.replace("-", "_")),
             model=both.get("model", body["model"]),
-            config={**defaults.get("config", {}), **own.get("config", {})},
+            config={**defaults.get("config", {}), **variant.get("config", {})},
             image_size=both.get("image_size", 224),
             num_classes=both.get("num_classes", 1000),
             parameters=both["parameters"],
@@ -213,7 +210,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             resizable=both.get("resizable", True),
             features=body.get("features", {}),
         )
-    return found
+    return variants
 
 
 @cache

@@ -11,8 +11,8 @@ def canonical_tensors(architecture: Architecture, features: tuple[str, ...] = ()
     """Return {name: (dtype, shape)} of a variant's default checkpoint, constants included."""
     skeleton = architecture.skeleton()
     bound = skeleton.bind(architecture.symbols(), features)
-    made = constants(architecture.table.constants, architecture.config, architecture.image_size)
-    for name, array in made.items():
+    computed = constants(architecture.table.constants, architecture.config, architecture.image_size)
+    for name, array in computed.items():
         bound[name] = (array.dtype.name, array.shape)
-    order = {entry.name: index for index, entry in enumerate(skeleton.entries)}
+    order = {tensor.name: index for index, tensor in enumerate(skeleton.tensors)}
     return dict(sorted(bound.items(), key=lambda item: order.get(item[0], len(order))))

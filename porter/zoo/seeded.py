@@ -1,8 +1,8 @@
 """Seeded checkpoints in which every tensor matters, for demos, tests and proofs.
 
-A fresh initialisation hides mapping errors: zero biases, unit norms and LayerScale at 1e-5 let
-a wrong port pass. Here each value is drawn by what the tensor is for, so that every tensor
-moves the output.
+A fresh initialisation hides mapping errors: with zero biases, unit norms and LayerScale at 1e-5 a
+wrong port passes. Here values are drawn by the purpose of their tensor, so that every tensor
+affects the output.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def seeded(
     image_size: int | None = None,
     features: tuple[str, ...] = (),
 ) -> StateDict:
-    """Return a canonical state dict (PyTorch's names), made when read, the same on every machine.
+    """Return a canonical state dict (PyTorch's names), the same on every machine.
 
-    `image_size` is in pixels. Values depend on the seed, a tensor's name and its shape alone.
+    `image_size` is in pixels. Values are generated when they are read. Values depend only on the seed, a tensor's name and its shape.
     """
     size = image_size or architecture.image_size
     bound = architecture.skeleton().bind(architecture.symbols(num_classes, size), features)
-    made = constants(architecture.table.constants, architecture.config, size)
-    found: dict[str, LazyTensor] = {}
-    for name in [*canonical_tensors(architecture, features), *made]:
-        if name in made:
-            found[name] = LazyTensor.of(made[name])
+    computed = constants(architecture.table.constants, architecture.config, size)
+    tensors: dict[str, LazyTensor] = {}
+    for name in [*canonical_tensors(architecture, features), *computed]:
+        if name in computed:
+            tensors[name] = LazyTensor.of(computed[name])
         elif name in bound:
             dtype, shape = bound[name]
-            found[name] = _tensor(architecture, seed, name, dtype, shape)
-    return StateDict(found)
+            tensors[name] = _tensor(architecture, seed, name, dtype, shape)
+    return StateDict(tensors)
 
 
 def _tensor(
@@ -60,10 +60,10 @@ def _tensor(
 
 
 def values(seed: int, name: str, kind: str, leaf: str, shape: Shape) -> Array:
-    """Return one tensor's values, float32 but for counters.
+    """Return one tensor's values, float32 except for counters.
 
     Weights keep the size of their input (variance 1 / fan-in), biases are 0.05 of it, scales
-    lie around 1, variances above 0.5, bare parameters (tokens, positions, tables) at 0.5,
+    are around 1, variances above 0.5, bare parameters (tokens, positions, tables) at 0.5,
     bare vectors (LayerScale) around 0.3.
     """
     if leaf == "num_batches_tracked":
@@ -86,6 +86,6 @@ def values(seed: int, name: str, kind: str, leaf: str, shape: Shape) -> Array:
 
 
 def noise(seed: int, name: str, shape: Shape) -> Array:
-    """Return standard normal float32 values that depend on the arguments alone."""
+    """Return standard normal float32 values that depend only on the arguments."""
     words = np.frombuffer(hashlib.sha256(f"{seed}:{name}".encode()).digest(), np.uint32)
     return np.random.Generator(np.random.PCG64(words)).standard_normal(shape, np.float32)

@@ -10,7 +10,7 @@ A skeleton file has one line for each tensor, in the order of the model's state 
 
 `classes` and `positions` are sizes that a checkpoint may choose. `constant` marks buffers that
 the architecture computes; `+name` marks tensors of an optional part of the model.
-The files are made from the reference models by `make skeletons` and held to them by a test.
+`make skeletons` generates the files from the reference models; a test compares them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Bound = dict[str, tuple[str, tuple[int, ...]]]
 """{name: (dtype name, shape)} with no symbol left."""
 
 
-class Entry(NamedTuple):
-    """One tensor of a skeleton; `dims` holds sizes and symbols."""
+class SkeletonTensor(NamedTuple):
+    """One tensor of a skeleton; `dims` are sizes and symbols."""
 
     name: str
     dtype: str = ""
@@ -43,96 +43,94 @@ class Entry(NamedTuple):
 class Skeleton(NamedTuple):
     """A variant's tensors in the order of the model's state dict."""
 
-    entries: tuple[Entry, ...]
+    tensors: tuple[SkeletonTensor, ...]
 
     def bind(self, symbols: Mapping[str, int], features: Iterable[str] = ()) -> Bound:
-        """Return {name: (dtype, shape)} of everything but constants."""
+        """Return {name: (dtype, shape)} of everything except constants."""
         chosen = {"", *features}
         return {
-            e.name: (e.dtype, tuple(d if isinstance(d, int) else symbols[d] for d in e.dims))
-            for e in self.entries
-            if not e.constant and e.feature in chosen
+            t.name: (t.dtype, tuple(d if isinstance(d, int) else symbols[d] for d in t.dims))
+            for t in self.tensors
+            if not t.constant and t.feature in chosen
         }
 
     @property
     def symbols(self) -> set[str]:
         """The sizes that a checkpoint may choose."""
-        return {d for e in self.entries for d in e.dims if isinstance(d, str)}
+        return {d for t in self.tensors for d in t.dims if isinstance(d, str)}
 
     @property
-    def features(self) -> dict[str, list[Entry]]:
+    def features(self) -> dict[str, list[SkeletonTensor]]:
         """The tensors of each optional part."""
-        found: dict[str, list[Entry]] = {}
-        for entry in self.entries:
-            if entry.feature:
-                found.setdefault(entry.feature, []).append(entry)
-        return found
+        groups: dict[str, list[SkeletonTensor]] = {}
+        for tensor in self.tensors:
+            if tensor.feature:
+                groups.setdefault(tensor.feature, []).append(tensor)
+        return groups
 
 
 def parse(text: str) -> Skeleton:
-    """Read a skeleton file; `ValueError` names the line that is wrong."""
-    entries: list[Entry] = []
-    prefix, numbers, body = "", range(0), list[Entry]()
+    """Read a skeleton file; `ValueError` names the malformed line."""
+    tensors: list[SkeletonTensor] = []
+    prefix, numbers, body = "", range(0), list[SkeletonTensor]()
     for line in [*text.splitlines(), "end:"]:
         if line.startswith("  ") and prefix:
-            body.append(_entry(line))
+            body.append(_tensor(line))
             continue
         for number in numbers:
-            entries += (_moved(entry, f"{prefix}{number}.") for entry in body)
+            tensors += (_moved(tensor, f"{prefix}{number}.") for tensor in body)
         prefix, numbers, body = "", range(0), []
         head = re.fullmatch(r"(\S*)\{(\d+)\.\.(\d+)\}:", line)
         if head:
             prefix, numbers = head[1], range(int(head[2]), int(head[3]) + 1)
         elif line.strip() and not line.startswith("#") and line != "end:":
-            entries.append(_entry(line))
-    return Skeleton(tuple(entries))
+            tensors.append(_tensor(line))
+    return Skeleton(tuple(tensors))
 
 
-def _entry(line: str) -> Entry:
+def _tensor(line: str) -> SkeletonTensor:
     feature, words = "", line.split()
     if words[0].startswith("+"):
         feature, words = words[0][1:], words[1:]
     if len(words) < 2:
         raise ValueError(f"skeleton line {line!r}: name and dtype expected")
     if words[1] == "constant":
-        return Entry(words[0], constant=True, feature=feature)
+        return SkeletonTensor(words[0], constant=True, feature=feature)
     dims = tuple(int(w) if w.isdecimal() else w for w in words[2:])
-    return Entry(words[0], words[1], dims, feature=feature)
+    return SkeletonTensor(words[0], words[1], dims, feature=feature)
 
 
-def _moved(entry: Entry, prefix: str) -> Entry:
-    return Entry(prefix + entry.name, entry.dtype, entry.dims, entry.constant, entry.feature)
+def _moved(tensor: SkeletonTensor, prefix: str) -> SkeletonTensor:
+    return tensor._replace(name=prefix + tensor.name)
 
 
 def render(skeleton: Skeleton, comment: str) -> str:
     """Write a skeleton file: bodies that repeat number after number are folded."""
     lines = [f"# {comment}"]
-    for prefix, group in _runs(skeleton.entries):
+    for prefix, group in _runs(skeleton.tensors):
         if not prefix:
-            lines += [entry.line() for entry in group[0][1]]
+            lines += [tensor.line() for tensor in group[0][1]]
             continue
         numbers = [number for number, _ in group]
         lines.append(f"{prefix}{{{numbers[0]}..{numbers[-1]}}}:")
-        lines += [
-            "  " + entry.line(entry.name[len(f"{prefix}{numbers[0]}.") :]) for entry in group[0][1]
-        ]
+        lines += [f"  {line}" for line in _body(prefix, *group[0])]
     return "\n".join(lines) + "\n"
 
 
-_Group = list[tuple[int, list[Entry]]]
+_Group = list[tuple[int, list[SkeletonTensor]]]
 
 
-def _runs(entries: Iterable[Entry]) -> Iterator[tuple[str, _Group]]:
-    """Yield ("", [(0, entries)]) for plain entries, (prefix, [(number, body), …]) for repeats."""
-    bodies: list[tuple[str, int, list[Entry]]] = []
-    for entry in entries:
-        found = re.match(r"(.*?)(?<![0-9])(0|[1-9][0-9]*)\.", entry.name)
-        deepest = _innermost(entry.name)
+def _runs(tensors: Iterable[SkeletonTensor]) -> Iterator[tuple[str, _Group]]:
+    """Yield ("", [(0, tensors)]) for plain tensors, (prefix, [(number, body), …]) for repeats."""
+    bodies: list[tuple[str, int, list[SkeletonTensor]]] = []
+    for tensor in tensors:
+        found = re.match(r"(.*?)(?<![0-9])(0|[1-9][0-9]*)\.", tensor.name)
+        deepest = _innermost(tensor.name)
         prefix, number = deepest if deepest and found else ("", 0)
         if bodies and bodies[-1][:2] == (prefix, number):
-            bodies[-1][2].append(entry)
+            bodies[-1][2].append(tensor)
         else:
-            bodies.append((prefix, number, [entry]))
+            bodies.append((prefix, number, [tensor]))
     index = 0
     while index < len(bodies):
         prefix, number, body = bodies[index]
@@ -158,5 +156,5 @@ def _innermost(name: str) -> tuple[str, int] | None:
     return ".".join(segments[:place]) + ".", int(segments[place])
 
 
-def _body(prefix: str, number: int, body: list[Entry]) -> list[str]:
-    return [entry.line(entry.name[len(f"{prefix}{number}.") :]) for entry in body]
+def _body(prefix: str, number: int, body: list[SkeletonTensor]) -> list[str]:
+    return [tensor.line(tensor.name[len(f"{prefix}{number}.") :]) for tensor in body]

@@ -91,7 +91,7 @@ def test_a_table_that_disagrees_with_the_paddle_model_is_found() -> None:
     """A linear layer called an embedding would not be transposed: the model's shape says so."""
     broken = vit_with(VIT.replace('"head" = "linear"', '"head" = "conv"', 1))
     proof = prove(broken, "paddle")
-    assert any("the table makes" in problem for problem in proof.problems)
+    assert any("by the table, the model has" in problem for problem in proof.problems)
 
 
 def test_dialect_tensors_are_those_of_the_paddle_model() -> None:

@@ -11,7 +11,7 @@ import pytest
 import porter
 from porter.errors import MappingError, UsageError
 from porter.mapping.reader import load, parse
-from porter.planning.custom_table import derive, hold, unknown_operations
+from porter.planning.custom_table import check_against, derive, unknown_operations
 from porter.planning.recognise import shapes_of
 from porter.tensors.state_dict import StateDict
 
@@ -155,7 +155,7 @@ def test_extra_tensors_are_left_out_and_unknown_ones_refused(table: Path, tmp_pa
     """What the table gives a reason for is dropped; what it does not know is an error."""
     made = load(table)
     there = dict.fromkeys(["layers.0.mask", "layers.0.ln.weight"], ("float32", (8,)))
-    names = [e.name for e in derive(made, there, "port").entries]
+    names = [e.name for e in derive(made, there, "port").tensors]
     assert names == ["blocks.0.norm.weight"]
     with pytest.raises(MappingError, match=r"no row .* covers other\.mask in dialect port"):
         derive(made, {**there, "other.mask": ("float32", (8,))}, "port")
@@ -220,7 +220,7 @@ def test_a_hole_with_words_has_them_on_both_sides(table: Path) -> None:
     """`{name}` in a dialect stands for the words of `{name:fc1,fc2}`, not for a number."""
     names = [
         e.name
-        for e in derive(load(table), {"layers.0.fc2.bias": ("float32", (8,))}, "port").entries
+        for e in derive(load(table), {"layers.0.fc2.bias": ("float32", (8,))}, "port").tensors
     ]
     assert names == ["blocks.0.mlp.fc2.bias"]
 
@@ -238,7 +238,7 @@ def test_a_moved_number_is_held_to_the_canonical_side() -> None:
     """
     table = parse(text, "t.toml")
     made = derive(table, {"stages.1.weight": ("float32", (3,))}, "d")
-    assert [e.name for e in made.entries] == ["embed2.weight"]
+    assert [e.name for e in made.tensors] == ["embed2.weight"]
     with pytest.raises(MappingError, match=r"covers stages\.0\.weight"):
         derive(table, {"stages.0.weight": ("float32", (3,))}, "d")
 
@@ -252,16 +252,16 @@ def test_a_name_that_the_dialect_renamed_is_unknown_there(table: Path) -> None:
 def test_a_table_is_held_to_a_checkpoint(table: Path) -> None:
     """Every dialect is proven both ways for the names and shapes of one file."""
     made, mine = load(table), shapes_of(state())
-    proofs = list(hold(made, mine))
+    proofs = list(check_against(made, mine))
     assert [(p.dialect, p.holds) for p in proofs] == [
         ("torch", True), ("paddle", True), ("port", True)
     ]  # fmt: skip
     broken = {**mine, "pos": ("float32", (2, 5, 8))}
-    assert {p.dialect: p.holds for p in hold(made, broken)} == {
+    assert {p.dialect: p.holds for p in check_against(made, broken)} == {
         "torch": True, "paddle": True, "port": False
     }  # fmt: skip
     with pytest.raises(MappingError, match="fits none"):
-        list(hold(made, {"stranger": ("float32", (1,))}))
+        list(check_against(made, {"stranger": ("float32", (1,))}))
 
 
 def test_operations_that_cannot_be_are_named_without_a_checkpoint(table: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from porter.mapping.signature import likenesses, resembles_any
 from porter.planning.check import dialect_tensors
 from porter.planning.endpoint import parse
-from porter.planning.plan import Shapes
 from porter.planning.recognise import best_dialect, recognise
+from porter.planning.sizes import Shapes
 from porter.zoo.architectures import all_variants, families, find
 from tests.golden.cases import ALL, Case
 

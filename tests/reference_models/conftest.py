@@ -12,7 +12,8 @@ import torch
 
 from porter.frameworks.models import build
 from porter.planning.check import dialect_tensors
-from porter.planning.plan import Shapes, plan
+from porter.planning.plan import plan
+from porter.planning.sizes import Shapes
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import find
 from tests.golden.cases import Case, recipe

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from porter.zoo import skeleton
 from porter.zoo.architectures import all_variants
-from porter.zoo.skeleton import Entry, Skeleton
+from porter.zoo.skeleton import Skeleton, SkeletonTensor
 
 names = st.lists(
     st.from_regex(
@@ -25,7 +25,7 @@ names = st.lists(
 def test_folding_is_exact(found: list[str], random: object) -> None:
     """Whatever the names, rendering and parsing give the skeleton back, in order."""
     entries = tuple(
-        Entry(name, "float32", (4, "classes") if i % 3 else (len(name),))
+        SkeletonTensor(name, "float32", (4, "classes") if i % 3 else (len(name),))
         for i, name in enumerate(found)
     )
     made = Skeleton(entries)
@@ -35,7 +35,10 @@ def test_folding_is_exact(found: list[str], random: object) -> None:
 def test_constants_and_features_are_kept() -> None:
     """Marks survive the file."""
     made = Skeleton(
-        (Entry("mask", constant=True), Entry("x.weight", "float32", (2, 2), feature="more"))
+        (
+            SkeletonTensor("mask", constant=True),
+            SkeletonTensor("x.weight", "float32", (2, 2), feature="more"),
+        )
     )
     assert skeleton.parse(skeleton.render(made, "test")) == made
     assert made.bind({}) == {}

@@ -170,7 +170,7 @@ def layouts(variants: Iterable[Architecture]) -> list[Architecture]:
     """Return the smallest variant of each layout: variants of one have the same rows at work."""
     found: dict[tuple[str, frozenset[str], frozenset[str]], Architecture] = {}
     for variant in sorted(variants, key=lambda v: v.parameters):
-        names = frozenset(_use(entry.name) for entry in variant.skeleton().entries)
+        names = frozenset(_use(entry.name) for entry in variant.skeleton().tensors)
         switches = frozenset(k for k, value in variant.config.items() if value is True)
         found.setdefault((variant.family, names, switches), variant)
     return sorted(found.values(), key=lambda v: (v.family, v.parameters))

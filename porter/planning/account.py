@@ -1,0 +1,140 @@
+"""Account for every tensor of a checkpoint and of its variant: used, filled, computed, left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from porter.errors import MappingError, UsageError, listed, printable
+from porter.mapping.fold import fold
+from porter.mapping.link import Link, Linked
+from porter.planning.sizes import Shapes
+from porter.tensors import operations
+from porter.tensors.dtypes import DTYPES
+from porter.zoo.skeleton import Bound
+
+_COMPUTED = "computed by the architecture"
+
+
+@dataclass
+class Account:
+    """Where each tensor of one checkpoint goes, and which have no place."""
+
+    read: Linked
+    source: Shapes
+    canonical: Bound
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Tensors of the source that are left out, each with the reason."""
+    filled: dict[str, float] = field(default_factory=dict)
+    """Canonical tensors that the source does not have, each with the value written for it."""
+    computed: list[str] = field(default_factory=list)
+    """Canonical tensors that the architecture computes."""
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+    def take(self, drop: Sequence[str], fill: Mapping[str, float], path: str | None = None) -> None:
+        """Account for everything; `UsageError` where `drop` or `fill` names an unknown tensor."""
+        left = dict(fill)
+        for gap in self.read.gaps:
+            if gap.constant:
+                self.computed.append(gap.canonical)
+            elif gap.canonical in left:
+                self.filled[gap.canonical] = left.pop(gap.canonical)
+            elif gap.fill is not None:
+                self.filled[gap.canonical] = gap.fill
+            else:
+                self.missing.append(gap.canonical)
+        for link in self.read.links:
+            self._take_link(link, left)
+        for name in self.source:
+            if name not in self.read.by_dialect:
+                self._leave_out(name, drop)
+        unknown = [n for n in (*drop, *left) if n not in self.source and n not in self.canonical]
+        if unknown:
+            raise UsageError(f"--drop or --fill names no tensor: {listed(unknown)}", path)
+
+    def _take_link(self, link: Link, left: dict[str, float]) -> None:
+        """Take a link's tensors from the source, from `left`, or from the table."""
+        absent = [name for name in link.dialect if name not in self.source]
+        if link.constant:
+            self.computed += link.canonical
+            present = [name for name in link.dialect if name in self.source]
+            self.dropped.update(dict.fromkeys(present, _COMPUTED))
+        elif not absent:
+            self.misshapen += self._misfits(link)
+        elif all(name in left for name in link.canonical):
+            self.filled.update({name: left.pop(name) for name in link.canonical})
+        elif link.optional and link.fill is not None and len(absent) == len(link.dialect):
+            self.filled.update(dict.fromkeys(link.canonical, link.fill))
+        else:
+            self.missing += absent
+
+    def _misfits(self, link: Link) -> Iterator[str]:
+        """Yield what is wrong with the shapes and dtypes of a link's tensors."""
+        shapes = link.dialect_shapes([self.canonical[name][1] for name in link.canonical])
+        is_float = DTYPES[self.canonical[link.canonical[0]][0]].is_float
+        for name, expected in zip(link.dialect, shapes, strict=True):
+            dtype, shape = self.source[name]
+            if shape != expected:
+                yield f"{printable(name)} is {list(shape)}, not {list(expected)}"
+            if DTYPES[dtype].is_float != is_float:
+                yield f"{printable(name)} is {dtype}, not {'a float' if is_float else 'whole'}"
+
+    def _leave_out(self, name: str, drop: Sequence[str]) -> None:
+        """Record why a tensor that the table does not link is left out, or that it is unknown."""
+        reason = "dropped as asked" if name in drop else self.read.extra(name)
+        if reason is None and self._is_constant(name):
+            reason = _COMPUTED
+        if reason is None:
+            self.unexpected.append(name)
+        else:
+            self.dropped[name] = reason
+
+    def _is_constant(self, name: str) -> bool:
+        """Whether a tensor of the source is a constant that this image size does not have."""
+        last = name.rpartition(self.read.dialect.convention.separator)[2]
+        constants = (link.dialect[0] for link in self.read.links if link.constant)
+        return any(constant.rpartition(".")[2] == last for constant in constants)
+
+    def refusal(self, where: str, path: str | None) -> MappingError | None:
+        """Return an error that lists everything that has no place, layers folded; None if all has.
+
+        `where` names the variant and the dialect.
+        """
+        missing, unexpected = fold(self.missing), fold(self.unexpected)
+        parts = []
+        if missing:
+            parts.append(f"{len(self.missing)} missing: {listed(missing, 12)}")
+        if unexpected:
+            parts.append(f"{len(self.unexpected)} unexpected: {listed(unexpected, 12)}")
+        if self.misshapen:
+            parts.append(f"{len(self.misshapen)} misshapen: {'; '.join(self.misshapen[:6])}")
+        everything = [
+            *(f"missing {name}" for name in missing),
+            *(f"unexpected {name}" for name in unexpected),
+            *(f"misshapen {line}" for line in self.misshapen),
+        ]
+        if not everything:
+            return None
+        return MappingError(f"does not fit {where}: {'; '.join(parts)}", path, everything)
+
+
+def unwritable(write: Linked, canonical: Bound) -> list[str]:
+    """Return the links to the target whose parts are missing or whose shapes do not fit.
+
+    The tables of built-in variants are proven to have none; a custom table may.
+    """
+    problems = []
+    for link in write.links:
+        missing = [name for name in link.canonical if name not in canonical]
+        if missing:
+            problems.append(f"{listed(missing)} is missing for {listed(link.dialect)}")
+            continue
+        shapes = [canonical[name][1] for name in link.canonical]
+        try:
+            link.dialect_shapes(shapes)
+        except operations.ShapeError as error:
+            text = ", ".join(str(list(shape)) for shape in shapes)
+            problems.append(f"{listed(link.canonical)} {text}: {link.how}: {error}")
+    return problems
