@@ -1,4 +1,4 @@
-"""From ties to the rows of a table: which kind each layer is, what a dialect calls it."""
+"""From pairs to the rows of a table: the kind of each layer, and its name in the dialect."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from math import prod
 
 from porter.infer.evidence import Chain
 from porter.infer.generalise import Item, Wide, generalise
-from porter.infer.pairing import Pairing
-from porter.infer.side import Side, Tie
+from porter.infer.pairs import Pairs
+from porter.infer.tensor_file import Pair, TensorFile
 from porter.mapping.conventions import Leaf
 from porter.tensors import operations as ops
 from porter.tensors.lazy import Shape
@@ -21,7 +21,7 @@ _KINDS = {1: ("norm",), 2: ("linear", "embedding"), 3: ("conv", "conv_transpose"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a row says beside its names; items of one row have it in common."""
+    """The keys of a row besides its names; items of one row have them in common."""
 
     join: str = ""
     ops: tuple[tuple[str, Chain], ...] = ()
@@ -32,7 +32,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a layer is, and which other kinds nothing speaks against."""
+    """The kind of a layer, and the other kinds that would fit."""
 
     name: str
     others: tuple[str, ...] = ()
@@ -40,36 +40,38 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A table before it is written."""
+    """A table that is not rendered yet."""
 
     layers: tuple[tuple[Wide, Kind], ...]
     rows: tuple[tuple[Wide, Body], ...]
     absent: tuple[str, ...]
-    """Canonical names that the dialect has nothing for."""
+    """Canonical names without a counterpart in the dialect."""
     extra: tuple[str, ...]
-    """Names of the dialect that are tied with nothing."""
+    """Names of the dialect that are not paired."""
 
 
-def draft(pairing: Pairing) -> Draft:
-    """Return the rows that the ties call for."""
+def draft(pairs: Pairs) -> Draft:
+    """Return the rows that follow from the pairs."""
     layers: list[Item] = []
     rows: list[Item] = []
     absent: list[str] = []
-    for group in _groups(pairing):
-        made = _module_row(pairing, group) or _bare_rows(pairing, group)
-        layers += [Item((path,), (), kind) for path, kind in made.layers]
-        rows += made.rows
-        absent += made.absent
+    for group in _groups(pairs):
+        part = _module_row(pairs, group) or _bare_rows(pairs, group)
+        layers += [Item((path,), (), kind) for path, kind in part.layers]
+        rows += part.rows
+        absent += part.absent
     return Draft(
         tuple((wide, wide.items[0].key) for wide in generalise(layers)),
         tuple((wide, wide.items[0].key) for wide in generalise(rows)),
         tuple(absent),
-        tuple(pairing.free_right),
+        tuple(pairs.free_right),
     )
 
 
 @dataclass(slots=True)
-class _Made:
+class _Part:
+    """What one group of modules adds to a draft."""
+
     layers: list[tuple[str, Kind]]
     rows: list[Item]
     absent: list[str]
@@ -77,80 +79,80 @@ class _Made:
 
 @dataclass(slots=True)
 class _Group:
-    """Modules of the left that ties hold together, one nearly always."""
+    """Modules of the left that have a pair in common, nearly always one."""
 
     modules: dict[str, dict[str, str]]
-    ties: dict[tuple[str, ...], Tie]
+    pairs: dict[tuple[str, ...], Pair]
 
 
-def _groups(pairing: Pairing) -> list[_Group]:
-    """Return the modules of the left, in order, those with a tie in common together."""
-    side = pairing.left
-    tie_of = {name: tie for tie in pairing.ties for name in tie.lefts}
+def _groups(pairs: Pairs) -> list[_Group]:
+    """Return the modules of the left, in order, those with a pair in common together."""
+    file = pairs.left
+    pair_of = {name: pair for pair in pairs.found for name in pair.lefts}
     groups: dict[str, _Group] = {}
-    for name in side.state:
-        place = side.place(name)
-        tie = tie_of.get(name)
-        paths = [place.path, *(side.place(n).path for n in (tie.lefts if tie else ()))]
-        found = [groups[path] for path in paths if path in groups]
-        group = found[0] if found else _Group({}, {})
-        for other in found[1:]:
-            if other is not group:
-                group.modules.update(other.modules)
-                group.ties.update(other.ties)
-                groups.update(dict.fromkeys(other.modules, group))
+    for name in file.state:
+        place = file.place(name)
+        pair = pair_of.get(name)
+        paths = [place.path, *(file.place(n).path for n in (pair.lefts if pair else ()))]
+        known = [groups[path] for path in paths if path in groups]
+        group = known[0] if known else _Group({}, {})
+        for joined in known[1:]:
+            if joined is not group:
+                group.modules.update(joined.modules)
+                group.pairs.update(joined.pairs)
+                groups.update(dict.fromkeys(joined.modules, group))
         group.modules.setdefault(place.path, {})[place.leaf] = name
         groups.update(dict.fromkeys(paths, group))
-        if tie is not None:
-            group.ties[tie.lefts] = tie
+        if pair is not None:
+            group.pairs[pair.lefts] = pair
     return list({id(group): group for group in groups.values()}.values())
 
 
-def _module_row(pairing: Pairing, group: _Group) -> _Made | None:
-    """Return the layers and the one row of whole modules; None where tensors need their own."""
-    paths = _order(pairing, group)
+def _module_row(pairs: Pairs, group: _Group) -> _Part | None:
+    """Return the layers and the one row of whole modules; None where tensors need separate rows."""
+    paths = _order(pairs, group)
     leaves = group.modules[paths[0]]
     if any(set(group.modules[path]) != set(leaves) for path in paths) or "" in leaves:
         return None
-    ties = _ties_by_leaf(pairing.left, group, paths, leaves)
-    if ties is None:
+    by_leaf = _pairs_by_leaf(pairs.left, group, paths, leaves)
+    if by_leaf is None:
         return None
-    shapes = {leaf: pairing.left.prints[name].shape for leaf, name in leaves.items()}
+    shapes = {leaf: pairs.left.prints[name].shape for leaf, name in leaves.items()}
     kinds = _kinds(paths[0], shapes)
     for plain, tried in ((True, kinds), (False, kinds[:1])):
         fitting = {}
         for name in tried:
-            body = _body(pairing, pairing.right.convention.kinds[name], ties, plain=plain)
+            body = _body(pairs, pairs.right.convention.kinds[name], by_leaf, plain=plain)
             if body is not None:
                 fitting[name] = body
         if fitting:
             name, *others = fitting
-            rules = pairing.right.convention.kinds[name]
+            rules = pairs.right.convention.kinds[name]
             kind = Kind(name, tuple(others) if len(shapes.get("weight", ())) == 2 else ())
-            return _made(group, paths, kind, rules, fitting[name], ties)
+            return _module_rows(group, paths, kind, rules, fitting[name], by_leaf)
     return None
 
 
-def _order(pairing: Pairing, group: _Group) -> list[str]:
-    """Return the modules of a group in the order in which their ties join them."""
-    for tie in group.ties.values():
-        paths = [pairing.left.place(name).path for name in tie.lefts]
+def _order(pairs: Pairs, group: _Group) -> list[str]:
+    """Return the modules of a group in the order in which their pairs join them."""
+    for pair in group.pairs.values():
+        paths = [pairs.left.place(name).path for name in pair.lefts]
         if len(paths) == len(group.modules):
             return paths
     return list(group.modules)
 
 
-def _ties_by_leaf(
-    side: Side, group: _Group, paths: Sequence[str], leaves: Mapping[str, str]
-) -> dict[str, Tie] | None:
-    """Return the tie of each leaf of whole modules; None where a tie is of a part of them."""
-    found = {}
-    for tie in group.ties.values():
-        places = [side.place(name) for name in tie.lefts]
+def _pairs_by_leaf(
+    file: TensorFile, group: _Group, paths: Sequence[str], leaves: Mapping[str, str]
+) -> dict[str, Pair] | None:
+    """Return the pair of each leaf of whole modules; None where a pair is of a part of them."""
+    by_leaf = {}
+    for pair in group.pairs.values():
+        places = [file.place(name) for name in pair.lefts]
         if [p.path for p in places] != list(paths) or len({p.leaf for p in places}) != 1:
             return None
-        found[places[0].leaf] = tie
-    return {leaf: found[leaf] for leaf in leaves if leaf in found}
+        by_leaf[places[0].leaf] = pair
+    return {leaf: by_leaf[leaf] for leaf in leaves if leaf in by_leaf}
 
 
 def _kinds(path: str, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
@@ -169,29 +171,29 @@ def _kinds(path: str, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
 
 
 def _body(
-    pairing: Pairing, rules: Mapping[str, Leaf], ties: Mapping[str, Tie], *, plain: bool
+    pairs: Pairs, rules: Mapping[str, Leaf], by_leaf: Mapping[str, Pair], *, plain: bool
 ) -> tuple[Body, tuple[str, ...]] | None:
-    """Return what a row says and the dialect's paths; None where the kind cannot say it.
+    """Return a row's keys and the dialect's paths; None where the kind does not allow them.
 
-    With `plain` the framework's conventions must be all that is done to the elements.
+    With `plain` the row must not need operations besides the framework's conventions.
     """
-    if not ties:
+    if not by_leaf:
         return Body(), ()
     chains: list[tuple[str, Chain]] = []
-    for leaf, tie in ties.items():
+    for leaf, pair in by_leaf.items():
         rule = tuple(rules[leaf].ops)
-        if rule in tie.relation.chains:
+        if rule in pair.relation.chains:
             continue
-        before = _before(tie.relation.chains[0], rule)
-        if plain or not _composes(pairing, tie, (*before, *rule)):
+        before = _before(pair.relation.chains[0], rule)
+        if plain or not _composes(pairs, pair, (*before, *rule)):
             return None
         chains.append((leaf, before))
-    joins = {tie.relation.join for tie in ties.values()}
-    named = _paths(pairing.right, rules, ties)
+    joins = {pair.relation.join for pair in by_leaf.values()}
+    named = _paths(pairs.right, rules, by_leaf)
     if named is None or len(joins) > 1:
         return None
     paths, leaves = named
-    doubt = next((tie.doubt for tie in ties.values() if tie.doubt), "")
+    doubt = next((pair.doubt for pair in by_leaf.values() if pair.doubt), "")
     return Body(joins.pop(), tuple(chains), leaves, doubt), paths
 
 
@@ -203,14 +205,14 @@ def _before(chain: Chain, rule: Chain) -> Chain:
     return (*chain, *undo)
 
 
-def _composes(pairing: Pairing, tie: Tie, chain: Chain) -> bool:
-    """Whether operations can be done one behind the other on each part that a tie names."""
-    shape = pairing.left.prints[tie.lefts[0]].shape
-    if len(tie.rights) > 1:
-        size = pairing.right.prints[tie.rights[0]].size
+def _composes(pairs: Pairs, pair: Pair, chain: Chain) -> bool:
+    """Whether operations can be applied one after the other to each part that a pair names."""
+    shape = pairs.left.prints[pair.lefts[0]].shape
+    if len(pair.rights) > 1:
+        size = pairs.right.prints[pair.rights[0]].size
         shape = (size // prod(shape[1:]), *shape[1:])
-    elif len(tie.lefts) > 1:
-        shape = (sum(pairing.left.prints[name].shape[0] for name in tie.lefts), *shape[1:])
+    elif len(pair.lefts) > 1:
+        shape = (sum(pairs.left.prints[name].shape[0] for name in pair.lefts), *shape[1:])
     try:
         ops.shape_after([ops.parse(text, {}) for text in chain], shape)
     except ops.ShapeError:
@@ -223,51 +225,51 @@ def _inverse(rule: Chain) -> Chain:
 
 
 def _paths(
-    side: Side, rules: Mapping[str, Leaf], ties: Mapping[str, Tie]
+    file: TensorFile, rules: Mapping[str, Leaf], by_leaf: Mapping[str, Pair]
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]] | None:
-    """Return the dialect's module paths and the parameters that are not called as usual."""
-    separator = side.convention.separator
-    found: set[tuple[str, ...]] = set()
+    """Return the dialect's module paths and the parameters with unusual names."""
+    separator = file.convention.separator
+    paths: set[tuple[str, ...]] = set()
     leaves = []
-    for leaf, tie in ties.items():
-        cut = [name.rpartition(separator) for name in tie.rights]
+    for leaf, pair in by_leaf.items():
+        cut = [name.rpartition(separator) for name in pair.rights]
         ends = {end for _, _, end in cut}
         if len(ends) != 1 or not all(path for path, _, _ in cut):
             return None
-        found.add(tuple(path for path, _, _ in cut))
+        paths.add(tuple(path for path, _, _ in cut))
         end = ends.pop()
         if end != rules[leaf].name:
             leaves.append((leaf, end))
-    return (found.pop(), tuple(leaves)) if len(found) == 1 else None
+    return (paths.pop(), tuple(leaves)) if len(paths) == 1 else None
 
 
-def _made(
+def _module_rows(
     group: _Group,
     paths: Sequence[str],
     kind: Kind,
     rules: Mapping[str, Leaf],
     body: tuple[Body, tuple[str, ...]],
-    ties: Mapping[str, Tie],
-) -> _Made:
+    by_leaf: Mapping[str, Pair],
+) -> _Part:
     gone = [
         name
         for path in paths
         for leaf, name in group.modules[path].items()
-        if leaf not in ties and rules[leaf].absent is None
+        if leaf not in by_leaf and rules[leaf].absent is None
     ]
     rows = [Item(tuple(paths), body[1], body[0])] if body[1] else []
-    return _Made([(path, kind) for path in paths], rows, gone)
+    return _Part([(path, kind) for path in paths], rows, gone)
 
 
-def _bare_rows(pairing: Pairing, group: _Group) -> _Made:
-    """Return a row for each tensor: what it is called and what is done to it, said in full."""
-    made = _Made([], [], [])
+def _bare_rows(pairs: Pairs, group: _Group) -> _Part:
+    """Return a row for each tensor, with all its operations."""
+    part = _Part([], [], [])
     for names in group.modules.values():
-        made.layers += [(name, Kind("parameter")) for name in names.values()]
-    for tie in group.ties.values():
-        chain = tie.relation.chains[0]
-        body = Body(tie.relation.join, (("", chain),) if chain else (), (), tie.doubt)
-        made.rows.append(Item(tie.lefts, tie.rights, body))
-    tied = {name for tie in group.ties.values() for name in tie.lefts}
-    made.absent = [n for names in group.modules.values() for n in names.values() if n not in tied]
-    return made
+        part.layers += [(name, Kind("parameter")) for name in names.values()]
+    for pair in group.pairs.values():
+        chain = pair.relation.chains[0]
+        body = Body(pair.relation.join, (("", chain),) if chain else (), (), pair.doubt)
+        part.rows.append(Item(pair.lefts, pair.rights, body))
+    paired = {name for pair in group.pairs.values() for name in pair.lefts}
+    part.absent = [n for names in group.modules.values() for n in names.values() if n not in paired]
+    return part

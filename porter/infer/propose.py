@@ -1,8 +1,8 @@
-"""Propose a mapping table from two files of one model that name and lay out its tensors otherwise.
+"""Propose a mapping table from two files of one model with other names and layouts.
 
-Values decide where the files hold the same weights: a row is proven when every tensor it stands
-for was found by its elements, or beside one that was. All else is said to be unproven, in the
-table and in the report. The proposal is then used as any table is, and its result compared.
+Values decide where the files have the same weights: a row is proven when every tensor that it
+covers was paired by its elements, or has a sibling that was. All other rows are marked unproven in
+the table and in the report. The proposal is then used as any table is, and its result compared.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from porter.errors import MappingError, PorterError, UsageError, listed, printable
-from porter.infer.draft import Draft, draft
+from porter.infer.draft import draft
 from porter.infer.evidence import same
-from porter.infer.pairing import Pairing
+from porter.infer.pairing import pair
+from porter.infer.pairs import Pairs
 from porter.infer.render import render
-from porter.infer.side import Side
+from porter.infer.tensor_file import TensorFile
 from porter.mapping.conventions import conventions
 from porter.mapping.fold import fold
 from porter.mapping.reader import parse
@@ -38,7 +39,7 @@ class Inferred:
     text: str
     """The table, TOML."""
     dialect: str
-    """The name that it gives the naming of the file that is not canonical."""
+    """The name of the dialect of the file that is not canonical."""
     swapped: bool
     """Whether the right file's names became the canonical ones."""
     rows: int
@@ -46,15 +47,15 @@ class Inferred:
     unproven: tuple[str, ...]
     """Each of those that values do not prove: its names, and why."""
     unmatched: tuple[str, ...]
-    """Tensors of one side alone, folded, each with its side."""
+    """Tensors of one side only, folded, each with its side."""
     exact: bool
-    """Whether the table makes all that is linked of one file out of the other, bit for bit."""
+    """Whether the table converts all that is linked of either file to the other, bit for bit."""
     problems: tuple[str, ...]
-    """Where the table, used, does not give what the other file holds."""
+    """Where a conversion with the table differs from the other file."""
 
     @property
     def proven(self) -> bool:
-        """Whether values prove every row, every tensor has its place, and the result is exact."""
+        """Whether values prove every row, every tensor is linked, and the result is exact."""
         return not (self.unproven or self.unmatched or self.problems)
 
 
@@ -71,35 +72,38 @@ def infer(
 ) -> Inferred:
     """Propose a table whose canonical names are `left`'s, and `dialect` those of `right`.
 
-    Frameworks (`torch`, `paddle`, `numpy`) say whose layout a file has; they are told by its
-    format, names and values when not given. Canonical names are PyTorch's, so where only the
+    Frameworks (`torch`, `paddle`, `numpy`) name the layout of a file; they are recognised by
+    its format, names and values when not given. Canonical names are PyTorch's, so where only the
     right file is, the sides are swapped. Raises `UsageError` where neither is, `InputError` and
     `SystemFault` as reading does.
     """
     states = [_state(left, key, progress), _state(right, key, progress)]
     asked = [_framework(left_framework), _framework(right_framework)]
-    found = [framework or _told(state) for framework, state in zip(asked, states, strict=True)]
-    swapped = found[0] != CANONICAL and found[1] == CANONICAL
+    frameworks = [
+        framework or _recognised(state) for framework, state in zip(asked, states, strict=True)
+    ]
+    swapped = frameworks[0] != CANONICAL and frameworks[1] == CANONICAL
     if swapped:
-        states, asked, found = states[::-1], asked[::-1], found[::-1]
-    if found[0] != CANONICAL:
+        states, asked, frameworks = states[::-1], asked[::-1], frameworks[::-1]
+    if frameworks[0] != CANONICAL:
         raise UsageError(
-            f"canonical names are PyTorch's, and both files look like {found[0]};"
-            " say --left torch or --right torch if one of them is not"
+            f"canonical names are PyTorch's, and both files look like {frameworks[0]};"
+            " pass --left torch or --right torch if one of them is not"
         )
-    framework = found[1]
+    framework = frameworks[1]
     if asked[1] is None and framework == CANONICAL and _is_transposed(*states):
         framework = "paddle"
     known = conventions()
-    pairing = Pairing(Side(states[0], known[CANONICAL]), Side(states[1], known[framework]))
-    pairing.run()
-    if not pairing.ties:
+    left_file = TensorFile(states[0], known[CANONICAL])
+    pairs = pair(left_file, TensorFile(states[1], known[framework]))
+    if not pairs.found:
         raise MappingError("the two files have nothing in common, neither values nor shapes")
-    made = draft(pairing)
     name = dialect or ("paddle" if framework == "paddle" else "other")
     if name == CANONICAL or not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"{printable(name)!r} cannot be a dialect's name")
-    return _finished(made, pairing, name, framework, family or "inferred", swapped)
+        raise UsageError(
+            f"{printable(name)!r} is not a name for a dialect: use letters, digits, - and _"
+        )
+    return _finished(pairs, name, framework, family or "inferred", swapped)
 
 
 def _state(
@@ -107,11 +111,11 @@ def _state(
 ) -> StateDict:
     state = given if isinstance(given, StateDict) else read(given, key=key, progress=progress)
     path = None if state.origin is None else state.origin.shown
-    held = [name for name in state if "{" in name or "}" in name]
-    if held:
-        raise MappingError(f"a table cannot name tensors with braces: {listed(held)}", path)
+    braces = [name for name in state if "{" in name or "}" in name]
+    if braces:
+        raise MappingError(f"a table cannot name tensors with braces: {listed(braces)}", path)
     if not state:
-        raise MappingError("holds no tensor", path)
+        raise MappingError("contains no tensor", path)
     return state
 
 
@@ -121,8 +125,8 @@ def _framework(asked: str | None) -> str | None:
     return None if asked is None else _FRAMEWORKS[asked]
 
 
-def _told(state: StateDict) -> str:
-    """Return the framework that a file's format and names speak for."""
+def _recognised(state: StateDict) -> str:
+    """Return the framework that a file's format and names suggest."""
     ends = {name.replace("/", ".").rpartition(".")[2] for name in state}
     if (state.origin is not None and state.origin.format == "paddle") or "_variance" in ends:
         return "paddle"
@@ -140,39 +144,40 @@ def _matrices(state: StateDict) -> list[tuple[int, ...]]:
     return [t.shape for t in state.values() if len(t.shape) == 2 and t.shape[0] != t.shape[1]]
 
 
-def _finished(
-    made: Draft, pairing: Pairing, dialect: str, framework: str, family: str, swapped: bool
-) -> Inferred:
-    rows = [(wide, body) for wide, body in made.rows]
+def _finished(pairs: Pairs, dialect: str, framework: str, family: str, swapped: bool) -> Inferred:
+    """Return the table that follows from the pairs, and what is unproven, unmatched or wrong."""
+    table = draft(pairs)
     unproven = tuple(
         f"{' + '.join(wide.canonical)} = {' + '.join(wide.dialect)}: {body.doubt}"
-        for wide, body in rows
+        for wide, body in table.rows
         if body.doubt
     )
-    text = render(made, dialect, framework, family, _heading(len(rows), len(unproven)))
+    text = render(table, dialect, framework, family, _heading(len(table.rows), len(unproven)))
     sides = ("right", "left") if swapped else ("left", "right")
-    unmatched = [f"{sides[0]} {name}" for name in fold(made.absent)]
-    unmatched += [f"{sides[1]} {name}" for name in fold(made.extra)]
+    unmatched = [f"{sides[0]} {name}" for name in fold(table.absent)]
+    unmatched += [f"{sides[1]} {name}" for name in fold(table.extra)]
     try:
-        exact, problems = _compared(text, dialect, pairing)
+        exact, problems = _compared(text, dialect, pairs)
     except PorterError as error:
         exact, problems = False, (f"the table cannot be used: {error.message}",)
-    return Inferred(text, dialect, swapped, len(rows), unproven, tuple(unmatched), exact, problems)
+    return Inferred(
+        text, dialect, swapped, len(table.rows), unproven, tuple(unmatched), exact, problems
+    )
 
 
 def _heading(rows: int, unproven: int) -> list[str]:
-    said = "equal values prove them all" if not unproven else f"{unproven} of them are unproven"
+    proof = "equal values prove them all" if not unproven else f"{unproven} of them are unproven"
     return [
-        f"Proposed from two files by `porter table infer`: {rows} rows, {said}.",
-        "Read each line that says unproven before you use it; docs/mapping-format.md tells how.",
+        f"Proposed from two files by `porter table infer`: {rows} rows, {proof}.",
+        "Read each line that is marked unproven before you use it: docs/mapping-format.md.",
     ]
 
 
-def _compared(text: str, dialect: str, pairing: Pairing) -> tuple[bool, tuple[str, ...]]:
-    """Use the table both ways: whether all values come out, and what should have and does not."""
-    left, right = pairing.left.state, pairing.right.state
+def _compared(text: str, dialect: str, pairs: Pairs) -> tuple[bool, tuple[str, ...]]:
+    """Convert both files with the table: whether all values are equal, and which should be."""
+    left, right = pairs.left.state, pairs.right.state
     table = parse(text, "the inferred table")
-    doubted = {name for tie in pairing.ties if tie.doubt for name in (*tie.lefts, *tie.rights)}
+    doubted = {name for p in pairs.found if p.doubt for name in (*p.lefts, *p.rights)}
     problems: list[str] = []
     exact = True
     for source, target, names in (
@@ -180,15 +185,15 @@ def _compared(text: str, dialect: str, pairing: Pairing) -> tuple[bool, tuple[st
         (right, left, (dialect, CANONICAL)),
     ):
         shapes = shapes_of(source)
-        made = plan(custom_architecture(table, shapes, names[0]), shapes, *names).apply(source)
-        alone = set(pairing.free_left) | set(pairing.free_right)
-        missing = sorted(set(target) - set(made) - alone)
+        result = plan(custom_architecture(table, shapes, names[0]), shapes, *names).apply(source)
+        unpaired = set(pairs.free_left) | set(pairs.free_right)
+        missing = sorted(set(target) - set(result) - unpaired)
         if missing:
-            problems.append(f"{names[1]}: not made: {listed(fold(missing))}")
-        both = [name for name in made if name in target and name not in alone]
-        other = [name for name in both if not same(made[name], target[name])]
-        exact = exact and not other and not missing
-        wrong = [n for n in other if n not in doubted or made[n].shape != target[n].shape]
+            problems.append(f"{names[1]}: missing: {listed(fold(missing))}")
+        both = [name for name in result if name in target and name not in unpaired]
+        differing = [name for name in both if not same(result[name], target[name])]
+        exact = exact and not differing and not missing
+        wrong = [n for n in differing if n not in doubted or result[n].shape != target[n].shape]
         if wrong:
-            problems.append(f"{names[1]}: not what the file holds: {listed(fold(wrong))}")
+            problems.append(f"{names[1]}: differs from the file: {listed(fold(wrong))}")
     return exact, tuple(problems)

@@ -32,7 +32,8 @@ def seeded(
 ) -> StateDict:
     """Return a canonical state dict (PyTorch's names), the same on every machine.
 
-    `image_size` is in pixels. Values are generated when they are read. Values depend only on the seed, a tensor's name and its shape.
+    `image_size` is in pixels. Values are generated when they are read; they depend
+    only on the seed, a tensor's name and its shape.
     """
     size = image_size or architecture.image_size
     bound = architecture.skeleton().bind(architecture.symbols(num_classes, size), features)

@@ -1,4 +1,4 @@
-"""One of two files that a table is to link: its tensors, their fingerprints, where they stand."""
+"""One of the two files that a table is to link: its tensors, their fingerprints, their modules."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _WORDS = {
     "before": 0, "after": 1, "pre": 0, "post": 1, "first": 0, "second": 1, "in": 0, "out": 1,
     "q": 0, "k": 1, "v": 2, "query": 0, "key": 1, "value": 2, "intermediate": 0, "output": 1,
 }  # fmt: skip
-"""Words that say an order, for files whose names are sorted alphabetically."""
+"""Words that express an order, for files whose names are sorted alphabetically."""
 _QKV = re.compile(r"(?:to_|w)?(q|k|v|query|key|value)(?:_proj|_lin|_linear)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor stands: its module and PyTorch's leaf; a bare tensor has no leaf."""
+    """A tensor's module and PyTorch's leaf; a bare tensor has no leaf."""
 
     path: str
     leaf: str
 
 
 @dataclass(frozen=True, slots=True)
-class Tie:
+class Pair:
     """Tensors of the left that are tensors of the right, and how sure that is."""
 
     lefts: tuple[str, ...]
@@ -38,8 +38,8 @@ class Tie:
 
 
 @dataclass
-class Side:
-    """One side: its tensors, their fingerprints, and where they stand."""
+class TensorFile:
+    """One file: its tensors, their fingerprints, and the order in which modules are compared."""
 
     state: StateDict
     convention: Convention
@@ -56,10 +56,14 @@ class Side:
         self.order = {name: index for index, name in enumerate(_sensible(self.state))}
 
     def place(self, name: str) -> Place:
-        """Return where a tensor stands."""
+        """Return the module and leaf of a tensor."""
         path, _, end = name.rpartition(self.convention.separator)
         leaf = self.leaves.get(end)
         return Place(name, "") if leaf is None or not path else Place(path, leaf)
+
+    def ends(self, leaf: str) -> list[str]:
+        """Return the last parts of names that PyTorch's leaf may have here, sorted."""
+        return sorted(end for end, known in self.leaves.items() if known == leaf)
 
     def last(self, path: str) -> str:
         """Return the last part of a path."""
@@ -72,12 +76,12 @@ class Side:
         return [joined(parts[:count]) for count in range(len(parts), -1, -1)]
 
 
-def letter(file: Side, name: str) -> str:
-    """Return q, k or v where a tensor's module, or its own name, is called so."""
+def letter(file: TensorFile, name: str) -> str:
+    """Return q, k or v where a tensor's module, or the tensor, is called so."""
     place = file.place(name)
     last = place.path.rpartition(file.convention.separator)[2]
-    found = _QKV.fullmatch(last if place.leaf else re.sub(r"_(weight|bias)$", "", last))
-    return found[1][0] if found else ""
+    match = _QKV.fullmatch(last if place.leaf else re.sub(r"_(weight|bias)$", "", last))
+    return match[1][0] if match else ""
 
 
 def _sensible(names: Iterable[str]) -> list[str]:
