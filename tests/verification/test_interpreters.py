@@ -20,7 +20,7 @@ from porter.errors import UsageError
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
 from porter.tensors.state_dict import StateDict
-from porter.verification import live
+from porter.verification.sides import processes
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 
@@ -108,7 +108,7 @@ def test_an_interpreter_of_another_porter_is_refused(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two versions of porter may speak differently: that is said before anything is loaded."""
-    monkeypatch.setattr(live, "__version__", "99")
+    monkeypatch.setattr(processes, "__version__", "99")
     with pytest.raises(UsageError, match=r"has porter .*, not 99"):
         verify(VIT, files / "source.pth", files / "good.pdparams")
 
