@@ -51,7 +51,7 @@ sums are float32. No GPU took part.
 A good run must stay below its limit ([verification.md](../verification.md)); its largest error is
 given in units of roundoff of the precision, and as a share of the limit. Then four faults are
 tried on the first seed: one that stays below the limit is named, with how far it moves the logits
-in float64. Such faults lie within what the precision may round away: the float64 run, which
+in float64. Such faults are within what the precision may round away: the float64 run, which
 every verdict has but those of traces and graphs, is what fails then.
 
 | variant | precision | largest error, units | share of the limit | faults that fail here |
@@ -200,9 +200,9 @@ def main(names: tuple[str, ...]) -> None:
     alarms = []
     for name in names or VARIANTS:
         for precision, row in measure(find(name), SEEDS).items():
-            said = f"{row.caught} of {row.tried}"
-            said += f" (not: {'; '.join(row.missed)})" if row.missed else ""
-            print(f"| {name} | {precision} | {row.units:.0f} | {row.ratio:.0%} | {said} |",
+            faults_seen = f"{row.caught} of {row.tried}"
+            faults_seen += f" (not: {'; '.join(row.missed)})" if row.missed else ""
+            print(f"| {name} | {precision} | {row.units:.0f} | {row.ratio:.0%} | {faults_seen} |",
                   flush=True)  # fmt: skip
             alarms += [(name, precision)] if row.ratio > 1 else []
     if alarms:

@@ -19,7 +19,7 @@ HEAD = """# Mutations of every table
 
 Made by `python docs/reports/prove.py` (`porter table check --prove`, as a table): the smallest
 variant of each layout of each family, every dialect, on one picture of noise of the size given.
-A margin says how many times over the limit the outputs moved; the weakest of each proof is shown.
+A margin is how many times over the limit the outputs moved; the weakest of each proof is shown.
 What "layer by layer" counts is explained in [verification.md](../verification.md); the tensors are
 listed below.
 
@@ -65,7 +65,7 @@ def main(names: list[str]) -> None:
         print(row(proof), flush=True)
         for trial in proof.uncaught:
             print(f"  uncaught: {trial}", file=sys.stderr)
-    print("\nSeen in their own layer alone:\n")
+    print("\nSeen only in the output of their layer:\n")
     print("\n".join(hidden(proofs)))
     print(f"{time.monotonic() - seconds:.0f} s", file=sys.stderr)
     sys.exit(not all(proof.holds for proof in proofs))

@@ -36,7 +36,7 @@ GOOD = (
     "vit-tiny-layernorm-224", "swin-tiny-relu-w7-224", "pvtv2-b0", "shunted-t",
     "swin-tiny-w7-224", "vit-tiny-p16-224", "vit-labml-cifar10",
 )  # fmt: skip
-SAID = {
+LABELS = {
     "square": "untransposed square weight", "q_and_k": "q ↔ k (k ↔ v where they are one tensor)",
     "interleaved": "q, k, v interleaved by head", "norms": "norm1 ↔ norm2",
     "blocks": "two blocks swapped", "bias": "lost bias", "statistics": "BN statistics at default",
@@ -64,25 +64,25 @@ class Cell:
     limit: float
     failed: bool
     named: bool
-    said: str
+    reported: str
 
 
 def cell(family: str, fault: str, expected: str, verdict: Verdict) -> Cell:
     """Judge a verdict on a fault; `expected` is a pattern of what the diagnosis must say."""
     exact = verdict.worst("float64")
     assert exact is not None
-    said = [f"{finding.place} {finding.what}" for finding in verdict.findings]
-    hit = next((line for line in said if re.search(expected, line)), "")
-    shown = hit or (said[0] if said else "nothing")
+    lines = [f"{finding.place} {finding.what}" for finding in verdict.findings]
+    hit = next((line for line in lines if re.search(expected, line)), "")
+    shown = hit or (lines[0] if lines else "nothing")
     return Cell(family, fault, exact.right.error, exact.limit, verdict.failed, bool(hit), shown)
 
 
 def line(found: Cell) -> str:
     """Return a cell as a line of the table."""
     return (
-        f"| {found.family} | {SAID[found.fault]} | {found.error:.1e}"
+        f"| {found.family} | {LABELS[found.fault]} | {found.error:.1e}"
         f" | {found.error / found.limit:.0e} | {'fails' if found.failed else 'PASSES'}"
-        f" | {'yes' if found.named else 'NO'} | {found.said.replace('|', '¦')} |"
+        f" | {'yes' if found.named else 'NO'} | {found.reported.replace('|', '¦')} |"
     )
 
 
