@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import paddle
 import pytest
 import torch
@@ -53,3 +56,40 @@ def test_initialisation_is_the_same_in_both_frameworks() -> None:
         assert float(one.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
         assert float(two.weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
         assert float(abs(one.bias.detach()).max()) == float(abs(two.bias.detach()).max()) == 0
+
+
+@pytest.mark.parametrize("layers", [torch_layers, paddle_layers])
+def test_attention_is_scaled_softmax_attention(layers: Any) -> None:
+    """It is softmax(scale q kᵀ) v, as NumPy computes it, and the scale has to be given."""
+    draw = np.random.default_rng(0).standard_normal
+    q, k, v = draw((2, 3, 5, 4)), draw((2, 3, 6, 4)), draw((2, 3, 6, 7))
+    scores = np.exp(0.3 * q @ k.transpose(0, 1, 3, 2))
+    wanted = scores / scores.sum(-1, keepdims=True) @ v
+    tensors = [tensor(layers, array) for array in (q, k, v)]
+    assert np.abs(layers.attention(*tensors, scale=0.3).numpy() - wanted).max() < 1e-14
+    with pytest.raises(TypeError, match="scale"):
+        layers.attention(*tensors)
+
+
+@pytest.mark.parametrize("layers", [torch_layers, paddle_layers])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 5, 4), (2, 5, 4), (2, 5, 4)],  # heads not split
+        [(2, 5, 3, 4), (2, 6, 3, 4), (2, 6, 3, 4)],  # (B, tokens, heads, d): broadcasts with 1
+        [(2, 3, 5, 4), (1, 3, 5, 4), (1, 3, 5, 4)],  # one image's keys for two
+        [(2, 3, 5, 4), (2, 1, 5, 4), (2, 1, 5, 4)],  # one head's keys for three
+        [(2, 3, 5, 4), (2, 3, 5, 8), (2, 3, 5, 4)],
+        [(2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 5, 4)],
+    ],
+)
+def test_attention_refuses_other_shapes(layers: Any, shapes: list[tuple[int, ...]]) -> None:
+    """Shapes that would be broadcast are refused, with all three in the message."""
+    tensors = [tensor(layers, np.zeros(shape)) for shape in shapes]
+    with pytest.raises(ValueError, match=r"head_dim\), not \["):
+        layers.attention(*tensors, scale=1.0)
+
+
+def tensor(layers: Any, array: np.ndarray) -> Any:
+    """Return an array as a tensor of the framework that the layers belong to."""
+    return torch.from_numpy(array) if layers is torch_layers else paddle.to_tensor(array)
