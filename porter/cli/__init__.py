@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -78,6 +79,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A Windows code page lacks some characters.
+            stream.reconfigure(errors="replace")
     # A command makes millions of small values that live until its end: searching them for cycles
     # takes a fifth of the time of 100,000 tensors.
     gc.set_threshold(10_000_000, 20, 50)

@@ -199,6 +199,7 @@ def test_a_bug_is_seventy_and_says_what_to_do(
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_is_a_hundred_and_thirty_or_forty_three(
     number: signal.Signals, code: int, tmp_path: Path
@@ -224,6 +225,7 @@ def test_interrupted_is_a_hundred_and_thirty_or_forty_three(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.posix
 def test_a_closed_pipe_is_no_error() -> None:
     """`porter list | head -1` ends quietly."""
     code = "from porter.cli import main; main()"
@@ -236,6 +238,16 @@ def test_a_closed_pipe_is_no_error() -> None:
     os.close(write)
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
+
+
+def test_a_terminal_without_a_character_gets_a_question_mark() -> None:
+    """Where the encoding has no ×, as on Windows, output goes on and nothing is a bug."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from porter.cli import main; main()", "show", "shunted-t"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?" in done.stdout
 
 
 # What is printed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
+from tests.systems import MEMORY
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean() -> Iterator[None]:
     yield
-    for path in Path("/dev/shm").glob(f"porter-*-{os.getpid()}*"):
+    for path in MEMORY.glob(f"porter-*-{os.getpid()}*"):
         path.unlink()

@@ -47,6 +47,7 @@ def test_long_reads_take_several_calls(path: Path, monkeypatch: pytest.MonkeyPat
     assert InputFile(path).pread(3, 90) == bytes(range(3, 93))
 
 
+@pytest.mark.posix
 def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that gives fewer bytes than asked for is asked again."""
     pread = os.pread
@@ -61,6 +62,7 @@ def _failing(code: int) -> Callable[..., Any]:
     return call
 
 
+@pytest.mark.posix
 def test_disk_that_cannot_be_read_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system says of a read is the machine's fault, not the file's."""
     file = InputFile(path)
@@ -72,6 +74,7 @@ def test_disk_that_cannot_be_read_is_told(path: Path, monkeypatch: pytest.Monkey
         file.pread_into(0, bytearray(10))
 
 
+@pytest.mark.posix
 def test_file_that_ends_early_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that says a file is longer than it is does not keep porter waiting."""
     file = InputFile(path)
@@ -80,6 +83,7 @@ def test_file_that_ends_early_is_told(path: Path, monkeypatch: pytest.MonkeyPatc
         file.pread_into(5, bytearray(10))
 
 
+@pytest.mark.linux
 def test_what_is_no_file_is_closed_at_once(tmp_path: Path) -> None:
     """The descriptor is closed though the error, which knows of it, is still held."""
     before = os.listdir("/proc/self/fd")

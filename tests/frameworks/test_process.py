@@ -54,6 +54,7 @@ def test_a_crash_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.posix
 def test_a_killed_child_is_said_to_be_killed() -> None:
     """A child that the system kills is reported with its signal."""
     with Worker("torch") as worker:
@@ -73,6 +74,7 @@ def test_leaving_ends_the_child() -> None:
     assert not alive(worker.pid)
 
 
+@pytest.mark.linux
 def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     """A parent that has no time to say anything takes its children along."""
     script = tmp_path / "parent.py"
@@ -96,6 +98,7 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert not alive(child)
 
 
+@pytest.mark.posix
 def test_another_interpreter_may_run_a_side(tmp_path: Path) -> None:
     """`python` names the interpreter; one without porter says what to install."""
     with Worker("torch", python=sys.executable) as worker:

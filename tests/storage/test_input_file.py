@@ -44,6 +44,7 @@ def test_refuses_to_fill_from_what_is_not_there(path: Path, offset: int, size: i
     assert buffer == bytes(size)
 
 
+@pytest.mark.posix
 def test_file_that_changes_fills_no_buffer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the bytes ends with a look at the file, also where there are none left."""
     with InputFile(path) as file:
@@ -61,6 +62,7 @@ def test_file_that_changes_fills_no_buffer(path: Path, monkeypatch: pytest.Monke
         file.pread_into(0, bytearray(4))
 
 
+@pytest.mark.linux
 def test_file_is_closed_where_it_is_left(path: Path) -> None:
     """At the end of a block, and when nothing holds it any more."""
     before = os.listdir("/proc/self/fd")
@@ -116,6 +118,7 @@ def test_descriptor_zero_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert closed == [0]
 
 
+@pytest.mark.posix
 def test_each_byte_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short read is one call; one that would come in parts is begun in parts."""
     calls: list[str] = []
@@ -130,6 +133,7 @@ def test_each_byte_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert calls == ["pread", "preadv", "preadv"]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kind", ["folder", "pipe", "nothing", "dangling", "device"])
 def test_refuses_what_is_no_file(kind: str, tmp_path: Path) -> None:
     """Folders, pipes, devices and links to nothing are refused without waiting."""
@@ -167,6 +171,7 @@ def test_notices_a_change(change: str, path: Path) -> None:
             file.pread(0, 100)
 
 
+@pytest.mark.posix
 def test_named_files_stay_below(tmp_path: Path) -> None:
     """What a file names may lie beside it or below, and nowhere else."""
     model = tmp_path / "m" / "model.onnx"
@@ -187,6 +192,7 @@ def test_named_files_stay_below(tmp_path: Path) -> None:
         open_beside(str(model), "hard", hard_links=False)
 
 
+@pytest.mark.posix
 def test_cache_of_links_is_readable(tmp_path: Path) -> None:
     """A model that is a link into a store may name links into the same store."""
     (tmp_path / "blobs").mkdir()

@@ -167,6 +167,7 @@ def test_nothing_is_turned(tmp_path: Path) -> None:
     assert list(operations.Permute((1, 0)).apply(empty).blocks()) == []
 
 
+@pytest.mark.linux
 def test_lent_buffers_go_back_to_the_system() -> None:
     """A large buffer is the process's own memory while it is lent, and nobody's when freed."""
 

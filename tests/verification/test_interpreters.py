@@ -91,6 +91,7 @@ def test_a_framework_that_is_nowhere_is_named_with_its_remedy(
         assert "run `pip install" in found["reason"]
 
 
+@pytest.mark.posix
 def test_a_side_that_crashes_is_one_line(files: Path, tmp_path: Path) -> None:
     """A child killed by a signal, or gone before it answers, ends the command with 3."""
     for script, said in (("kill -SEGV $$", "killed by SIGSEGV"), ("exit 7", "ended with code 7")):

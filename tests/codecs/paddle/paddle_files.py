@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,8 +13,9 @@ from porter.codecs.paddle import reading as codec
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
+from tests.systems import MEMORY
 
-SCRATCH = Path("/dev/shm") / f"porter-paddle-{os.getpid()}.pdparams"
+SCRATCH = MEMORY / f"porter-paddle-{os.getpid()}.pdparams"
 
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from pathlib import Path
 
 import torch
 from hypothesis import given, settings
@@ -27,8 +26,9 @@ from tests.codecs.torch.torch_files import (
     same,
     saved,
 )
+from tests.systems import MEMORY
 
-SCRATCH = Path("/dev/shm") / f"porter-torch-{os.getpid()}.pth"
+SCRATCH = MEMORY / f"porter-torch-{os.getpid()}.pth"
 
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)

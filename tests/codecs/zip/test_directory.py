@@ -19,6 +19,7 @@ from porter.errors import InputError, PorterError
 from porter.storage.input_file import InputFile
 from tests.codecs.mutations import damaged
 from tests.codecs.zip.zip_files import DATE, MEMBERS, NOISE, built, directory
+from tests.systems import MEMORY
 
 
 class _Pipe(io.BytesIO):
@@ -434,7 +435,7 @@ def test_every_flipped_bit_is_seen_or_harmless(tmp_path: Path) -> None:
 @given(data=damaged([built(), built(method=zipfile.ZIP_DEFLATED), streamed(), forced64()]))
 def test_damage_never_surprises(data: bytes) -> None:
     """Whatever is done to a zip, it is read or refused, and nothing else."""
-    path = Path(f"/dev/shm/porter-{os.getpid()}.zip")
+    path = MEMORY / f"porter-{os.getpid()}.zip"
     path.write_bytes(data)
     try:
         for member in read_directory(InputFile(path)).values():

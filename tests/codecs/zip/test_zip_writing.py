@@ -23,6 +23,7 @@ from porter.storage.pieces import Body, Late, Piece, place
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from tests.codecs.zip.zip_files import DATE, directory
+from tests.systems import MEMORY
 
 
 def tensor(values: list[int]) -> LazyTensor:
@@ -60,7 +61,7 @@ def test_written_zip_is_read_by_the_standard_library(tmp_path: Path) -> None:
 def test_members_begin_at_the_alignment(names: list[str]) -> None:
     """Whatever the length of the names, every member's bytes begin at a multiple of 64."""
     names = [name for name in names if "\0" not in name and _is_text(name)]
-    path = Path(f"/dev/shm/porter-{os.getpid()}.zip")
+    path = MEMORY / f"porter-{os.getpid()}.zip"
     contents = [Content(f"x{name}", name.encode()) for name in names]
     if contents:
         atomic_output.publish(path, zip_pieces(contents), force=True)
