@@ -240,14 +240,16 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert "bug" not in done.stderr
 
 
-def test_a_terminal_without_a_character_gets_a_question_mark() -> None:
-    """Where the encoding has no ×, as on Windows, output goes on and nothing is a bug."""
+def test_a_terminal_without_a_character_gets_a_question_mark(tmp_path: Path) -> None:
+    """Where the encoding lacks a character, as on Windows, output goes on and nothing is a bug."""
+    np.savez(tmp_path / "gewählt.npz", x=np.ones(2, np.float32))
     done = subprocess.run(
-        [sys.executable, "-c", "from porter.cli import main; main()", "show", "shunted-t"],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+        [sys.executable, "-c", "from porter.cli import main; main()", "inspect", "gewählt.npz"],
+        cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"?" in done.stdout
+    assert b"gew?hlt.npz" in done.stdout
 
 
 # What is printed
