@@ -19,8 +19,7 @@ from porter.zoo.architectures import families
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = """\
-`porter` and `python -m porter` are the same command. `porter COMMAND --help` prints what follows
-here for one command.
+`porter` and `python -m porter` are the same command. `porter COMMAND --help` prints the help below.
 
 ## Exit codes
 
@@ -81,7 +80,10 @@ def _commands(group: click.Group, path: str) -> list[str]:
 
 
 def _help(command: click.Command, path: str) -> str:
-    with click.Context(command, info_name=path, max_content_width=96, terminal_width=96) as context:
+    names = cli.context_settings["help_option_names"]
+    with click.Context(
+        command, info_name=path, max_content_width=96, terminal_width=96, help_option_names=names
+    ) as context:
         return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 

@@ -73,7 +73,7 @@ class TableError(PorterError):
 class MappingError(PorterError):
     """A checkpoint does not fit the table: missing, unexpected or misshapen tensors.
 
-    `problems` holds one line for each, layers folded.
+    `problems` has one line for each, layers folded.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MappingError(PorterError):
 
 
 class SystemFault(PorterError):
-    """The machine refuses: no space, no permission, a lock held by another process."""
+    """The machine refuses: no space, no permission, a lock of another process."""
 
     exit_code = 3
 

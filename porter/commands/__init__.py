@@ -1,1 +1,1 @@
-"""The library functions behind the commands."""
+"""The library functions that the commands call."""

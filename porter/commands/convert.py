@@ -1,4 +1,4 @@
-"""The pipeline: read, plan, apply, write, prove.
+"""Convert a checkpoint: read it, plan, apply the plan, write the output, prove it.
 
 Nothing here imports a framework; the forward proof runs in child processes.
 """
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What a conversion did, or, on a dry run, would do."""
+    """The result of a conversion, or of its dry run."""
 
     plan: Plan
     source: str
@@ -53,7 +53,7 @@ class Conversion:
     output: str
     to: str
     made_source: bool
-    """Whether the source is a seeded checkpoint, made because none was given."""
+    """Whether the source was made from seeded weights, since none was given."""
     origin: Origin
     notes: tuple[str, ...] = ()
     casts: Mapping[str, casts.Cast] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Conversion:
     weights: WeightProof | None = None
     verdict: Verdict | None = None
     graph: str | None = None
-    """What onnx's checker finds wrong with an ONNX output, empty if nothing; None: not asked."""
+    """The problem that the ONNX checker found in the output, empty for none; None: not checked."""
 
     def __repr__(self) -> str:
         return f"Conversion({summary.line(self)})"
@@ -71,13 +71,13 @@ class Conversion:
 
     @property
     def ok(self) -> bool:
-        """Whether no proof that was made has failed."""
+        """Whether no proof has failed."""
         failed = self.verdict is not None and self.verdict.failed
         return not failed and not self.graph and (self.weights is None or self.weights.holds)
 
 
 class Subject(NamedTuple):
-    """What is converted: a variant that porter knows, or a table of the user's own."""
+    """The thing to convert: a variant that porter knows, or a custom table."""
 
     stem: str
     table: Table
@@ -85,22 +85,28 @@ class Subject(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> Subject:
-        """Read an ARCH argument."""
+        """Return the subject of an ARCH argument."""
         if custom_table.is_table(name):
             return cls(Path(name).stem, load_table(Path(name)), None)
         variant = find(name)
         return cls(variant.name, variant.table, variant)
 
     def refuse(self, options: Mapping[str, object]) -> None:
-        """Raise `UsageError` for what only a variant that porter ships has."""
+        """Raise `UsageError` for options that only a variant of porter has."""
         for name, value in options.items():
             if self.variant is None and value:
                 raise UsageError(
-                    f"{name} needs a variant that porter knows, not a table", self.stem
+                    f"{name} needs a variant that porter knows, not a custom table", self.stem
                 )
 
+    def notes(self, left: Endpoint, right: Endpoint) -> tuple[str, ...]:
+        """Return what the user should know about a custom table."""
+        if self.variant is not None:
+            return ()
+        return tuple(custom_table.unwritten(self.table, left.dialect, right.dialect))
+
     def architecture(self, state: StateDict, dialect: str) -> Architecture:
-        """Return the variant; that of a user's table follows from the checkpoint."""
+        """Return the variant; that of a custom table follows from the checkpoint."""
         if self.variant is not None:
             return self.variant
         return custom_table.custom_architecture(self.table, shapes_of(state), dialect)
@@ -189,30 +195,17 @@ def convert(
         drop=drop,
         fill=fill,
     )
-    outcome = Conversion(
-        fitted.plan, address.shown(source), from_, target, to, made, state.origin, fitted.notes
-    )
-    if subject.variant is None:
-        notes = custom_table.unwritten(subject.table, left.dialect, right.dialect)
-        outcome = replace(outcome, notes=(*outcome.notes, *notes))
     canonical, write_plan = fitted.plan.read(state), fitted.plan
+    notes = (*fitted.notes, *subject.notes(left, right))
     if adapt:
-        from porter.planning.adapt import adapt as adapted
-
-        canonical, changes = adapted(
-            fitted.architecture,
-            canonical,
-            num_classes=num_classes,
-            image_size=image_size,
-            seed=seed,
+        canonical, write_plan, changes = _adapted(
+            fitted, canonical, right, num_classes, image_size, seed
         )
-        write_plan = fit(
-            fitted.architecture, canonical, CANONICAL, right.dialect, image_size=image_size
-        ).plan
-        canonical = write_plan.read(canonical)
-        outcome = replace(outcome, notes=(*outcome.notes, *changes))
-    converted = write_plan.write(canonical)
-    report: dict[str, casts.Cast] = {}
+        notes = (*notes, *changes)
+    outcome = Conversion(
+        fitted.plan, address.shown(source), from_, target, to, made, state.origin, notes
+    )
+    converted, report = write_plan.write(canonical), dict[str, casts.Cast]()
     if dtype is not None:
         converted, report = casts.cast(converted, dtype)
     write = _writer(container, fitted, write_plan, max_shard_size, onnx)
@@ -247,12 +240,31 @@ def _read(
     fold_batchnorm: bool,
     progress: Progress | None,
 ) -> StateDict:
-    """Return the source's state dict; that of an ONNX file is looked for in its graph."""
+    """Return the source's state dict; that of an ONNX file is recovered from its graph."""
     if left.container != "onnx" or subject.variant is None:
         return fetch.read(source, key=key, progress=progress)
     from porter.onnx.recover.read import read
 
     return read(subject.variant, source, fold_batchnorm=fold_batchnorm, progress=progress)
+
+
+def _adapted(
+    fitted: Fitted,
+    canonical: StateDict,
+    right: Endpoint,
+    num_classes: int | None,
+    image_size: int | None,
+    seed: int,
+) -> tuple[StateDict, Plan, tuple[str, ...]]:
+    """Return the state dict with other sizes, the plan that writes it, and what was changed."""
+    from porter.planning.adapt import adapt
+
+    variant = fitted.architecture
+    canonical, changes = adapt(
+        variant, canonical, num_classes=num_classes, image_size=image_size, seed=seed
+    )
+    plan = fit(variant, canonical, CANONICAL, right.dialect, image_size=image_size).plan
+    return plan.read(canonical), plan, tuple(changes)
 
 
 def _writer(
@@ -262,7 +274,7 @@ def _writer(
     max_shard_size: str | int | None,
     onnx: OnnxKeywords | None,
 ) -> Callable[..., Written]:
-    """Return what writes a state dict: a codec, or, as a graph is needed, the ONNX export."""
+    """Return the function that writes a state dict: a codec, or the ONNX export."""
     if container != "onnx":
         if onnx:
             raise UsageError(f"{', '.join(onnx)}: for --to onnx only")
@@ -286,7 +298,7 @@ def _seeded(
     image_size: int | None,
     dry_run: bool,
 ) -> StateDict:
-    """Return the seeded checkpoint that stands in for an INPUT, written unless on a dry run."""
+    """Return the seeded checkpoint that replaces an INPUT, written unless on a dry run."""
     from porter.commands.init import init, seeded_state
 
     variant, path = subject.variant, os.fspath(path)
@@ -311,15 +323,15 @@ def _options(
     fill: Mapping[str, float] | None,
     seed: int | None,
 ) -> dict[str, str]:
-    """Return what was chosen or asked for, as the output says it."""
-    said = {
+    """Return the options of the conversion, for the provenance of the output."""
+    texts = {
         "source_key": printable(wrapper),
         "dtype": dtype or "",
         "drop": ", ".join(printable(name) for name in drop),
         "fill": ", ".join(f"{printable(name)}={value}" for name, value in (fill or {}).items()),
         "adapt": "" if seed is None else f"seed {seed}",
     }
-    return {f"porter.{key}": value for key, value in said.items() if value}
+    return {f"porter.{key}": value for key, value in texts.items() if value}
 
 
 def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str, str]:
@@ -340,7 +352,7 @@ def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str,
 
 
 def _sizes(fitted: Fitted) -> dict[str, str]:
-    """Return the classes and image size, which a table of the user's own does not know."""
+    """Return the classes and image size, which a custom table does not know."""
     if not fitted.architecture.module:
         return {}
     return {
@@ -350,7 +362,7 @@ def _sizes(fitted: Fitted) -> dict[str, str]:
 
 
 def _recorded(source: str) -> str:
-    """Return what the output says of its source: an address whole, of a path the name alone."""
+    """Return the source for the provenance: a whole address, of a path only the name."""
     return source if address.is_url(source) else os.path.basename(source)
 
 
@@ -382,7 +394,7 @@ def _proven(
 
     assert outcome.written is not None
     assert state.origin is not None
-    # what came out of a graph is no file that a framework could read by itself
+    # A state dict recovered from a graph is not a file that a framework could read.
     left = state if state.origin.format == "onnx" else state.origin.path
     verdict = verify(
         fitted.architecture.name,

@@ -21,7 +21,7 @@ Digest = Literal["xxh3", "sha256"]
 
 
 class WriteKeywords(TypedDict, total=False):
-    """How an output is written: what `convert`, `repack` and `init` share."""
+    """How an output is written: the options that `convert`, `repack` and `init` share."""
 
     read_back: bool
     """Read the output again and compare it before it gets its name (default)."""
@@ -36,7 +36,7 @@ class WriteKeywords(TypedDict, total=False):
 
 
 class InitKeywords(WriteKeywords, total=False):
-    """What `init` takes besides."""
+    """The other options of `init`."""
 
     max_shard_size: str | int | None
     """Bytes of a shard, or a text such as "5GB"."""

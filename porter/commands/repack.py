@@ -1,4 +1,4 @@
-"""Put a checkpoint into another container: the same names, the same layout, the same values."""
+"""Write a checkpoint to another container; names, layout and values stay as they are."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from porter.tensors.state_dict import Origin, StateDict
 
 _OWN = (provenance.DIGESTS, provenance.SOURCES, safetensors.HEADER, safetensors.TIES)
 _STEP = ("porter.source_key", "porter.dtype", "porter.uint16", "porter.layout", "porter.without")
-"""What an earlier step was asked for, and says nothing of this one."""
+"""Options of an earlier conversion, which are not those of this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repacking:
-    """What was read and what was written."""
+    """The result of writing another container."""
 
     state: StateDict
     origin: Origin
@@ -87,7 +87,7 @@ def repack(
     origin = state.origin
     assert origin is not None
     if not state:
-        raise InputError("holds no tensors", origin.shown)
+        raise InputError("has no tensors", origin.shown)
     costs: dict[str, casts.Cast] = {}
     if dtype is not None:
         state, costs = casts.cast(state, dtype)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from porter.commands.options import checked_options
 from porter.errors import MissingPackage, UsageError
 from porter.frameworks import exchange
 from porter.frameworks.process import Pool
@@ -37,6 +38,7 @@ from porter.verification.verdict import NOT_MADE, Verdict
 from porter.zoo.architectures import Architecture, find
 
 
+@checked_options(RunOptions)
 def verify(
     architecture: str | Architecture,
     left: Checkpoint,
@@ -54,58 +56,38 @@ def verify(
     progress: Progress | None = None,
     **options: Unpack[RunOptions],
 ) -> Verdict:
-    """Run `left` (the source) and `right`, each in a separate process, and compare them.
+    """Run both sides on the same inputs, each in a separate process, and compare them.
 
-    Parameters
-    ----------
-    architecture
-        Name of a variant, for example `shunted-s`.
-    left, right
-        Checkpoints, ONNX models, traces that `record` wrote, or state dicts. The float64 run of
-        the left side is the reference; of a checkpoint and an ONNX model it is the checkpoint.
-    left_dialect, right_dialect
-        Naming of each checkpoint; None: recognised from its names.
-    left_key, right_key
-        Which state dict of a file with several, for example `model_ema`.
-    grad, train_step
-        Also compare the gradient of every parameter, or all weights after one AdamW step.
-    diagnose
-        Name the likely faults of a verdict that fails.
-    sensitivity
-        If the verdict passes, name the tensors that the outputs do not show, and run both sides
-        again on fuzzed weights that show them.
-    pool
-        Processes to use and keep; None: started for this verdict only.
-    progress
-        Called as `progress(step, 0, 0)` when a step begins, from any thread.
-    num_classes, image_size
-        Classes, and pixels of a side; None: those of the checkpoint.
-    preset
-        `default`, `strict` or `paddleclas`: inputs and limits, see docs/verification.md.
-    seeds, batch_sizes
-        Seeds of the noise (or how many) and batch sizes; None: those of the preset.
-    images, inputs
-        A folder of pictures, or an `.npz` or `.npy` file of batches (N, 3, H, W), instead of
-        noise.
-    precision
-        What the right side computes in, besides float64: float32, tf32, float16 or bfloat16.
-    device
-        `auto`, `cpu` or `cuda[:n]`.
-    python
-        {framework: interpreter of another environment that has it, and porter}.
-    per_layer
-        Compare the output of every module even if the verdict passes.
+    Parameters:
+        architecture: Name of a variant, such as "shunted-s" (`porter list` prints them).
+        left: Checkpoint, trace that `record` wrote, ONNX model or state dict; the float64 run
+            of this side is the reference (of a checkpoint and an ONNX model, the checkpoint's).
+        right: The other side, of the same kinds.
+        left_dialect: Naming of `left`; None to recognise it.
+        right_dialect: Naming of `right`; None to recognise it.
+        left_key: Name of one of several state dicts in `left`.
+        right_key: Name of one of several state dicts in `right`.
+        grad: Also compare the gradient of every parameter.
+        train_step: Also compare all weights after one AdamW step.
+        diagnose: Name the likely faults of a verdict that fails.
+        sensitivity: If the verdict passes, name the tensors that the outputs do not show, and
+            run both sides again on fuzzed weights that show them.
+        pool: Processes to use and keep; None to start them for this verdict only.
+        progress: Called as `progress(step, 0, 0)` when a step begins, from any thread.
+        options: What both sides run, and where. `num_classes`, `image_size` (pixels): None for
+            those of the checkpoint. `preset`: "default", "strict" or "paddleclas", inputs and
+            limits (docs/verification.md). `seeds` of the noise, or how many, and `batch_sizes`:
+            None for those of the preset. `images`: folder of pictures, or `inputs`: `.npz` or
+            `.npy` file of batches (N, 3, H, W), instead of noise. `precision` of the right
+            side: "float32", "tf32", "float16" or "bfloat16", in addition to float64. `device`:
+            "auto", "cpu" or "cuda[:n]". `python`: {framework: interpreter of another
+            environment that has it and porter}. `per_layer`: compare every module even if the
+            verdict passes.
 
-    Returns
-    -------
-    Verdict
-        `passed`, `failed` and `reason`, and every figure. If a framework is not installed, the
-        status is `not made`.
-
-    Raises
-    ------
-    InputError, MappingError, UsageError
-        For files that do not fit the architecture or each other, and unknown options.
+    Returns a `Verdict` with `passed`, `failed`, `reason` and every figure; its status is
+    "not made" if a framework is not installed.
+    Raises `InputError`, `MappingError` or `UsageError` for files that do not fit the
+    architecture or each other.
     """
     variant = find(architecture) if isinstance(architecture, str) else architecture
     runs, steps = Runs.of(options), Steps(progress)

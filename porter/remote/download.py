@@ -22,9 +22,6 @@ from porter.remote.address import Address
 from porter.remote.http import Unreachable, content_range, get
 from porter.storage.progress import Progress
 
-COPY = "is the copy downloaded on"
-"""What the note of a download says that the server could not be asked about."""
-
 ATTEMPTS = 4
 """How often in a row a download may be cut without a byte gained."""
 PAUSE = 1.0
@@ -56,7 +53,7 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """Where the file is, and what the user should know of it."""
+    """The path of a file, and a note if its server could not be asked whether it changed."""
 
     path: str
     note: str = ""
@@ -155,7 +152,7 @@ def _kept_or_fetched(
     except Unreachable as fault:
         if known is None:
             raise
-        note = f"{fault.message}: {source.name} {COPY} {known.date}"
+        note = f"{fault.message}: {source.name} is the copy downloaded on {known.date}"
         return Got(place.path, note)
 
 

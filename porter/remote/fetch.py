@@ -93,8 +93,13 @@ def read(
     if not is_url(given):
         return state
     assert state.origin is not None
-    notes = (*state.origin.notes, *here.notes)
-    return StateDict(state, replace(state.origin, notes=notes, address=here.shown))
+    origin = replace(
+        state.origin,
+        notes=(*state.origin.notes, *here.notes),
+        stale=here.notes,
+        address=here.shown,
+    )
+    return StateDict(state, origin)
 
 
 @contextmanager
@@ -109,12 +114,8 @@ def named(here: Fetched) -> Iterator[None]:
 
 
 def stale(*states: StateDict) -> tuple[str, ...]:
-    """Return what is to be said of downloads that could not be asked for again."""
-    from porter.remote import download
-
-    origins = [state.origin for state in states if state.origin is not None]
-    return tuple(note for origin in origins if origin.address for note in origin.notes
-                 if download.COPY in note)  # fmt: skip
+    """Return the notes on downloads whose server could not be asked again."""
+    return tuple(note for state in states if state.origin for note in state.origin.stale)
 
 
 def _shards(path: str) -> list[str]:

@@ -32,6 +32,8 @@ class Origin:
     """What else the user should know, a sentence each."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The format's own metadata (safetensors `__metadata__`, ONNX `metadata_props`)."""
+    stale: tuple[str, ...] = ()
+    """Those of the notes that are on downloads whose server could not be asked again."""
     address: str = ""
     """Where the file was downloaded from, without the query; empty if it was not."""
 

@@ -21,9 +21,10 @@ from porter.errors import UsageError
 from porter.onnx.export.write import Options
 from porter.storage.digests import METHODS
 from porter.tensors.casts import FLOATS
+from porter.verification.options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = [name for name in porter.__all__ if name not in ("__version__", "verify")]
+FUNCTIONS = [name for name in porter.__all__ if name != "__version__"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,8 @@ FUNCTIONS = [name for name in porter.__all__ if name not in ("__version__", "ver
          "repack has no option 'digset'; did you mean digest?"),
         (lambda: porter.init("shunted-t", "a.pth", num_clases=10),
          "init has no option 'num_clases'; did you mean num_classes?"),
+        (lambda: porter.verify("shunted-t", "a.pth", "b.pth", precison="tf32"),
+         "verify has no option 'precison'; did you mean precision?"),
         (lambda: porter.load_model("shunted-t", "a.pth", devise="cuda"),
          "load_model has no option 'devise'; did you mean device?"),
         (lambda: porter.load_model("shunted-t", "a.pth", zzz=1),
@@ -109,8 +112,10 @@ def test_help_explains_every_parameter_and_the_result(name: str) -> None:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             assert f"    {parameter.name}: " in text, parameter.name
-    if name in ("convert", "repack", "init"):
-        assert all(f"`{key}`" in text for key in options.keys_of(options.WriteKeywords))
+    keywords = {"convert": options.WriteKeywords, "repack": options.WriteKeywords,
+                "init": options.InitKeywords, "verify": RunOptions}.get(name)  # fmt: skip
+    if keywords is not None:
+        assert all(f"`{key}`" in text for key in options.keys_of(keywords))
     assert "\nReturns " in text
 
 

@@ -30,7 +30,7 @@ REJECTED = [case for case in CASES if case.rejected]
 KEPT = [case for case in CASES if not case.rejected]
 REFUSED = {
     "torch-ok-name-long": "longer than 4096 bytes",
-    "st-ok-no-tensors": "holds no tensors",
+    "st-ok-no-tensors": "has no tensors",
 }
 """Honest files that porter refuses all the same, and what it says."""
 

@@ -106,7 +106,8 @@ def read(
     assert made.state.origin is not None
     told = (*made.state.origin.notes, *here.notes, *made.how)
     address = here.shown if is_url(given) else ""
-    return StateDict(made.state, replace(made.state.origin, notes=told, address=address))
+    origin = replace(made.state.origin, notes=told, stale=here.notes, address=address)
+    return StateDict(made.state, origin)
 
 
 def is_own(state: StateDict) -> bool:
