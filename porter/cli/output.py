@@ -91,7 +91,9 @@ def say_verdict(verdict: Verdict) -> None:
     from porter.report.text import render
 
     limit = width()
-    Console(width=limit, soft_wrap=limit is None, highlight=False).print(render(verdict))
+    narrow = limit is not None and limit < 80
+    console = Console(width=limit, soft_wrap=limit is None, highlight=False)
+    console.print(render(verdict, narrow))
 
 
 @contextmanager

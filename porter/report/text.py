@@ -16,11 +16,14 @@ from porter.verification.verdict import FAILED, PASSED, Verdict
 _STYLES = {PASSED: "bold green", FAILED: "bold red"}
 
 
-def render(verdict: Verdict) -> RenderableType:
-    """Return a verdict for `rich.console.Console.print`: the outcome, the sides, the figures."""
+def render(verdict: Verdict, narrow: bool = False) -> RenderableType:
+    """Return a verdict for `rich.console.Console.print`: the outcome, the sides, the figures.
+
+    With `narrow`, for fewer than 80 characters, the figures are those that decide.
+    """
     parts: list[RenderableType] = [_headline(verdict)]
     if verdict.checks:
-        parts += [_sides(verdict), _figures(verdict)]
+        parts += [_sides(verdict), _figures(verdict, narrow)]
     if verdict.tensors:
         parts.append(_tensors(verdict))
     if verdict.layers:
@@ -42,7 +45,7 @@ def plain(verdict: Verdict, width: int = 100) -> str:
 
     console = Console(width=width, no_color=True, highlight=False)
     with console.capture() as capture:
-        console.print(render(verdict))
+        console.print(render(verdict, narrow=width < 80))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
@@ -73,14 +76,16 @@ def _side(side: SideReport) -> str:
     return f"{side.label} {version} on {side.device}: {side.file or 'given weights'}{how}"
 
 
-def _figures(verdict: Verdict) -> Table:
+def _figures(verdict: Verdict, narrow: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("", "output", "error", "source's own", "limit", "max abs", "cosine", "top-1"):
+    names = ["", "output", "error", "source's own", "limit", "max abs", "cosine", "top-1"]
+    del names[5 if narrow else len(names) :]
+    for name in names:
         table.add_column(name, justify="left" if name in ("", "output") else "right")
     for precision in dict.fromkeys(check.precision for check in verdict.checks):
         worst = verdict.worst(precision)
         if worst is not None:
-            table.add_row(*_row(worst, verdict))
+            table.add_row(*_row(worst, verdict)[: len(names)])
     return table
 
 

@@ -199,6 +199,16 @@ def test_the_terminal_says_the_same(status: str) -> None:
     assert ("1 of 1 gradients differ: gradient of head.bias" in text) is (status == FAILED)
 
 
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_gets_whole_figures(width: int) -> None:
+    """No figure is cut: where there is no room, those that do not decide are left out."""
+    text = plain(verdict(PASSED), width)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "limit" in text
+    assert ("cosine" in text) is (width == 80)
+    assert "…" not in text
+
+
 def test_reports_are_chosen_by_suffix(tmp_path: Path) -> None:
     """Each known suffix writes its form, an unknown one is refused by name."""
     paths = [tmp_path / f"report{suffix}" for suffix in SUFFIXES]
