@@ -104,15 +104,15 @@ class Session:
         """
         arrays, _ = exchange.load(inputs)
         self._use(precision, rounded)
-        found: dict[str, Array] = {}
+        results: dict[str, Array] = {}
         about: dict[str, Any] = {"precision": precision}
         for case in cases or arrays:
             watched = Watch(watch, calls, limit) if case == layers else Watch()
             recording = self._runner.forward(arrays[case], watched)
-            found.update({f"output/{case}/{k}": v for k, v in recording.outputs.items()})
+            results.update({f"output/{case}/{k}": v for k, v in recording.outputs.items()})
             if case == layers:
-                about |= _pack_layers(found, recording)
-        exchange.save(output, found, about)
+                about |= _pack_layers(results, recording)
+        exchange.save(output, results, about)
         return {}
 
     def rerun(
@@ -133,18 +133,18 @@ class Session:
         known = exchange.about(calls)["calls"]
         arguments = {a["array"] for t in trials for a in known[t["place"]] if "array" in a}
         arrays, _ = exchange.load(calls, arguments)
-        given = exchange.load(values)[0] if values else {}
+        replacements = exchange.load(values)[0] if values else {}
         self._use(precision, rounded)
-        found: dict[str, Array] = {}
+        results: dict[str, Array] = {}
         for index, trial in enumerate(trials):
             module = trial["place"].partition("#")[0]
             called = [_unpacked(a, arrays) for a in known[trial["place"]]]
-            tensors = {name: given[key] for name, key in trial.get("tensors", {}).items()}
+            tensors = {name: replacements[key] for name, key in trial.get("tensors", {}).items()}
             settings = trial.get("settings", {})
             with self._replaced(tensors), self._runner.altered(module, settings):
                 for part, array in self._called(module, called, bool(settings)).items():
-                    found[f"{index}{part}"] = array
-        exchange.save(output, found, {})
+                    results[f"{index}{part}"] = array
+        exchange.save(output, results, {})
         return {}
 
     def _called(self, module: str, arguments: Sequence[Any], altered: bool) -> dict[str, Array]:
@@ -161,11 +161,11 @@ class Session:
 
     def settings(self, modules: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
         """Return the settings of modules that are numbers: {module: {name: value}}."""
-        found: dict[str, dict[str, Any]] = {}
+        results: dict[str, dict[str, Any]] = {}
         for module in modules:
             values = {name: self._runner.attribute(module, name) for name in names}
-            found[module] = {n: v for n, v in values.items() if isinstance(v, int | float)}
-        return {"settings": found}
+            results[module] = {n: v for n, v in values.items() if isinstance(v, int | float)}
+        return {"settings": results}
 
     def mutate(
         self, inputs: str, output: str, precision: str, trials: Sequence[Mapping[str, str]],
@@ -176,19 +176,19 @@ class Session:
         The outputs of the modules in `watch` are written as well.
         """
         arrays, _ = exchange.load(inputs)
-        given, _ = exchange.load(values)
+        replacements, _ = exchange.load(values)
         self._use(precision, None)
-        found: dict[str, Array] = {}
+        results: dict[str, Array] = {}
         for index, trial in enumerate(trials):
-            with self._replaced({name: given[key] for name, key in trial.items()}):
+            with self._replaced({name: replacements[key] for name, key in trial.items()}):
                 for case, array in arrays.items():
                     recording = self._runner.forward(array, Watch(watch))
                     both = {
                         **recording.outputs,
                         **{f"layer/{k}": v for k, v in recording.layers.items()},
                     }
-                    found.update({f"{index}/{case}/{k}": v for k, v in both.items()})
-        exchange.save(output, found, {})
+                    results.update({f"{index}/{case}/{k}": v for k, v in both.items()})
+        exchange.save(output, results, {})
         return {}
 
     def gradients(
@@ -202,13 +202,13 @@ class Session:
         """
         arrays, _ = exchange.load(inputs)
         self._use(precision, rounded)
-        given = arrays["input"], arrays["projection"]
+        task = arrays["input"], arrays["projection"]
         if rate is None:
-            found = self._runner.gradients(*given)
+            results = self._runner.gradients(*task)
         else:
-            found = self._runner.step(*given, rate)
+            results = self._runner.step(*task, rate)
             self._loaded = None
-        exchange.save(output, found, {})
+        exchange.save(output, results, {})
         return {}
 
     def _use(self, precision: str, rounded: str | None) -> None:
@@ -245,15 +245,15 @@ def _array(tensor: LazyTensor, dtype: str, rounded: str | None) -> Array:
     return np.array(array, order="C")
 
 
-def _pack_layers(found: dict[str, Array], recording: Recording) -> dict[str, Any]:
+def _pack_layers(results: dict[str, Array], recording: Recording) -> dict[str, Any]:
     """Add layers and calls to the arrays of a file; return their JSON description."""
-    found.update({f"layer/{place}": array for place, array in recording.layers.items()})
+    results.update({f"layer/{place}": array for place, array in recording.layers.items()})
     calls: dict[str, list[Any]] = {}
     for place, arguments in recording.calls.items():
         calls[place] = []
         for index, argument in enumerate(arguments):
             if isinstance(argument, np.ndarray):
-                found[f"call/{place}/{index}"] = argument
+                results[f"call/{place}/{index}"] = argument
                 calls[place].append({"array": f"call/{place}/{index}"})
             else:
                 calls[place].append({"value": argument})

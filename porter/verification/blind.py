@@ -18,12 +18,12 @@ def unseen(
     `gradients` are those of sum(projection * logits), the projection being standard normal, so
     that the norm of gradient * value is how far the logits move. `rms` is the logits'.
     """
-    found = []
+    blind = []
     for name, gradient in gradients.items():
         value = values.get(name)
         if value is None or value.shape != gradient.shape:
             continue
         effect = float(np.linalg.norm(gradient * value)) / rms if rms else 0.0
         if effect < limit:
-            found.append(Blind(name, effect, limit))
-    return tuple(found)
+            blind.append(Blind(name, effect, limit))
+    return tuple(blind)

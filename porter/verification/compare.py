@@ -36,27 +36,27 @@ class Figures:
     """Whether the problem is that the reference is all zeros, so that no error is defined."""
 
 
-def compare(found: Array | None, reference: Array | None) -> Figures:
+def compare(array: Array | None, reference: Array | None) -> Figures:
     """Compare two arrays; missing, empty, misshapen or NaN ones have a problem."""
-    if found is None:
+    if array is None:
         return Figures((), problem="missing")
     if reference is None:
-        return Figures(found.shape, problem="the reference has no such output")
-    if found.shape != reference.shape:
+        return Figures(array.shape, problem="the reference has no such output")
+    if array.shape != reference.shape:
         return Figures(
-            found.shape, problem=f"shape {list(found.shape)}, not {list(reference.shape)}"
+            array.shape, problem=f"shape {list(array.shape)}, not {list(reference.shape)}"
         )
-    if not found.size:
-        return Figures(found.shape, problem="empty")
-    x, ref = found.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
+    if not array.size:
+        return Figures(array.shape, problem="empty")
+    x, ref = array.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
     for values, prefix in ((ref, "the reference is"), (x, "")):
         if not np.isfinite(values).all():
             kind = "NaN" if np.isnan(values).any() else "infinite"
-            return Figures(found.shape, problem=f"{prefix} {kind}".strip())
+            return Figures(array.shape, problem=f"{prefix} {kind}".strip())
     rms = _rms(ref)
     if rms == 0:
-        return Figures(found.shape, problem=_ALL_ZEROS, zero_reference=True)
-    return _figures(x, ref, rms, found.shape)
+        return Figures(array.shape, problem=_ALL_ZEROS, zero_reference=True)
+    return _figures(x, ref, rms, array.shape)
 
 
 def _figures(x: Array, ref: Array, rms: float, shape: Shape) -> Figures:

@@ -27,27 +27,27 @@ def judge(left: Trace, right: Trace, precision: str, preset: Preset) -> tuple[Ch
 def _checks(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> Iterator[Check]:
     case, _, output = key.rpartition("/")
     reference = left.outputs[EXACT].get(key)
-    own = compare(left.outputs[SINGLE].get(key), reference) if SINGLE in left.outputs else None
-    error = own.error if own is not None else 0.0
+    source = compare(left.outputs[SINGLE].get(key), reference) if SINGLE in left.outputs else None
+    error = source.error if source is not None else 0.0
     if EXACT in right.outputs:
-        found = compare(right.outputs[EXACT].get(key), reference)
+        target = compare(right.outputs[EXACT].get(key), reference)
         limit = tolerance.limit_exact(error)
-        yield Check(case, output, EXACT, None, found, limit, _problem(None, found, limit))
+        yield Check(case, output, EXACT, None, target, limit, _problem(None, target, limit))
     if precision == EXACT:
         return
-    found = compare(right.outputs.get(precision, {}).get(key), reference)
+    target = compare(right.outputs.get(precision, {}).get(key), reference)
     limit = tolerance.limit(precision, error)
-    problem = _problem(own, found, limit) or _preset_limits(left, right, key, precision, preset)
-    yield Check(case, output, precision, own, found, limit, problem)
+    problem = _problem(source, target, limit) or _preset_limits(left, right, key, precision, preset)
+    yield Check(case, output, precision, source, target, limit, problem)
 
 
-def _problem(own: Figures | None, found: Figures, limit: float) -> str:
-    if own is not None and own.problem:
-        return f"the left side is {own.problem}"
-    if found.problem:
-        return found.problem
-    if not found.error <= limit:
-        return f"error {found.error:.1e} is over the limit {limit:.1e}"
+def _problem(source: Figures | None, target: Figures, limit: float) -> str:
+    if source is not None and source.problem:
+        return f"the left side is {source.problem}"
+    if target.problem:
+        return target.problem
+    if not target.error <= limit:
+        return f"error {target.error:.1e} is over the limit {limit:.1e}"
     return ""
 
 
@@ -55,11 +55,11 @@ def _preset_limits(left: Trace, right: Trace, key: str, precision: str, preset: 
     """Check the classical limits of a preset, side against side, each at its precision."""
     if preset.max_abs is None and preset.top1 is None:
         return ""
-    found = compare(right.outputs[precision].get(key), left.outputs.get(SINGLE, {}).get(key))
-    if preset.max_abs is not None and not found.max_abs < preset.max_abs:
-        return f"max abs {found.max_abs:.1e}, {preset.name} requires less than {preset.max_abs:g}"
-    if preset.top1 is not None and (found.top1 is None or found.top1 < preset.top1):
-        return f"top-1 agreement {found.top1}, {preset.name} requires {preset.top1:.1%}"
+    target = compare(right.outputs[precision].get(key), left.outputs.get(SINGLE, {}).get(key))
+    if preset.max_abs is not None and not target.max_abs < preset.max_abs:
+        return f"max abs {target.max_abs:.1e}, {preset.name} requires less than {preset.max_abs:g}"
+    if preset.top1 is not None and (target.top1 is None or target.top1 < preset.top1):
+        return f"top-1 agreement {target.top1}, {preset.name} requires {preset.top1:.1%}"
     return ""
 
 

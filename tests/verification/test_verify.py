@@ -34,10 +34,18 @@ def ported(canonical: StateDict) -> StateDict:
 
 def test_a_good_port_passes(canonical: StateDict, ported: StateDict) -> None:
     """torch and paddle agree, sharply in float64 and within rounding in float32."""
+    steps: list[tuple[str, int, int]] = []
     verdict = porter.verify(
-        VARIANT, canonical, ported, left_dialect="torch", right_dialect="paddle", **SMALL
-    )
+        VARIANT, canonical, ported, left_dialect="torch", right_dialect="paddle",
+        progress=lambda *call: steps.append(call), **SMALL,
+    )  # fmt: skip
     assert verdict.passed, verdict.reason
+    names = [name for name, *_ in steps]
+    assert names[:2] == ["reading the checkpoints", "starting torch and paddle"]
+    assert names[-1] == "comparing the weights"
+    running = "; ".join(names[2:-1])
+    for run in ("left (torch): float64", "left (torch): float32", "right (paddle): float64"):
+        assert run in running
     assert [(c.precision, c.case) for c in verdict.checks] == [
         ("float64", "seed0.batch2"),
         ("float32", "seed0.batch2"),
@@ -54,9 +62,15 @@ def test_a_square_weight_left_untransposed_fails(canonical: StateDict, ported: S
     """The classical fault, which no shape check sees, fails in both precisions."""
     name = "block4.0.attn.proj.weight"
     wrong = StateDict({**ported, name: canonical[name]})
-    verdict = porter.verify(VARIANT, canonical, wrong, right_dialect="paddle", **SMALL)
+    steps: list[str] = []
+    verdict = porter.verify(
+        VARIANT, canonical, wrong, right_dialect="paddle",
+        progress=lambda step, *_: steps.append(step), **SMALL,
+    )  # fmt: skip
     assert verdict.failed
     assert all(not check.passed for check in verdict.checks)
+    assert "layers" in steps
+    assert steps[-1] == "looking for the fault"
     assert "over the limit" in verdict.reason
 
 

@@ -42,12 +42,12 @@ class OnnxSession:
     def run(self, inputs: str, output: str, precision: str, **_: Any) -> dict[str, Any]:
         """Run each case of the file `inputs`; the first output is the logits."""
         arrays, _about = exchange.load(inputs)
-        found = {}
+        results = {}
         for case, array in arrays.items():
-            found[f"output/{case}/logits"] = next(
+            results[f"output/{case}/logits"] = next(
                 iter(onnx_run.outputs(self._session, array).values())
             )
-        exchange.save(output, found, {"precision": precision})
+        exchange.save(output, results, {"precision": precision})
         return {}
 
 

@@ -39,9 +39,9 @@ def folded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.what, finding.remedy), []).append(finding)
-    found = []
+    merged = []
     for group in groups.values():
         places = fold(f.place for f in group)
         shown = ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
-        found.append(replace(group[0], place=shown, count=len(group)))
-    return tuple(found)
+        merged.append(replace(group[0], place=shown, count=len(group)))
+    return tuple(merged)

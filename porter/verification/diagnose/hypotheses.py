@@ -54,14 +54,14 @@ def diagnose(
     modules = sorted({place.partition("#")[0] for place in isolated})
     settings = left.settings(modules, _SETTINGS)
     wanted = outputs(calls)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for place, result in isolated.items():
         module = place.partition("#")[0]
         trials = [
             *_trials(kinds.get(place, ""), settings[module]),
             *(Trial(m.what, m.remedy, tensors=m.tensors) for m in mutations.get(module, ())),
         ]
-        known = {finding.what for finding in found}
+        known = {finding.what for finding in findings}
         enough = max(result.limit, 1e-3 * result.error)
         best = _best(left, calls, place, [t for t in trials if t.what in known], wanted[place])
         if best is None or best[1] > enough:
@@ -69,8 +69,8 @@ def diagnose(
             best = _best(left, calls, place, others, wanted[place]) or best
         if best is not None and best[1] <= enough:
             trial, after = best
-            found.append(Finding(place or WHOLE, trial.what, trial.remedy, result.error, after))
-    return found
+            findings.append(Finding(place or WHOLE, trial.what, trial.remedy, result.error, after))
+    return findings
 
 
 def _best(
@@ -92,8 +92,8 @@ def _best(
         }
         for index, trial in enumerate(trials)
     ]
-    found = left.rerun(calls.path, "float64", requests, values)
-    errors = [error(wanted, outputs) for outputs in found]
+    results = left.rerun(calls.path, "float64", requests, values)
+    errors = [error(wanted, outputs) for outputs in results]
     index = min(range(len(trials)), key=errors.__getitem__)
     return trials[index], errors[index]
 

@@ -67,37 +67,37 @@ def isolated(left: Side, calls: Calls) -> dict[str, Isolated]:
     """Run each module on the left with the right side's arguments."""
     trials = [{"place": place} for place in calls.places]
     reference = left.rerun(calls.path, EXACT, trials)
-    own = left.rerun(calls.path, SINGLE, trials) if calls.precision != EXACT else None
-    found = outputs(calls)
+    single = left.rerun(calls.path, SINGLE, trials) if calls.precision != EXACT else None
+    results = outputs(calls)
     result = {}
     for index, place in enumerate(calls.places):
-        limit = _limit(calls.precision, reference[index], own[index] if own else None)
-        result[place] = Isolated(error(found[place], reference[index]), limit)
+        limit = _limit(calls.precision, reference[index], single[index] if single else None)
+        result[place] = Isolated(error(results[place], reference[index]), limit)
     return result
 
 
 def _limit(
-    precision: str, reference: Mapping[str, Array], own: Mapping[str, Array] | None
+    precision: str, reference: Mapping[str, Array], single: Mapping[str, Array] | None
 ) -> float:
-    if own is None:
+    if single is None:
         return tolerance.limit_exact(0.0)
-    return tolerance.limit_isolated(precision, error(own, reference))
+    return tolerance.limit_isolated(precision, error(single, reference))
 
 
 def outputs(calls: Calls) -> dict[str, dict[str, Array]]:
     """Return the outputs of the right side's modules, {place: {part: array}}."""
     arrays, _ = exchange.load(calls.path, lambda name: name.startswith("layer/"))
-    found: dict[str, dict[str, Array]] = {place: {} for place in calls.places}
+    results: dict[str, dict[str, Array]] = {place: {} for place in calls.places}
     prefixes = ("layer/", f"layer/{calls.precision}/")  # of a run's file, of a trace
     for name, array in arrays.items():
         for prefix in prefixes:
             place, at, part = name[len(prefix) :].partition("@")
-            if name.startswith(prefix) and place in found:
-                found[place][f"{at}{part}"] = array
-    return found
+            if name.startswith(prefix) and place in results:
+                results[place][f"{at}{part}"] = array
+    return results
 
 
-def error(found: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
+def error(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
     """Return the largest error of a module's outputs, infinite where they cannot be compared."""
-    figures = [compare(found.get(part), reference.get(part)) for part in {**reference, **found}]
+    figures = [compare(outputs.get(part), reference.get(part)) for part in {**reference, **outputs}]
     return max((f.error if not f.problem else float("inf") for f in figures), default=float("inf"))

@@ -33,17 +33,17 @@ def compare_tensors(
     were not. Tensors that a side lacks for a stated reason are left out.
     """
     states = [plan.read(state) for plan, state in (left, right)]
-    made = {n for plan, _ in (left, right) for n in (*plan.filled, *plan.computed)}
-    names = [name for name in states[0] if name not in made]
+    added = {n for plan, _ in (left, right) for n in (*plan.filled, *plan.computed)}
+    names = [name for name in states[0] if name not in added]
     plan = right[0]
     rows = {name: link.row for link in plan.source.links for name in link.canonical}
     checks = []
     for name in names:
         problem = remedy = ""
-        one, other = _values(states[0][name], rounded), _values(states[1][name], None)
-        if not _equal(one, other):
+        first, second = _values(states[0][name], rounded), _values(states[1][name], None)
+        if not _equal(first, second):
             reference = _Reference(plan, name, states[0], rounded)
-            problem, remedy = explain(name, one, _as(other, one), reference)
+            problem, remedy = explain(name, first, _as(second, first), reference)
         checks.append(TensorCheck(name, rows.get(name, ""), problem, remedy))
     return tuple(checks)
 
@@ -56,15 +56,15 @@ def _values(tensor: LazyTensor, rounded: str | None) -> Array:
     return np.array(array, order="C")
 
 
-def _equal(one: Array, other: Array) -> bool:
-    if one.dtype == other.dtype:
-        return one.tobytes() == other.tobytes()
-    return bool(np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True))
+def _equal(first: Array, second: Array) -> bool:
+    if first.dtype == second.dtype:
+        return first.tobytes() == second.tobytes()
+    return bool(np.array_equal(first.astype(np.float64), second.astype(np.float64), equal_nan=True))
 
 
-def _as(array: Array, other: Array) -> Array:
+def _as(array: Array, second: Array) -> Array:
     """Return an array in the element type of another, where that loses nothing."""
-    same = array.astype(other.dtype)
+    same = array.astype(second.dtype)
     return same if np.array_equal(same.astype(array.dtype), array) else array
 
 
@@ -86,16 +86,16 @@ class _Reference:
     def parts(self) -> str:
         """The parts concatenated along the tensor's first axis: `qkv`, `kv` or nothing."""
         module = self.name.split(".")[-2:-1]
-        found = re.search("qkv|kv", module[0]) if module else None
-        return found.group() if found else ""
+        match = re.search("qkv|kv", module[0]) if module else None
+        return match.group() if match else ""
 
     @property
     def heads(self) -> tuple[int, ...]:
         """Numbers of heads into which the tensor may be divided; none outside attention."""
         if not re.search(r"att|lca", self.name, re.IGNORECASE):
             return ()
-        found = self.plan.architecture.config.get("num_heads", ())
-        return (found,) if isinstance(found, int) else tuple(dict.fromkeys(found))
+        heads = self.plan.architecture.config.get("num_heads", ())
+        return (heads,) if isinstance(heads, int) else tuple(dict.fromkeys(heads))
 
     def siblings(self) -> Iterator[tuple[str, Array]]:
         """Yield all other tensors of the same shape, nearest names first."""
@@ -105,9 +105,9 @@ class _Reference:
             yield name, _values(self.state[name], self.rounded)
 
 
-def _common(one: str, other: str) -> int:
+def _common(first: str, second: str) -> int:
     """Return how many segments two names share, from both ends."""
-    a, b = one.split("."), other.split(".")
+    a, b = first.split("."), second.split(".")
     return sum(x == y for x, y in zip(a, b, strict=False)) + (a[-1] == b[-1])
 
 
@@ -125,9 +125,9 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
         lambda: _rearranged(left, right),
     ]
     for step in steps:
-        found = step()
-        if found is not None:
-            return found
+        match = step()
+        if match is not None:
+            return match
     count = int(np.count_nonzero(left != right))
     if count < left.size / 2:
         return f"differs in {count} of {left.size} elements", "convert it again from the source"
@@ -166,9 +166,9 @@ def _transposed(left: Array, right: Array) -> tuple[str, str] | None:
 
 def _order(left: Array, right: Array, reference: _Reference) -> tuple[str, str] | None:
     for axis in range(min(left.ndim, 2)):
-        found = order_of(left, right, axis, reference.parts if axis == 0 else "", reference.heads)
-        if found is not None:
-            return found, "reorder it as the source has it"
+        match = order_of(left, right, axis, reference.parts if axis == 0 else "", reference.heads)
+        if match is not None:
+            return match, "reorder it as the source has it"
     return None
 
 

@@ -60,8 +60,12 @@ def test_dialects_share_what_was_run_on_the_same_bytes() -> None:
     assert known == ran
     assert {t.error for t in second.trials} == {t.error for t in first.trials}
     assert {t.row for t in second.trials} != {t.row for t in first.trials}
-    prove(VIT, "torch", each_row=1, seed=1, known=known)
+    steps: list[str] = []
+    prove(VIT, "torch", each_row=1, seed=1, known=known, step=steps.append)
     assert len(known) == 2
+    assert steps[0] == "starting"
+    assert steps[1] == f"mutation 1 of {len(first.trials)}"
+    assert len(steps) == 1 + -(-len(first.trials) // 32)
 
 
 def test_one_variant_stands_for_a_layout() -> None:
