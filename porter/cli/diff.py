@@ -27,21 +27,21 @@ def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **optio
     """Compare two checkpoints tensor by tensor, bit for bit; exit code 1 if they differ."""
     from porter.commands.diff import diff
 
-    with progress(as_json) as moved:
-        found = diff(left, right, progress=moved, **options)
+    with progress(as_json) as move:
+        result = diff(left, right, progress=move, **options)
     if as_json:
-        say_json({"schema": "porter.diff/1", "equal": found.equal, **asdict(found)})
+        say_json({"schema": "porter.diff/1", "equal": result.equal, **asdict(result)})
     else:
         rows = [
             (d.name, d.what, d.left and f"{d.left} and {d.right}",
              "" if d.max_error is None else f"max error {d.max_error:.3g}",
              "" if d.differing is None else f"{d.differing} elements")
-            for d in found.differences
+            for d in result.differences
         ]  # fmt: skip
-        for note in found.notes:
+        for note in result.notes:
             click.echo(note)
         if rows:
             click.echo(columns(rows))
-        verdict = "equal, bit for bit" if found.equal else f"{len(rows)} differ"
-        click.echo(f"{found.compared} tensors compared by {found.through}: {verdict}")
-    ctx.exit(0 if found.equal else 1)
+        verdict = "equal, bit for bit" if result.equal else f"{len(rows)} differ"
+        click.echo(f"{result.compared} tensors compared by {result.through}: {verdict}")
+    ctx.exit(0 if result.equal else 1)

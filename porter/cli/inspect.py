@@ -34,30 +34,35 @@ def command(
 
     checked = None
     with progress(as_json) as move:
-        found = inspect(file, key=key, progress=move)
+        inspection = inspect(file, key=key, progress=move)
         if check:
             from porter.codecs.check import check as compare
 
             advance = None if move is None else partial(move, "checking")
-            checked = compare(found.origin.path, progress=advance)
+            checked = compare(inspection.origin.path, progress=advance)
     if as_json:
         say_json(
-            {**as_dict(found, tensors), "check": None if checked is None else checked.as_dict()}
+            {
+                **as_dict(inspection, tensors),
+                "check": None if checked is None else checked.as_dict(),
+            }
         )
     else:
-        click.echo(columns(_rows(found)))
+        click.echo(columns(_rows(inspection)))
         if tensors:
             click.echo()
             click.echo(
-                columns([(n, t.dtype.name, str(list(t.shape))) for n, t in found.state.items()])
+                columns(
+                    [(n, t.dtype.name, str(list(t.shape))) for n, t in inspection.state.items()]
+                )
             )
         if checked is not None:
             click.echo(str(checked))
     ctx.exit(0 if checked is None or checked.ok else 1)
 
 
-def _rows(found: Inspection) -> list[tuple[str, str]]:
-    origin, state = found.origin, found.state
+def _rows(inspection: Inspection) -> list[tuple[str, str]]:
+    origin, state = inspection.origin, inspection.state
     many = f", {len(origin.files)} files" if len(origin.files) > 1 else ""
     rows = [("file", f"{origin.shown}  ({origin.format}{many})")]
     if origin.wrapper or origin.prefix:
@@ -69,22 +74,24 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     rows.append(
         ("tensors", f"{len(state)}, {counted(state.parameters)} elements, {sized(state.nbytes)}")
     )
-    rows.append(("dtypes", ", ".join(f"{name} ({count})" for name, count in found.dtypes.items())))
-    if found.tied:
-        rows.append(("shared", "; ".join(" = ".join(group) for group in found.tied[:4])))
-    if found.graph:
-        rows.append(("graph", found.graph))
+    rows.append(
+        ("dtypes", ", ".join(f"{name} ({count})" for name, count in inspection.dtypes.items()))
+    )
+    if inspection.tied:
+        rows.append(("shared", "; ".join(" = ".join(group) for group in inspection.tied[:4])))
+    if inspection.graph:
+        rows.append(("graph", inspection.graph))
     rows += [("note", note) for note in origin.notes]
-    rows += _matches(found)
+    rows += _matches(inspection)
     rows += [(name, value) for name, value in origin.metadata.items() if len(value) < 200]
     return rows
 
 
-def _matches(found: Inspection) -> list[tuple[str, str]]:
-    if not found.matches:
+def _matches(inspection: Inspection) -> list[tuple[str, str]]:
+    if not inspection.matches:
         return [("architecture", "unknown to porter")]
     rows: list[tuple[str, str]] = []
-    for match in found.matches[:3]:
+    for match in inspection.matches[:3]:
         framework = match.architecture.table.dialect(match.dialect).convention.framework
         label = f"{match.architecture.name}, naming {match.dialect} ({framework})"
         if match.exact:
@@ -95,9 +102,9 @@ def _matches(found: Inspection) -> list[tuple[str, str]]:
     return rows
 
 
-def as_dict(found: Inspection, tensors: bool) -> dict[str, Any]:
-    """Return what was found, for machines."""
-    origin = found.origin
+def as_dict(inspection: Inspection, tensors: bool) -> dict[str, Any]:
+    """Return an inspection for machines."""
+    origin = inspection.origin
     body: dict[str, Any] = {
         "schema": "porter.inspection/1",
         "path": origin.shown,
@@ -109,22 +116,23 @@ def as_dict(found: Inspection, tensors: bool) -> dict[str, Any]:
         "skipped": list(origin.skipped),
         "notes": list(origin.notes),
         "metadata": dict(origin.metadata),
-        "tensors": len(found.state),
-        "parameters": found.state.parameters,
-        "bytes": found.state.nbytes,
-        "dtypes": found.dtypes,
-        "tied": [list(group) for group in found.tied],
-        "graph": found.graph or None,
+        "tensors": len(inspection.state),
+        "parameters": inspection.state.parameters,
+        "bytes": inspection.state.nbytes,
+        "dtypes": inspection.dtypes,
+        "tied": [list(group) for group in inspection.tied],
+        "graph": inspection.graph or None,
         "matches": [
             {
                 "architecture": m.architecture.name, "dialect": m.dialect, "exact": m.exact,
                 "num_classes": m.num_classes, "image_size": m.image_size,
             }
-            for m in found.matches
+            for m in inspection.matches
         ],
     }  # fmt: skip
     if tensors:
         body["state"] = {
-            name: {"dtype": t.dtype.name, "shape": list(t.shape)} for name, t in found.state.items()
+            name: {"dtype": t.dtype.name, "shape": list(t.shape)}
+            for name, t in inspection.state.items()
         }
     return body

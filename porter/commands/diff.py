@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from porter.errors import UsageError
 from porter.mapping.reader import load
-from porter.mapping.table import CANONICAL
+from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table
 from porter.planning.plan import plan
 from porter.planning.recognise import best_dialect, recognise, shapes_of
@@ -84,42 +85,50 @@ def diff(
     Returns a `Diff`: its `differences`, how names were paired, and whether all is `equal`.
     Raises `InputError`, `MappingError` or `UsageError` for files that cannot be compared.
     """
-    one = fetch.read(left, key=key, progress=progress)
-    other = fetch.read(right, key=key, progress=progress)
-    table = None
+    states = [fetch.read(path, key=key, progress=progress) for path in (left, right)]
+    notes = fetch.stale(*states)
+    table, variant = None, None
     if architecture is not None and custom_table.is_table(architecture):
-        table, architecture = load(Path(architecture)), None
-    chosen = None if architecture is None else find(architecture)
-    if chosen is None and table is None and set(one) != set(other):
-        chosen = _shared_architecture(one, other)
-    if chosen is None and table is None:
-        return _compared(one, other, "names", fetch.stale(one, other), progress)
-    sides = []
-    for state, dialect in ((one, left_dialect), (other, right_dialect)):
-        shapes = shapes_of(state)
-        if table is not None:
-            chosen, name = custom_table.fitting(table, shapes, dialect, _format(state))
-        else:
-            assert chosen is not None
-            name = dialect or best_dialect(chosen, shapes, CANONICAL)
-        path = None if state.origin is None else state.origin.shown
-        made = plan(chosen, shapes, name, CANONICAL, path=path)
-        canonical = made.read(state)
-        skip = {*made.computed, *made.filled}
-        sides.append(
-            (name, {n: t for n, t in canonical.items() if n not in skip}, set(made.filled))
-        )
-    (one_name, first, one_filled), (other_name, second, other_filled) = sides
-    assert chosen is not None
-    through = f"{chosen.name}: {one_name} and {other_name}"
-    drop = one_filled | other_filled
-    return _compared(
-        {n: t for n, t in first.items() if n not in drop},
-        {n: t for n, t in second.items() if n not in drop},
-        through,
-        fetch.stale(one, other),
-        progress,
-    )
+        table = load(Path(architecture))
+    elif architecture is not None:
+        variant = find(architecture)
+    elif set(states[0]) != set(states[1]):
+        variant = _shared_architecture(*states)
+    if variant is None and table is None:
+        return _compared(states[0], states[1], "names", notes, progress)
+    one = _canonical(states[0], table, variant, left_dialect)
+    two = _canonical(states[1], table, variant, right_dialect)
+    through = f"{one.architecture}: {one.dialect} and {two.dialect}"
+    filled = one.filled | two.filled
+    return _compared(one.without(filled), two.without(filled), through, notes, progress)
+
+
+class _Side(NamedTuple):
+    """A checkpoint under canonical names."""
+
+    architecture: str
+    dialect: str
+    tensors: dict[str, LazyTensor]
+    filled: frozenset[str]
+    """Tensors that the checkpoint does not have and the table gives a value."""
+
+    def without(self, names: frozenset[str]) -> dict[str, LazyTensor]:
+        return {name: tensor for name, tensor in self.tensors.items() if name not in names}
+
+
+def _canonical(
+    state: StateDict, table: Table | None, variant: Architecture | None, dialect: str | None
+) -> _Side:
+    shapes = shapes_of(state)
+    if table is not None:
+        variant, dialect = custom_table.fitting(table, shapes, dialect, _format(state))
+    assert variant is not None
+    dialect = dialect or best_dialect(variant, shapes, CANONICAL)
+    path = None if state.origin is None else state.origin.shown
+    found = plan(variant, shapes, dialect, CANONICAL, path=path)
+    skip = {*found.computed, *found.filled}
+    tensors = {name: t for name, t in found.read(state).items() if name not in skip}
+    return _Side(variant.name, dialect, tensors, frozenset(found.filled))
 
 
 def _format(state: StateDict) -> str:
@@ -127,7 +136,7 @@ def _format(state: StateDict) -> str:
 
 
 def _shared_architecture(one: StateDict, other: StateDict) -> Architecture | None:
-    """Return the variant that both sides are; None if their names have to be paired as they are."""
+    """Return the variant that both sides are; None if there is none."""
     first = [m.architecture.name for m in recognise(shapes_of(one)) if m.exact]
     second = {m.architecture.name for m in recognise(shapes_of(other)) if m.exact}
     both = [name for name in first if name in second]
@@ -143,16 +152,16 @@ def _compared(
     notes: tuple[str, ...],
     progress: Progress | None,
 ) -> Diff:
-    found = [Difference(name, "only left") for name in one if name not in other]
-    found += [Difference(name, "only right") for name in other if name not in one]
+    differences = [Difference(name, "only left") for name in one if name not in other]
+    differences += [Difference(name, "only right") for name in other if name not in one]
     both = [name for name in one if name in other]
     total, done = sum(one[name].nbytes for name in both), 0
     for name in both:
-        found += _tensor(name, one[name], other[name])
+        differences += _tensor(name, one[name], other[name])
         done += one[name].nbytes
         if progress is not None:
             progress("comparing", done, total)
-    return Diff(len(both), through, tuple(found), notes)
+    return Diff(len(both), through, tuple(differences), notes)
 
 
 def _tensor(name: str, one: LazyTensor, other: LazyTensor) -> Iterator[Difference]:
