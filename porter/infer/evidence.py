@@ -1,8 +1,8 @@
-"""What two files' values say: which tensors hold the same elements, and in which order.
+"""Compare two files' values: which tensors have the same elements, and in which order.
 
 A fingerprint is a sum over the elements, so that a transpose keeps it and the fingerprint of
-`qkv` is that of q, k and v together. It only says where to look: what is found is then compared
-element by element.
+`qkv` is that of q, k and v together. It only selects candidates, which are then compared element
+by element.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Print:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """Equal for tensors that may hold the same elements in another order."""
+        """Equal for tensors that may have the same elements in another order."""
         return self.dtype, self.size, self.total
 
 
@@ -67,7 +67,7 @@ def _mixed(bits: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How tensors of the left make those of the right: `join`, then each chain that fits."""
+    """How tensors of the left give those of the right: `join`, then each chain that fits."""
 
     join: str
     """`concat 0 …`, or empty where one tensor becomes one."""
@@ -75,22 +75,22 @@ class Relation:
 
 
 def relation(lefts: Sequence[LazyTensor], rights: Sequence[LazyTensor]) -> Relation | None:
-    """Return how the left tensors make the right ones bit for bit, None if no operation does.
+    """Return how the left tensors give the right ones bit for bit, None if no operation does.
 
-    One side is a single tensor; several are joined along their first axis, in the order given.
+    On one side is a single tensor; several are joined along their first axis, in the order given.
     """
-    one, other = [_bits(t) for t in lefts], [_bits(t) for t in rights]
+    source, target = [_bits(t) for t in lefts], [_bits(t) for t in rights]
     if len({t.dtype for t in (*lefts, *rights)}) > 1:
         return None
-    if len(one) == len(other) == 1:
-        chains = tuple(_chains(one[0], other[0]))
+    if len(source) == len(target) == 1:
+        chains = tuple(_chains(source[0], target[0]))
         return Relation("", chains) if chains else None
-    if len(one) > 1:
-        if any(a.ndim == 0 or a.shape[1:] != one[0].shape[1:] for a in one):
+    if len(source) > 1:
+        if any(a.ndim == 0 or a.shape[1:] != source[0].shape[1:] for a in source):
             return None
-        chains = tuple(_chains(np.concatenate(one), other[0]))
-        return Relation(_concat([len(a) for a in one]), chains) if chains else None
-    return _split(one[0], other)
+        chains = tuple(_chains(np.concatenate(source), target[0]))
+        return Relation(_concat([len(a) for a in source]), chains) if chains else None
+    return _split(source[0], target)
 
 
 def _split(whole: Array, parts: Sequence[Array]) -> Relation | None:
@@ -100,13 +100,13 @@ def _split(whole: Array, parts: Sequence[Array]) -> Relation | None:
     sizes = [p.size // row for p in parts]
     if sum(sizes) != len(whole):
         return None
-    found: list[set[Chain]] = []
+    possible: list[set[Chain]] = []
     start = 0
     for size, part in zip(sizes, parts, strict=True):
-        found.append(set(_chains(whole[start : start + size], part)))
+        possible.append(set(_chains(whole[start : start + size], part)))
         start += size
     first = list(_chains(whole[: sizes[0]], parts[0]))
-    chains = tuple(chain for chain in first if all(chain in others for others in found))
+    chains = tuple(chain for chain in first if all(chain in one for one in possible))
     return Relation(_concat(sizes), chains) if chains else None
 
 
@@ -114,39 +114,39 @@ def _concat(sizes: Sequence[int]) -> str:
     return "concat 0" if len(set(sizes)) == 1 else f"concat 0 sizes {','.join(map(str, sizes))}"
 
 
-def _chains(one: Array, other: Array) -> Iterator[Chain]:
-    """Yield the chains of operations that make `other` out of `one`, the plainest first."""
-    found = False
+def _chains(source: Array, target: Array) -> Iterator[Chain]:
+    """Yield the chains of operations that give `target` from `source`, the plainest first."""
+    fits = False
     for tier in (_orders, _cuts, _mixes):
-        for chain in tier(one.shape, other.shape):
-            if _makes(chain, one, other):
-                found = True
+        for chain in tier(source.shape, target.shape):
+            if _makes(chain, source, target):
+                fits = True
                 yield chain
-        if found:
+        if fits:
             return
 
 
-def _makes(chain: Chain, one: Array, other: Array) -> bool:
-    tensor = LazyTensor.of(one)
+def _makes(chain: Chain, source: Array, target: Array) -> bool:
+    tensor = LazyTensor.of(source)
     try:
         for text in chain:
             tensor = operations.parse(text, {}).apply(tensor)
     except operations.ShapeError:
         return False
-    if tensor.shape != other.shape:
+    if tensor.shape != target.shape:
         return False
-    made = tensor.read()
-    start = tuple(slice(0, 8) for _ in made.shape)  # most wrong guesses are seen in a corner
-    return bool(np.array_equal(made[start], other[start]) and np.array_equal(made, other))
+    result = tensor.read()
+    start = tuple(slice(0, 8) for _ in result.shape)  # most wrong guesses are seen in a corner
+    return bool(np.array_equal(result[start], target[start]) and np.array_equal(result, target))
 
 
-def orders(one: Shape, other: Shape) -> Iterator[Chain]:
-    """Yield the orders of the axes that turn one shape into another, as chains."""
-    if len(one) > 5:
-        yield from [()] if one == other else []
+def orders(source: Shape, target: Shape) -> Iterator[Chain]:
+    """Yield the orders of the axes that lead from one shape to another, as chains."""
+    if len(source) > 5:
+        yield from [()] if source == target else []
         return
-    for axes in permutations(range(len(one))):
-        if tuple(one[a] for a in axes) == other:
+    for axes in permutations(range(len(source))):
+        if tuple(source[a] for a in axes) == target:
             yield _permute(axes)
 
 
@@ -159,34 +159,34 @@ def _permute(axes: Sequence[int]) -> Chain:
     return ("transpose",) if tuple(axes) == (1, 0) else ("permute " + " ".join(map(str, axes)),)
 
 
-def _cuts(one: Shape, other: Shape) -> Iterator[Chain]:
+def _cuts(source: Shape, target: Shape) -> Iterator[Chain]:
     """Yield what adds or takes an axis, an order of the axes before it, then a plain reshape."""
-    turned = [()] if len(one) != 2 else [(), ("transpose",)]
-    for before in turned:
-        shape = one[::-1] if before else one
+    transposes = [()] if len(source) != 2 else [(), ("transpose",)]
+    for before in transposes:
+        shape = source[::-1] if before else source
         for axis in range(len(shape)):
             if shape[axis] == 1:
                 yield (*before, f"squeeze {axis}")
-        for axis in range(len(other)):
-            if other[axis] == 1:
+        for axis in range(len(target)):
+            if target[axis] == 1:
                 yield (*before, f"unsqueeze {axis}")
-            elif axis < len(shape) and len(other) == len(shape) + 1:
-                yield (*before, f"unflatten {axis} {other[axis]}")
-            if axis + 1 < len(shape) and len(other) == len(shape) - 1:
+            elif axis < len(shape) and len(target) == len(shape) + 1:
+                yield (*before, f"unflatten {axis} {target[axis]}")
+            if axis + 1 < len(shape) and len(target) == len(shape) - 1:
                 yield (*before, f"flatten {axis} {shape[axis]}")
-    if one and other and 0 not in one and one != other:
-        left, right = (",".join(map(str, side)) for side in (one, other))
+    if source and target and 0 not in source and source != target:
+        left, right = (",".join(map(str, side)) for side in (source, target))
         yield (f"reshape {left} -> {right}",)
 
 
-def _mixes(one: Shape, other: Shape) -> Iterator[Chain]:
+def _mixes(source: Shape, target: Shape) -> Iterator[Chain]:
     """Yield what changes the order of the rows: packed q, k, v against interleaved ones."""
-    if not one or len(one) > 2:
+    if not source or len(source) > 2:
         return
     for groups in _GROUPS:
-        if one[0] % groups == 0:
+        if source[0] % groups == 0:
             for verb in ("interleave", "deinterleave"):
-                for after in orders(one, other):
+                for after in orders(source, target):
                     yield (f"{verb} 0 {groups}", *after)
 
 
@@ -198,10 +198,10 @@ def _bits(tensor: LazyTensor) -> Array:
     return array.view(np.dtype(f"u{tensor.dtype.itemsize}"))
 
 
-def same(one: LazyTensor, other: LazyTensor) -> bool:
+def same(source: LazyTensor, target: LazyTensor) -> bool:
     """Whether two tensors are of one dtype and shape and have the same bits."""
     return (
-        one.dtype is other.dtype
-        and one.shape == other.shape
-        and bool(np.array_equal(_bits(one), _bits(other)))
+        source.dtype is target.dtype
+        and source.shape == target.shape
+        and bool(np.array_equal(_bits(source), _bits(target)))
     )

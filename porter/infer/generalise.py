@@ -1,6 +1,6 @@
-"""From names to rows with holes: `blocks.0.q = layers.0.wq`, … becomes `blocks.{i}.q`.
+"""From names to rows with placeholders: `blocks.0.q = layers.0.wq`, … becomes `blocks.{i}.q`.
 
-A row is made wider only as far as it still stands for exactly what it was made of: one that
+A row is widened only as far as it still covers exactly the names that it comes from: one that
 would match another row's names is limited to its own numbers (`conv.{i:0,3,6}`), or cut.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from porter.mapping.pattern import Pattern
 
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]*)(?![0-9])")
-_HOLES = "ijklmnpqrst"
+_LETTERS = "ijklmnpqrst"
 _Numbers = tuple[int, ...]
 
 
@@ -36,7 +36,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Wide:
-    """A row: its names with holes, and the items that it stands for."""
+    """A row: its names with placeholders, and the items that it covers."""
 
     items: tuple[Item, ...]
     canonical: tuple[str, ...]
@@ -46,7 +46,7 @@ class Wide:
 
 
 def generalise(items: Iterable[Item]) -> list[Wide]:
-    """Return rows that stand for all items, none for more, in the order of the items."""
+    """Return rows that cover all items and nothing else, in the order of the items."""
     ordered = list(items)
     place = {item: index for index, item in enumerate(ordered)}
     groups: dict[object, list[Item]] = {}
@@ -62,14 +62,14 @@ def _template(name: str) -> str:
 
 
 def _numbers(name: str) -> _Numbers:
-    return tuple(int(found) for found in _NUMBER.findall(name))
+    return tuple(int(number) for number in _NUMBER.findall(name))
 
 
 def _widened(group: Sequence[Item]) -> list[Wide]:
     """Return one row for items of one template, or several where their numbers follow no rule."""
-    made = _row(tuple(group))
-    if made is not None:
-        return [made]
+    row = _row(tuple(group))
+    if row is not None:
+        return [row]
     return [row for part in _cut(group, _varying(group)[0]) for row in _widened(part)]
 
 
@@ -77,7 +77,7 @@ def _varying(group: Sequence[Item]) -> list[int]:
     """Return which numbers of the first name differ, the one with the fewest values first."""
     base = [_numbers(item.names[0]) for item in group]
     values = [{numbers[slot] for numbers in base} for slot in range(len(base[0]))]
-    slots = [slot for slot, found in enumerate(values) if len(found) > 1]
+    slots = [slot for slot, distinct in enumerate(values) if len(distinct) > 1]
     return sorted(slots, key=lambda slot: len(values[slot]))
 
 
@@ -91,61 +91,61 @@ def _cut(group: Sequence[Item], slot: int) -> list[list[Item]]:
 def _row(group: tuple[Item, ...], words: frozenset[int] = frozenset()) -> Wide | None:
     """Return the one row of items whose numbers all follow those of their first name.
 
-    `words` are the numbers of that name (by place) whose holes are limited to what they hold.
+    `words` are the numbers of that name (by place) whose placeholders are limited to their values.
     """
     if len(group) == 1:
         return Wide(group, group[0].canonical, group[0].dialect)
     base = [_numbers(item.names[0]) for item in group]
-    holes = {slot: _HOLES[index] for index, slot in enumerate(sorted(_varying(group)))}
-    if not holes or len(set(base)) < len(base):
+    letters = {slot: _LETTERS[index] for index, slot in enumerate(sorted(_varying(group)))}
+    if not letters or len(set(base)) < len(base):
         return None
     limits = {slot: sorted({numbers[slot] for numbers in base}) for slot in words}
-    made = []
+    texts = []
     for place in range(len(group[0].names)):
-        text = _named([item.names[place] for item in group], base, holes, limits)
+        text = _named([item.names[place] for item in group], base, letters, limits)
         if text is None:
             return None
-        made.append(text)
+        texts.append(text)
     many = len(group[0].canonical)
-    return Wide(group, tuple(made[:many]), tuple(made[many:]), words)
+    return Wide(group, tuple(texts[:many]), tuple(texts[many:]), words)
 
 
 def _named(
     names: Sequence[str],
     base: Sequence[_Numbers],
-    holes: Mapping[int, str],
+    letters: Mapping[int, str],
     limits: Mapping[int, Sequence[int]],
 ) -> str | None:
-    """Return one name of a row with its holes, None where its numbers follow no rule."""
+    """Return one name of a row with its placeholders, None where its numbers follow no rule."""
     numbers = [_numbers(name) for name in names]
     pieces, used = [], set()
     for place in range(len(numbers[0])):
-        values = [own[place] for own in numbers]
+        values = [one[place] for one in numbers]
         if len(set(values)) == 1:
             pieces.append(str(values[0]))
             continue
-        found = _source(values, place, base, holes)
-        if found is None:
+        source = _source(values, place, base, letters)
+        if source is None:
             return None
-        slot, shift = found
+        slot, shift = source
         used.add(slot)
         words = ":" + ",".join(map(str, limits[slot])) if slot in limits and not shift else ""
-        pieces.append(f"{{{holes[slot]}{words}{f'{shift:+d}' if shift else ''}}}")
+        pieces.append(f"{{{letters[slot]}{words}{f'{shift:+d}' if shift else ''}}}")
     rest = iter(pieces)
-    return _NUMBER.sub(lambda _: next(rest), names[0]) if used == set(holes) else None
+    return _NUMBER.sub(lambda _: next(rest), names[0]) if used == set(letters) else None
 
 
 def _source(
-    values: Sequence[int], place: int, base: Sequence[_Numbers], holes: Iterable[int]
+    values: Sequence[int], place: int, base: Sequence[_Numbers], letters: Iterable[int]
 ) -> tuple[int, int] | None:
     """Return which number of the first name these follow, and moved by how much."""
-    found = []
-    for slot in holes:
-        shifts = {value - own[slot] for value, own in zip(values, base, strict=True)}
+    candidates = []
+    for slot in letters:
+        shifts = {value - one[slot] for value, one in zip(values, base, strict=True)}
         if len(shifts) == 1:
             shift = shifts.pop()
-            found.append((abs(shift), slot != place, slot, shift))
-    return min(found)[2:] if found else None
+            candidates.append((abs(shift), slot != place, slot, shift))
+    return min(candidates)[2:] if candidates else None
 
 
 def _apart(rows: list[Wide]) -> list[Wide]:
@@ -154,43 +154,43 @@ def _apart(rows: list[Wide]) -> list[Wide]:
     index = 0
     while index < len(rows):
         row = rows[index]
-        other = next((other for other in rows[:index] if _meet(row, other)), None)
-        if other is None:
+        earlier = next((one for one in rows[:index] if _meet(row, one)), None)
+        if earlier is None:
             index += 1
             continue
-        one, two = _separated(other, row)
-        rows = [r for r in rows if r is not other and r is not row] + one + two
+        one, two = _separated(earlier, row)
+        rows = [r for r in rows if r is not earlier and r is not row] + one + two
         index = 0
     return rows
 
 
-def _separated(one: Wide, other: Wide) -> tuple[list[Wide], list[Wide]]:
+def _separated(left: Wide, right: Wide) -> tuple[list[Wide], list[Wide]]:
     """Return both rows narrowed as little as keeps them apart."""
-    choices = product(enumerate(_narrower(one)), enumerate(_narrower(other)))
-    for (_, left), (_, right) in sorted(choices, key=lambda pair: pair[0][0] + pair[1][0]):
-        if not any(_meet(a, b) for a in left for b in right):
-            return left, right
-    raise AssertionError(f"names that are the same: {one.canonical}, {other.canonical}")
+    choices = product(enumerate(_narrower(left)), enumerate(_narrower(right)))
+    for (_, lefts), (_, rights) in sorted(choices, key=lambda pair: pair[0][0] + pair[1][0]):
+        if not any(_meet(a, b) for a in lefts for b in rights):
+            return lefts, rights
+    raise AssertionError(f"names that are the same: {left.canonical}, {right.canonical}")
 
 
 def _narrower(row: Wide) -> list[list[Wide]]:
     """Return ever narrower rows for the same items: as it is, limited, cut, name by name."""
-    found = [[row]]
+    choices = [[row]]
     if len(row.items) == 1:
-        return found
+        return choices
     slots = _varying(row.items)
     for words in [*({slot} for slot in slots), set(slots)]:
         limited = _row(row.items, row.words | words)
         if limited is not None and limited.words > row.words:
-            found.append([limited])
-    found += [[made for part in _cut(row.items, slot) for made in _widened(part)] for slot in slots]
-    return [*found, [Wide((item,), item.canonical, item.dialect) for item in row.items]]
+            choices.append([limited])
+    choices += [[one for part in _cut(row.items, slot) for one in _widened(part)] for slot in slots]
+    return [*choices, [Wide((item,), item.canonical, item.dialect) for item in row.items]]
 
 
-def _meet(one: Wide, other: Wide) -> bool:
-    sides = ((one.canonical, other.canonical), (one.dialect, other.dialect))
+def _meet(left: Wide, right: Wide) -> bool:
+    sides = ((left.canonical, right.canonical), (left.dialect, right.dialect))
     return any(
-        _pattern(a).overlaps(_pattern(b)) for left, right in sides for a in left for b in right
+        _pattern(a).overlaps(_pattern(b)) for ones, others in sides for a in ones for b in others
     )
 
 

@@ -1,7 +1,7 @@
 """Buffers that an architecture computes from its configuration: never weights.
 
 A table names its family's function in `constants`; the function returns every such buffer of a
-variant at an image size, under canonical names, bit for bit as the reference model makes them.
+variant at an image size, under canonical names, bit for bit as the reference model computes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from porter.errors import TableError
 from porter.tensors.blocks import Array
 
 MASKED = -100.0
-"""What Swin adds to the score of two tokens that were not neighbours before the shift."""
+"""Added by Swin to the score of two tokens that were not neighbours before the shift."""
 
 
 def constants(function: str, config: Mapping[str, Any], image_size: int) -> dict[str, Array]:
@@ -23,7 +23,7 @@ def constants(function: str, config: Mapping[str, Any], image_size: int) -> dict
     if not function:
         return {}
     if function not in FUNCTIONS:
-        raise TableError(f"constants {function!r} is none of {', '.join(sorted(FUNCTIONS))}")
+        raise TableError(f"unknown constants {function!r}; known: {', '.join(sorted(FUNCTIONS))}")
     return FUNCTIONS[function](config, image_size)
 
 
@@ -33,7 +33,7 @@ def swin(config: Mapping[str, Any], image_size: int) -> dict[str, Array]:
     A stage whose map is not larger than the window has one window of the map's size, no shift
     and no mask (as the official code decides from the image size).
     """
-    found: dict[str, Array] = {}
+    buffers: dict[str, Array] = {}
     resolution = image_size // config.get("patch_size", 4)
     for stage, depth in enumerate(config["depths"]):
         size = resolution // 2**stage
@@ -42,9 +42,9 @@ def swin(config: Mapping[str, Any], image_size: int) -> dict[str, Array]:
         for block in range(depth):
             place = f"layers.{stage}.blocks.{block}."
             if block % 2 and shift:
-                found[place + "attn_mask"] = _shift_mask(size, window, shift)
-            found[place + "attn.relative_position_index"] = _relative_index(window)
-    return found
+                buffers[place + "attn_mask"] = _shift_mask(size, window, shift)
+            buffers[place + "attn.relative_position_index"] = _relative_index(window)
+    return buffers
 
 
 def interpret_vit(config: Mapping[str, Any], image_size: int) -> dict[str, Array]:

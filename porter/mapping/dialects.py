@@ -111,7 +111,7 @@ class Dialects:
         return self.named(text, trail)
 
     def _own(self, name: str, entry: dict[str, Any], base: Dialect | None, where: str) -> Dialect:
-        """Read what stands in the entry itself."""
+        """Read the rows that the entry gives."""
         convention, container = _framework(entry, base)
         missing = {layer.kind for layer in self.layers} - set(BARE) - set(convention.kinds)
         if missing:

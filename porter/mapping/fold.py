@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def fold(names: Iterable[str]) -> list[str]:
-    """Return the names with those that differ in one number drawn together, in order."""
+    """Return the names, those that differ in one number as one, in order."""
     current = list(dict.fromkeys(names))
     places = max((len(_NUMBER.findall(name)) for name in current), default=0)
     for place in reversed(range(places)):
@@ -32,10 +32,10 @@ def _fold_at(names: list[str], place: int) -> list[str]:
 
 def _cut(name: str, place: int) -> tuple[str, int, str] | None:
     """Cut a name at its `place`-th number that is not folded already."""
-    found = [m for m in _NUMBER.finditer(name) if "{" not in name[: m.start()].split("}")[-1]]
-    if place >= len(found):
+    numbers = [m for m in _NUMBER.finditer(name) if "{" not in name[: m.start()].split("}")[-1]]
+    if place >= len(numbers):
         return None
-    number = found[place]
+    number = numbers[place]
     return name[: number.start()], int(number.group()), name[number.end() :]
 
 

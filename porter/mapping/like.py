@@ -14,7 +14,7 @@ from porter.mapping.pattern import Pattern
 from porter.mapping.table import Absent, Case, Dialect, Layer, Row
 
 _ANY = 10**9
-"""A number that no table lists: it stands for every number."""
+"""A number that no table lists, in place of any number."""
 
 
 def prefixed(dialect: Dialect, prefixes: Mapping[str, str], where: str) -> Dialect:

@@ -1,7 +1,7 @@
-"""What every built-in dialect calls its modules, and which dialects a checkpoint resembles.
+"""The module names of every built-in dialect, and which dialects a checkpoint resembles.
 
-The names stand in `mappings/names.json`, made from the tables by `make docs`: to look at a
-checkpoint that is none of porter's architectures, no table is read.
+The names are in `mappings/names.json`, generated from the tables by `make docs`, so that no table
+is read to look at a checkpoint of an unknown architecture.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from porter.mappings import FOLDER
 
 _DECIMAL = re.compile("[0-9]+")
 NEAR = 0.4
-"""Share of names in common from which a checkpoint is said to be nearly something."""
+"""Share of names in common from which a dialect is reported as near."""
 
 
 def plain(name: str) -> str:
@@ -37,11 +37,11 @@ class Likeness(NamedTuple):
 
 def likenesses(names: Iterable[str]) -> Iterator[Likeness]:
     """Yield every dialect of every family, families in alphabetical order."""
-    mine = {plain(name) for name in names}
+    plain_names = {plain(name) for name in names}
     for family, dialects in _names().items():
         for dialect, (separator, known) in dialects.items():
-            covered, common = _overlap(mine, known, separator)
-            yield Likeness(family, dialect, covered == len(mine), common)
+            covered, common = _overlap(plain_names, known, separator)
+            yield Likeness(family, dialect, covered == len(plain_names), common)
 
 
 def resembles_any(names: Iterable[str]) -> bool:
@@ -49,15 +49,15 @@ def resembles_any(names: Iterable[str]) -> bool:
     return any(one.complete or one.common > NEAR for one in likenesses(names))
 
 
-def _overlap(mine: Set[str], known: Set[str], separator: str) -> tuple[int, float]:
+def _overlap(names: Set[str], known: Set[str], separator: str) -> tuple[int, float]:
     """Return how many of a checkpoint's names a dialect knows, and the share in common."""
     modules = {}
-    for name in mine:
+    for name in names:
         module = name.rpartition(separator)[0]
         modules[name] = name if name in known or module not in known else module
     shared = {module for module in modules.values() if module in known}
     covered = sum(module in known for module in modules.values())
-    return covered, len(shared) / len({*modules.values(), *known}) if mine else 0.0
+    return covered, len(shared) / len({*modules.values(), *known}) if names else 0.0
 
 
 @cache

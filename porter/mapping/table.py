@@ -1,7 +1,7 @@
 """The values of a mapping table: layers, rows, dialects; `porter.mapping.reader` reads them.
 
 A table lists the kind of each layer of a family and the names that each dialect gives it.
-`conventions.toml` states how a kind is stored in a framework; `porter.mapping.link` applies a
+`conventions.toml` states how a kind is stored in a framework; `porter.mapping.linking` applies a
 table to a variant's tensors.
 """
 

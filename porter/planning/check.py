@@ -21,7 +21,7 @@ from porter.zoo.skeleton import Bound
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The outcome for one variant and dialect; `problems` is empty when it holds."""
+    """The outcome for one variant and dialect; `problems` is empty when it is proven."""
 
     variant: str
     dialect: str

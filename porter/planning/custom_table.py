@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from porter.errors import MappingError, TableError, listed
 from porter.mapping.fold import fold
 from porter.mapping.layers import instances, place_of
-from porter.mapping.link import link_dialect
+from porter.mapping.linking import link_dialect
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, CANONICAL, Dialect, Row, Table
 from porter.planning.sizes import Shapes

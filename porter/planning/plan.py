@@ -16,7 +16,8 @@ import numpy as np
 
 from porter.errors import MappingError
 from porter.mapping.constants import constants
-from porter.mapping.link import Linked, link_dialect
+from porter.mapping.link import Linked
+from porter.mapping.linking import link_dialect
 from porter.planning import sizes
 from porter.planning.account import Account, unwritable
 from porter.planning.sizes import Shapes, check_classes, infer_symbols

@@ -124,9 +124,9 @@ def _runs(tensors: Iterable[SkeletonTensor]) -> Iterator[tuple[str, _Group]]:
     """Yield ("", [(0, tensors)]) for plain tensors, (prefix, [(number, body), …]) for repeats."""
     bodies: list[tuple[str, int, list[SkeletonTensor]]] = []
     for tensor in tensors:
-        found = re.match(r"(.*?)(?<![0-9])(0|[1-9][0-9]*)\.", tensor.name)
+        match = re.match(r"(.*?)(?<![0-9])(0|[1-9][0-9]*)\.", tensor.name)
         deepest = _innermost(tensor.name)
-        prefix, number = deepest if deepest and found else ("", 0)
+        prefix, number = deepest if deepest and match else ("", 0)
         if bodies and bodies[-1][:2] == (prefix, number):
             bodies[-1][2].append(tensor)
         else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from porter.errors import TableError
-from porter.mapping.link import Link, link_dialect
+from porter.mapping.link import Link
+from porter.mapping.linking import link_dialect
 from porter.mapping.reader import builtin, parse
 from porter.mapping.table import Table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from porter.errors import TableError
-from porter.mapping.link import link_dialect
+from porter.mapping.linking import link_dialect
 from porter.mapping.reader import builtin, load
 from porter.mapping.table import CANONICAL, PADDLE
 

@@ -208,7 +208,7 @@ def test_without_an_input_there_is_nothing_to_convert(
 
 def test_operations_of_a_bare_tensor_act_once() -> None:
     """A transpose done twice would be none at all, and nobody would see it."""
-    from porter.mapping.link import link_dialect
+    from porter.mapping.linking import link_dialect
 
     text = '[tensors]\n"t" = "parameter"\n[dialects.d]\nframework = "torch"\n'
     text += '[dialects.d.names]\n"t" = { path = "u", ops = ["transpose"] }'
