@@ -122,6 +122,17 @@ def test_another_framework_keeps_the_names() -> None:
     assert (head("lib").how, head("new").how) == ("transpose", "")
 
 
+@pytest.mark.parametrize(
+    ("keys", "container"),
+    [("", "npz"), ('framework = "torch"', "torch"), ('container = "safetensors"', "safetensors")],
+)
+def test_the_container_follows_the_framework(keys: str, container: str) -> None:
+    """It is the other dialect's unless the framework or the container is given."""
+    base = BASE.replace('framework = "paddle"', 'framework = "paddle"\ncontainer = "npz"', 1)
+    table = parse(f'{base}[dialects.new]\nlike = "lib"\n{keys}', "t.toml")
+    assert table.dialect("new").container == container
+
+
 def test_a_prefix_is_replaced_in_every_name() -> None:
     """Names that do not begin so stay as they are, extra tensors are renamed too."""
     table = read('[dialects.new]\nlike = "lib"\nprefix = { "model." = "other." }')
@@ -167,6 +178,8 @@ def test_a_dialect_of_another_family() -> None:
         "vit.embeddings.cls_token", "neck.bias",
         *(f"vit.layers.3.attention.{part}_proj.bias" for part in "qkv"),
     ]  # fmt: skip
+    rows = {row.canonical[0].text for row in table.dialect("hf").rows}
+    assert rows == {"cls_token", "blocks.{i}.attn.qkv"}
     assert table.dialect("hf").about == builtin("vit").dialect("hf").about
     assert table.digest != parse(text.replace('like = "vit:hf"', 'like = "paddle"'), "t").digest
     swapped = parse(text.replace("vit:hf", "deit:paddlevit"), "t.toml").digest

@@ -243,6 +243,45 @@ def test_a_moved_number_is_held_to_the_canonical_side() -> None:
         derive(table, {"stages.0.weight": ("float32", (3,))}, "d")
 
 
+CASES = """
+family = "two"
+[tensors]
+"token" = "parameter"
+[layers]
+"head" = "linear"
+[dialects.lib]
+framework = "torch"
+names.head = "plain.head"
+[[dialects.lib.cases]]
+when = "token"
+names = { "token" = "distilled.token", "head" = "distilled.head" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "canonical"),
+    [
+        (["plain.head.weight"], ["head.weight"]),
+        (["distilled.head.weight", "distilled.token"], ["head.weight", "token"]),
+    ],
+)
+def test_the_case_of_a_checkpoint_is_recognised(names: list[str], canonical: list[str]) -> None:
+    """Each form of a dialect is tried: the one whose rows cover the file and that applies."""
+    source = dict.fromkeys(names, ("float32", (4, 4)))
+    skeleton = derive(parse(CASES, "t.toml"), source, "lib")
+    assert [tensor.name for tensor in skeleton.tensors] == canonical
+
+
+def test_names_of_a_case_that_does_not_apply_are_unknown() -> None:
+    """Without the tensor of the case, its names mean nothing; the nearest form is reported."""
+    table = parse(CASES, "t.toml")
+    with pytest.raises(MappingError, match=r"covers distilled\.head\.weight in dialect lib"):
+        derive(table, {"distilled.head.weight": ("float32", (4, 4))}, "lib")
+    mixed = dict.fromkeys(["distilled.token", "distilled.head.weight", "x"], ("float32", (4, 4)))
+    with pytest.raises(MappingError, match="covers x in dialect lib"):
+        derive(table, mixed, "lib")
+
+
 def test_a_name_that_the_dialect_renamed_is_unknown_there(table: Path) -> None:
     """A file in the port's naming has no `pos`: taking it would be a guess."""
     with pytest.raises(MappingError, match="covers pos"):
