@@ -100,7 +100,7 @@ templates: setup
 
 fuzz: setup
 	$(BIN)/pip install --quiet atheris
-	for t in torch torch-pickle torch-tar paddle safetensors npz npy onnx index; do $(BIN)/python -m tests.fuzz $$t 60 || exit 1; done
+	for t in torch torch-pickle paddle safetensors npz npy onnx index; do $(BIN)/python -m tests.fuzz $$t 60 || exit 1; done
 
 gpu-wheels: setup
 	rm -rf .whl build

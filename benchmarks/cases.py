@@ -190,6 +190,9 @@ def _promises(setting: Setting) -> Group:
         _copy(path, setting.folder / "copy.bin"),
         _copy(path, setting.folder / "copy.bin", sync=True),
         case("as it comes: weights proven, read back, synced, digests"),
+        _convert(
+            "names alone, as it comes", _table("names"), path, target, "torch", _RENAMED["paddle"]
+        ),
         case("without the proof of the weights", *PROVEN),
         case("nor reading back", *SYNCED),
         case("nor sync", *DIGESTS),
@@ -264,32 +267,6 @@ def _startup(setting: Setting) -> Group:
     for container, path in paths.items():
         said = f"porter inspect, {container}, {path.stat().st_size / GB:.1f} GB"
         group.cases.append(Case(said, (PORTER, "inspect", str(path)), (path,)))
-    return group
-
-
-def _layout(setting: Setting) -> Group:
-    """A transpose stated instead of done, and what every load pays for it."""
-    import porter
-
-    group = Group("layout", "--layout view, and its price at load", rehearsed=True)
-    plain = _table("plain")
-    for source, to, load in (("torch", "paddle", "load_paddle"), ("paddle", "torch", "load_torch")):
-        path, target = setting.source(source), setting.target(to)
-        kept = [setting.folder / f"layout-{layout}{target.suffix}" for layout in ("c", "view")]
-        for layout, out in zip(("contiguous", "view"), kept, strict=True):
-            if not out.exists():
-                porter.convert(plain, path, out, from_=source, to=to, layout=layout, verify=False,
-                               read_back=False)  # fmt: skip
-        group.made += (path, *kept)
-        if not group.cases:
-            group.cases.append(_copy(path, setting.folder / "copy.bin"))
-        for layout in ("contiguous", "view"):
-            group.cases.append(
-                _convert(f"{source} → {to}, {layout}", plain, path, target, source, to, *DIGESTS,
-                         "--layout", layout)
-            )  # fmt: skip
-        for layout, out in zip(("contiguous", "view"), kept, strict=True):
-            group.cases.append(_load(f"{to} loads {layout}", load, out))
     return group
 
 
@@ -379,7 +356,6 @@ GROUPS: dict[str, Callable[[Setting], Group]] = {
     "safetensors": lambda setting: _pairs(setting, "safetensors"),
     "turned-back": _turned_back,
     "promises": _promises,
-    "layout": _layout,
     "shards": _shards,
     "vit": _vit,
     "many": _many,

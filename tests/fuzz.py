@@ -7,7 +7,6 @@ may come out, whatever the bytes. Needs atheris, which is installed by `make fuz
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,7 +19,6 @@ from porter.errors import PorterError
 SUFFIXES = {
     "torch": ".pth",
     "torch-pickle": ".pth",
-    "torch-tar": ".tar",
     "paddle": ".pdparams",
     "safetensors": ".safetensors",
     "npz": ".npz",
@@ -67,19 +65,10 @@ def _pickle(data: bytes) -> bytes:
         return b""
 
 
-# In a process of its own, so that atheris need not look at all of torch.
-_TAR = "import sys; from tests.codecs.torch.torch_files import *; sys.stdout.buffer.write({})"
-
-
 def seeds(name: str) -> Iterable[bytes]:
     """Return small files of one kind, good and bad, to start from."""
     from tests.badfiles import Maker, make
 
-    if name == "torch-tar":
-        for call in ("old_tar()", "old_tar([(12, 11, 2, 4)], size='{}', sys_info=dump({}))"):
-            command = [sys.executable, "-c", _TAR.format(call)]
-            yield subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-        return
     with tempfile.TemporaryDirectory() as folder:
         maker = Maker(folder, None)
         make(maker, big=False, special=False)

@@ -31,7 +31,7 @@ from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "porter"
-WRITERS = ("__init__", "writing", "saving", "provenance", "seal")
+WRITERS = ("__init__", "writing", "record")
 """Modules of `porter.codecs` that do not look at input."""
 READERS = (
     *sorted(

@@ -17,6 +17,7 @@ from porter.cli.output import (
     progress,
     python_option,
     quiet_option,
+    record_option,
     say_json,
     say_verdict,
 )
@@ -84,8 +85,7 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 @click.option("--digests/--no-digests", default=True,
               help="Record digests of the source and of every tensor (default).")  # fmt: skip
 @digest_option
-@click.option("--layout", type=click.Choice(["contiguous", "view"]), default="contiguous",
-              help="Transpose the data, or only the strides (torch, Paddle).")  # fmt: skip
+@record_option
 @python_option
 @click.option("--report", "reports", multiple=True, type=click.Path(), metavar="FILE",
               help="Write the verdict: .md, .html, .json or .xml.")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from porter.cli import complete
-from porter.cli.output import force_option, progress, quiet_option, sized
+from porter.cli.output import force_option, progress, quiet_option, record_option, sized
 
 
 @click.command("init")
@@ -21,6 +21,7 @@ from porter.cli.output import force_option, progress, quiet_option, sized
 @click.option("--seed", type=int, default=0, help="Seed of the weights.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes; default the variant's.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default the variant's.")
+@record_option
 @force_option
 @quiet_option
 def command(
@@ -30,6 +31,7 @@ def command(
     seed: int,
     num_classes: int | None,
     image_size: int | None,
+    record: bool,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -43,7 +45,7 @@ def command(
     with progress(quiet) as moved:
         written = init(
             arch, target, to=to, seed=seed, num_classes=num_classes, image_size=image_size,
-            force=force, progress=moved,
+            force=force, record=record, progress=moved,
         )  # fmt: skip
     if not quiet:
         click.echo(f"{target}  {sized(written.nbytes)}  {variant.name}, seed {seed}")

@@ -48,6 +48,10 @@ digest_option = click.option(  # the names are those of `porter.storage.digests`
     "--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",
     help="Digest algorithm: fast, or a common standard.",
 )  # fmt: skip
+record_option = click.option(
+    "--record/--no-record", default=True,
+    help="Write OUTPUT.porter.json: provenance and digests (default).",
+)  # fmt: skip
 
 
 class Group(click.Group):

@@ -14,6 +14,7 @@ from porter.cli.output import (
     json_option,
     progress,
     quiet_option,
+    record_option,
     say_json,
     sized,
 )
@@ -49,6 +50,7 @@ _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
 @click.option("--digests/--no-digests", default=True,
               help="Record digests of the source and of every tensor (default).")  # fmt: skip
 @digest_option
+@record_option
 @force_option
 @json_option
 @quiet_option
@@ -82,6 +84,8 @@ def _rows(outcome: Repacking) -> list[tuple[str, str]]:
         rows.append(("cast", cast_line(outcome.casts)))
     many = f", {len(written.files)} files" if len(written.files) > 2 else ""
     rows.append(("output", f"{written.path}  ({outcome.format}, {sized(written.nbytes)}{many})"))
+    if written.record:
+        rows.append(("record", written.record))
     return rows
 
 

@@ -7,24 +7,31 @@ there are. Formats are recognised by content, never by name alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack
 
 from porter.codecs.detect import check_name
 from porter.codecs.detect import detect as detect_file
 from porter.errors import UsageError, listed
-from porter.storage.digests import XXH3, check_method
 from porter.storage.input_file import InputFile
 from porter.storage.sidecar import with_record
 from porter.tensors.state_dict import StateDict
 
 if TYPE_CHECKING:
+    from porter.codecs.writing import Output
     from porter.storage.atomic_output import Written
+    from porter.storage.options import WriteFields, WriteOptions
     from porter.storage.pieces import Piece
-    from porter.storage.progress import Progress
+    from porter.storage.read_back import Proof
 
 
 Read: TypeAlias = Callable[..., StateDict]
 Pieces: TypeAlias = "Callable[..., Iterator[Piece]]"
+
+
+EARLIER_METADATA = ("porter.digests", "porter.source_digests", "porter.header_digest",
+                    "porter.frame_digest")  # fmt: skip
+"""Metadata of earlier versions, true only of the file that they are in."""
 
 
 class Codec(NamedTuple):
@@ -88,60 +95,56 @@ def write(
     state: StateDict,
     path: str,
     format: str,
+    options: WriteOptions | None = None,
     *,
-    force: bool = False,
     metadata: Mapping[str, str] | None = None,
-    max_shard_size: str | int | None = None,
-    read_back: bool = True,
-    sync: bool = True,
-    digests: bool = True,
-    digest: str = XXH3,
-    layout: str = "contiguous",
     inputs: Iterable[str] = (),
-    progress: Progress | None = None,
+    proof: Proof | None = None,
+    **keywords: Unpack[WriteFields],
 ) -> Written:
     """Write a state dict whole or not at all; returns what was written and its digests.
 
-    `format` is a key of `CODECS`. An existing file is replaced only with `force`; `inputs` are
-    the files that are read meanwhile, none of which may be the output. `metadata` is what the
-    output carries: its provenance goes with it, in the file or in `PATH.porter.json` beside it;
-    without, the file holds tensors alone. `max_shard_size` (bytes, or "5GB") cuts the output;
-    `read_back` reads it again before it gets its name, `sync` brings it to the disk before that;
-    without `digests` bytes are copied and not looked at, `digest` ("xxh3" or "sha256") is how they
-    are taken. What was left out is in the provenance.
-    `layout="view"` has torch and Paddle files state a transpose instead of doing it.
-    `progress` is called with what is done, the bytes done and the bytes in all.
+    `format` is a key of `CODECS`; `keywords` are fields of `WriteOptions`, in place of those of
+    `options`. `inputs` are the files that are read meanwhile, none of which may be the output.
+    `metadata` is the provenance of the output: it is stored in the file where the format has a
+    place for it, and in the record `PATH.porter.json`; without, the file has tensors only and
+    there is no record. `proof` maps the output back to its source while it is read back.
     """
-    from porter.codecs.saving import Saver
-    from porter.tensors.strided_view import check as check_layout
+    from porter.codecs.writing import Output
+    from porter.storage.options import WriteOptions
 
     codec = _codec(format)
     if not codec.writing:
         raise UsageError(f"{codec.title} is read and not written")
-    check_layout(layout, format)
-    check_method(digest)
-    if metadata is not None:
-        metadata = metadata if layout == "contiguous" else {**metadata, "porter.layout": layout}
-        care = {"read back": read_back, "sync": sync, "digests": digests}
-        if left_out := [what for what, done in care.items() if not done]:
-            metadata = {**metadata, "porter.without": ", ".join(left_out)}
-    sources = list(inputs) or (list(state.origin.files) if state.origin else [])
-    method = digest if digests else ""
-    saver = Saver(format, codec.pieces, codec.read, read_back, progress, sync, method, layout)
+    options = replace(options or WriteOptions(), **keywords)
     if not state:
         raise UsageError("there is no tensor to write", path)
-    try:
-        if max_shard_size is None:
-            return saver.save(state, path, force=force, inputs=sources, metadata=metadata)
-        from porter.codecs.sharded import writing
+    sources = list(inputs) or (list(state.origin.files) if state.origin else [])
 
-        limit = writing.parse_size(max_shard_size)
-        return writing.save(
-            saver, state, path, limit, force=force, metadata=metadata, inputs=sources
+    def output(path: str) -> Output:
+        return Output(
+            state, path, codec.read, options, metadata=metadata, inputs=sources, proof=proof
         )
+
+    try:
+        if options.max_shard_size is not None:
+            from porter.codecs.sharded import writing as sharded
+
+            path = path.removesuffix(sharded.SUFFIX)
+            shards = sharded.split(state, sharded.parse_size(options.max_shard_size))
+            if len(shards) > 1:
+                index = path + sharded.SUFFIX
+                return sharded.write(output(index), format, codec.pieces, path, shards)
+        return _in_one(output(path), codec.pieces)
     except UsageError as error:
-        # What a format cannot hold is told by its codec, which does not know the file's name.
+        # A codec that refuses a name or dtype does not know the file's name.
         raise error if error.path else UsageError(error.message, path) from error
+
+
+def _in_one(output: Output, pieces: Pieces) -> Written:
+    with output.locked():
+        made = pieces(output.state, output.metadata or {})
+        return output.finished(output.file(output.path, made, output.state, last=True))
 
 
 def _codec(format: str) -> Codec:

@@ -44,6 +44,10 @@ _OTHERS = (
     (b"\x7fELF", "a program"),
     (b"%PDF", "a PDF document"),
 )
+_TAR = (
+    "is a tar archive, which torch wrote before 0.2 and porter does not read: if you trust it, save"
+    " it again by torch.save(torch.load(FILE, weights_only=False), NEW)"
+)
 
 
 def detect(file: InputFile) -> str:
@@ -57,8 +61,6 @@ def detect(file: InputFile) -> str:
         return "npy"
     if head.startswith(_PICKLES):
         return "torch-legacy" if _LEGACY_MAGIC in head[:32] else "paddle"
-    if head[257:262] == b"ustar" or _is_old_tar(head):
-        return "torch-legacy"
     if head[:1] == b"{" and b"\0" not in head[:8]:  # a safetensors length has zeros in it
         return "index"
     if head[8:].lstrip(b" \t\r\n")[:1] == b"{":
@@ -110,6 +112,8 @@ def _refuse_others(head: bytes, file: InputFile) -> None:
     for magic, what in _OTHERS:
         if head.startswith(magic):
             raise InputError(f"is {what}", file.path)
+    if head[257:262] == b"ustar" or _is_old_tar(head):
+        raise InputError(_TAR, file.path)
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise InputError("is a web page, not a model: the download failed", file.path)

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
 from json.encoder import encode_basestring as _quoted
 from math import prod
 from typing import NamedTuple
@@ -28,9 +27,8 @@ from typing import NamedTuple
 from porter.codecs.flat import flat
 from porter.codecs.json_scan import Scanner
 from porter.errors import InputError, UsageError, printable
-from porter.storage.digests import XXH3, digest_of, method_of, unknown
 from porter.storage.input_file import InputFile
-from porter.storage.pieces import Body, Late, Piece
+from porter.storage.pieces import Body, Piece
 from porter.tensors import shared_tensors
 from porter.tensors.dtypes import DTYPES, DType
 from porter.tensors.lazy import Extent, LazyTensor, Shape
@@ -44,8 +42,6 @@ _MOST_NOTES = 100_000
 
 TIES = "porter.ties"
 """Metadata key of the ties."""
-HEADER = "porter.header_digest"
-"""Metadata key of the digest of length and header, hyphens standing where it stands itself."""
 
 _BY_CODE = {d.safetensors: d for d in DTYPES.values() if d.safetensors is not None}
 _PACKED = {"F4", "F6_E2M3", "F6_E3M2"}
@@ -229,57 +225,18 @@ def ordered(state: StateDict) -> list[str]:
     return sorted(state, key=lambda name: (_RANK[codes[name]], name))
 
 
-def pieces(
-    state: StateDict,
-    metadata: Mapping[str, str],
-    *,
-    late: Callable[[Sequence[Body]], Mapping[str, str]] | None = None,
-    method: str = XXH3,
-) -> Iterator[Piece]:
-    """Yield what stands in the file; `UsageError` for what the format cannot hold.
+def pieces(state: StateDict, metadata: Mapping[str, str]) -> Iterator[Piece]:
+    """Yield the pieces of a file; `UsageError` for a name or dtype that the format cannot store.
 
-    `metadata` goes in as it is, ties are added. `late` gives metadata that is known only when
-    the tensors are written, of the same length before and after; the header is then sealed by its
-    digest, taken by `method`.
+    `metadata` goes in as it is, shared tensors are noted in it.
     """
     check(state)
     bodies = [Body(name, state[name]) for name in ordered(state)]
-    notes = dict(metadata)
+    entries = dict(metadata)
     if found := shared_tensors.note(state):
-        notes[TIES] = found
-    if late is None:
-        yield _header(bodies, notes)
-    else:
-        header = partial(_late_header, bodies, notes, late, method)
-        yield Late(len(header()), header, last=True)
+        entries[TIES] = found
+    yield _header(bodies, entries)
     yield from bodies
-
-
-def _late_header(
-    bodies: list[Body],
-    notes: Mapping[str, str],
-    late: Callable[[Sequence[Body]], Mapping[str, str]],
-    method: str,
-) -> bytes:
-    """Return the header with what is known by now, sealed by its own digest."""
-    text = _header(bodies, {**notes, **late(bodies), HEADER: unknown(method)})
-    return text.replace(_seal(unknown(method)), _seal(digest_of(text, method)), 1)
-
-
-def _seal(digest: str) -> bytes:
-    """Return how the digest of the header stands in it."""
-    return f'"{HEADER}":"{digest}"'.encode()
-
-
-def header_is_intact(file: InputFile) -> bool | None:
-    """Whether length and header are those that porter wrote; None when nothing tells."""
-    start, _, metadata = read_header(file)
-    sealed = metadata.get(HEADER)
-    if sealed is None:
-        return None
-    method = method_of(sealed)
-    blank = file.pread(0, start).replace(_seal(sealed), _seal(unknown(method)), 1)
-    return digest_of(blank, method) == sealed
 
 
 def _header(bodies: list[Body], metadata: Mapping[str, str]) -> bytes:

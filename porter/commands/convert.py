@@ -34,6 +34,7 @@ from porter.remote import address, fetch
 from porter.storage.atomic_output import Written
 from porter.storage.progress import Progress
 from porter.tensors import casts
+from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture, find
 
@@ -165,7 +166,7 @@ def convert(
         fold_batchnorm: Take a foreign ONNX file whose batch norms are folded into convolutions.
         options: How the output is written. `read_back`: read it again and compare; `sync`:
             bring it to the disk; `digests`: take and record digests; `digest`: "xxh3" or
-            "sha256"; `layout`: "contiguous", or "view" to state transposes instead of doing them.
+            "sha256"; `record`: write the record OUTPUT.porter.json.
 
     Returns a `Conversion` with the plan, the output and the proofs; its `ok` is False if a proof
     failed.
@@ -211,6 +212,7 @@ def convert(
     write = _writer(container, fitted, write_plan, max_shard_size, onnx)
     if dry_run:
         return outcome
+    altered = adapt or bool(onnx and onnx.get("optimize"))
     written = write(
         converted,
         target,
@@ -220,11 +222,11 @@ def convert(
             **_options(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
         },
         inputs=state.origin.files,
+        proof=_Proof(fitted.plan, state) if verify and not altered and dtype is None else None,
         progress=progress,
         **options,
     )
     outcome = replace(outcome, output=written.path, written=written, casts=report)
-    altered = adapt or bool(onnx and onnx.get("optimize"))
     return (
         _proven(outcome, fitted, state, altered, dtype, python, key, progress)
         if verify
@@ -380,9 +382,12 @@ def _proven(
     if not altered:
         from porter.verification.weights import prove_weights
 
-        back = _read_back(outcome.output)
+        assert outcome.written is not None
+        back = _restored(codecs.read(outcome.output))
         cast = None if dtype is None else casts.FLOATS[dtype]
-        outcome = replace(outcome, weights=prove_weights(fitted.plan, state, back, cast))
+        digests = outcome.written.returned
+        proof = prove_weights(fitted.plan, state, back, cast, digests=digests)
+        outcome = replace(outcome, weights=proof)
     if not fitted.architecture.module:
         return outcome
     batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
@@ -410,8 +415,22 @@ def _proven(
     return replace(outcome, verdict=verdict)
 
 
-def _read_back(path: str) -> StateDict:
-    state = codecs.read(path)
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Maps what was written back to its source."""
+
+    plan: Plan
+    source: StateDict
+
+    def back(self, written: StateDict) -> Mapping[str, LazyTensor]:
+        """Return the source's tensors; nothing where names are missing, which is told elsewhere."""
+        written = _restored(written)
+        whole = all(name in written for name in self.plan.target.by_dialect)
+        return self.plan.back(written) if whole else {}
+
+
+def _restored(state: StateDict) -> StateDict:
+    """Return what was written into a file, of an ONNX model also what its graph does not use."""
     if state.origin is None or state.origin.format != "onnx":
         return state
     from porter.onnx.recover.read import restore

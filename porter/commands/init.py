@@ -38,7 +38,7 @@ def init(
         image_size: Image size in pixels; None for the variant's.
         force: Replace an existing output.
         options: `max_shard_size`, `progress`, and how the output is written: `read_back`,
-            `sync`, `digests`, `digest` and `layout`, as in `porter.convert`.
+            `sync`, `digests`, `digest` and `record`, as in `porter.convert`.
 
     Returns a `Written` with the path, the size and the digests of the output.
     Raises `UsageError` or `SystemFault`; nothing is then written.

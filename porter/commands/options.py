@@ -31,8 +31,8 @@ class WriteKeywords(TypedDict, total=False):
     """Take and record digests of source and tensors (default)."""
     digest: Digest
     """Digest algorithm, xxh3 (default) or sha256."""
-    layout: Literal["contiguous", "view"]
-    """Whether transposes are done (default) or stated in torch and Paddle files."""
+    record: bool
+    """Write the record OUTPUT.porter.json: provenance and digests (default)."""
 
 
 class InitKeywords(WriteKeywords, total=False):

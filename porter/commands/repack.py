@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 from porter import __version__, codecs
-from porter.codecs import CODECS, provenance, safetensors
+from porter.codecs import CODECS, safetensors
 from porter.codecs.detect import SUFFIXES, container_of
 from porter.commands.options import (
     Container,
@@ -24,7 +24,7 @@ from porter.storage.progress import Progress
 from porter.tensors import casts
 from porter.tensors.state_dict import Origin, StateDict
 
-_OWN = (provenance.DIGESTS, provenance.SOURCES, safetensors.HEADER, safetensors.TIES)
+_OWN = (*codecs.EARLIER_METADATA, safetensors.TIES)
 _STEP = ("porter.source_key", "porter.dtype", "porter.uint16", "porter.layout", "porter.without")
 """Options of an earlier conversion, which are not those of this one."""
 
@@ -76,7 +76,7 @@ def repack(
         force: Replace an existing output.
         progress: Called with a step's name, the bytes done and the bytes in all.
         options: How the output is written: `read_back`, `sync`, `digests`, `digest` and
-            `layout`, as in `porter.convert`.
+            `record`, as in `porter.convert`.
 
     Returns a `Repacking`: the state dict, its origin, and the path, size and digests written.
     Raises `InputError`, `UsageError` or `SystemFault`; nothing is then written.

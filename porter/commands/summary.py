@@ -36,6 +36,8 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
         lines.append(("output", f"{outcome.output}: not written (dry run)"))
     else:
         lines.append(("output", f"{outcome.output}  {sized(outcome.written.nbytes)}"))
+        if outcome.written.record:
+            lines.append(("record", outcome.written.record))
     if outcome.casts:
         lines.append(("cast", cast_line(outcome.casts)))
     if outcome.weights is not None:

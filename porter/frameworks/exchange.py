@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from porter.errors import InputError, printable
-from porter.tensors.blocks import Array
+from porter.codecs import safetensors
+from porter.errors import InputError
+from porter.storage import atomic_output
+from porter.storage.input_file import InputFile
+from porter.storage.options import WriteOptions
+from porter.tensors.blocks import Array, as_bytes
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
 
 KEY = "porter"
-"""Key of the JSON value in the file's metadata; `porter.same` lists repeated arrays."""
-
-_DAMAGED = (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError)
-"""Errors of reading an untrusted file: an element type that NumPy lacks, a malformed header."""
+"""Key of the JSON value in the metadata; `porter.same` lists repeated arrays."""
 
 
 def save(
@@ -33,7 +34,6 @@ def save(
     same: dict[str, str] = {}
     seen: dict[tuple[int, str, tuple[int, ...]], str] = {}
     for name, array in arrays.items():
-        # safetensors 0.8.0 writes wrong bytes for arrays that are not C-contiguous
         dense = array if array.flags.c_contiguous else np.array(array, order="C")
         digest = xxhash.xxh3_128_intdigest(dense.reshape(-1).view(np.uint8).data)
         first = seen.setdefault((digest, dense.dtype.str, dense.shape), name)
@@ -41,7 +41,11 @@ def save(
             stored[name] = dense
         else:
             same[name] = first
-    save_file(stored, path, {KEY: json.dumps(about), f"{KEY}.same": json.dumps(same)})
+    metadata = {KEY: json.dumps(about), f"{KEY}.same": json.dumps(same)}
+    options = WriteOptions(force=True, sync=False, read_back=False, digests=False)
+    atomic_output.publish(
+        path, safetensors.pieces(StateDict.of(stored), metadata), options, lock=False
+    )
 
 
 def load(
@@ -52,28 +56,42 @@ def load(
         choose: Callable[[str], bool] = lambda name: True  # noqa: E731
     else:
         choose = wanted if callable(wanted) else wanted.__contains__
-    try:
-        with safe_open(path, "numpy") as file:
-            same = _value(file, f"{KEY}.same")
-            places = {**{name: name for name in file.keys()}, **same}  # noqa: SIM118
-            chosen = {name: place for name, place in places.items() if choose(name)}
-            read = {place: file.get_tensor(place) for place in set(chosen.values())}
-            return {name: read[place] for name, place in chosen.items()}, _value(file, KEY)
-    except _DAMAGED as error:
-        raise InputError(f"cannot be read as a trace: {printable(error, 300)}", path) from error
+    state, metadata = _opened(path)
+    same = _value(metadata, f"{KEY}.same", path)
+    places = {**{name: name for name in state}, **same}
+    chosen = {name: place for name, place in places.items() if choose(name)}
+    if lost := [place for place in chosen.values() if place not in state]:
+        raise InputError(f"cannot be read as a trace: {lost[0]!r} is missing", path)
+    read = {place: _array(state[place]) for place in set(chosen.values())}
+    return {name: read[place] for name, place in chosen.items()}, _value(metadata, KEY, path)
+
+
+def _array(tensor: LazyTensor) -> Array:
+    """Read a tensor into an array that may be written to."""
+    array: Array = np.empty(tensor.shape, tensor.dtype.numpy)
+    tensor.read_into(as_bytes(array))
+    return array
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the JSON value of a file, empty if it has none; no array is read."""
+    """Return only the JSON value of a file, empty if it has none; no array is read."""
+    return _value(_opened(path)[1], KEY, path)
+
+
+def _opened(path: str | os.PathLike[str]) -> tuple[StateDict, Mapping[str, str]]:
     try:
-        with safe_open(path, "numpy") as file:
-            return _value(file, KEY)
-    except _DAMAGED as error:
-        raise InputError(f"cannot be read as a trace: {printable(error, 300)}", path) from error
+        state = safetensors.read(InputFile(path), strip=False)
+    except InputError as error:
+        raise InputError(f"cannot be read as a trace: {error.message}", path) from error
+    assert state.origin is not None
+    return state, state.origin.metadata
 
 
-def _value(file: Any, key: str) -> dict[str, Any]:
-    found: Any = json.loads((file.metadata() or {}).get(key, "{}"))
-    if not isinstance(found, dict):
-        raise ValueError("its metadata are not a JSON object")
-    return found
+def _value(metadata: Mapping[str, str], key: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        value: Any = json.loads(metadata.get(key, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise InputError("cannot be read as a trace: its metadata are not JSON", path) from error
+    if not isinstance(value, dict):
+        raise InputError("cannot be read as a trace: its metadata are not a JSON object", path)
+    return value

@@ -56,7 +56,7 @@ class Digest:
         return f"{self._prefix}{self._state.hexdigest()}"
 
 
-def digest_of(data: bytes, method: str = XXH3) -> str:
+def digest_of(data: bytes | memoryview, method: str = XXH3) -> str:
     """Return the digest of bytes at hand."""
     prefix, _, make = _METHODS[method]
     return f"{prefix}{make(data).hexdigest()}"

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from porter.errors import InputError, SystemFault, printable
+from porter.storage.positional import INPUT, read_at, read_into
 
 _PAGE = 4096
 _LARGEST_READ = 1 << 30
@@ -68,7 +69,7 @@ class InputFile:
             self.pread_into(offset, buffer)
             return bytes(buffer)
         try:
-            data = os.pread(self._fd, nbytes, offset)
+            data = read_at(self._fd, nbytes, offset)
         except OSError as fault:
             raise SystemFault(f"cannot be read: {fault.strerror}", self.path) from fault
         if len(data) != nbytes:
@@ -86,7 +87,7 @@ class InputFile:
         while done < len(view):
             part = view[done : done + _LARGEST_READ]
             try:
-                count = os.preadv(self._fd, [part], offset + done)
+                count = read_into(self._fd, part, offset + done)
             except OSError as fault:
                 raise SystemFault(f"cannot be read: {fault.strerror}", self.path) from fault
             if count == 0:
@@ -175,10 +176,8 @@ def check_relative(model: str, name: str) -> None:
 
 
 def _open(path: str) -> int:
-    # Without O_NONBLOCK opening a FIFO waits for a writer, perhaps for ever.
-    flags = os.O_RDONLY | os.O_NONBLOCK
     try:
-        return os.open(path, flags)
+        return os.open(path, INPUT)
     except FileNotFoundError as fault:
         what = "is a link to nothing" if os.path.islink(path) else "no such file"
         raise InputError(what, path) from fault

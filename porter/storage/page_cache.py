@@ -19,7 +19,7 @@ def is_too_large(nbytes: int) -> bool:
     """Whether an output of so many bytes, and a source like it, would fill half of the memory."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+    except (AttributeError, ValueError, OSError):
         return False
     return hasattr(os, "posix_fadvise") and 2 * nbytes > memory // 2
 

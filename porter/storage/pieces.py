@@ -10,7 +10,6 @@ tensor itself is what a thread holds.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,19 +20,13 @@ from typing import NamedTuple, TypeAlias
 
 from porter.storage.digests import XXH3, Digest, crc32, digest_of
 from porter.storage.page_cache import Wake, is_too_large
+from porter.storage.positional import write_at
 from porter.storage.progress import Advance
-from porter.tensors.blocks import LINE, free_lent, room
+from porter.tensors.blocks import free_lent, scratch
 from porter.tensors.lazy import SMALL, Extent, LazyTensor
 
 WRITE_BLOCK = 1 << 20
 """Bytes read, hashed and written at a time: they stay in a core's own cache."""
-
-_COPIED_AT_ONCE = 16 << 20
-_CANNOT_COPY = {
-    errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.EBADF, errno.EPERM,
-    errno.ETXTBSY, errno.EIO,
-}  # fmt: skip
-"""The file systems at hand cannot do it: the bytes are read and written instead."""
 
 MOST_HELD = 50 << 20
 """Bytes of tensors that must be held as a whole, in all threads."""
@@ -103,6 +96,17 @@ class Layout:
     last: list[Late]
     bodies: list[Body]
 
+    def frame(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) of all that is not a tensor's, once it was written."""
+        for late in self.last:
+            yield late.offset, late.made
+        for job in self.jobs:
+            for offset, piece in job.parts:
+                if isinstance(piece, Late):
+                    yield offset, piece.made
+                elif not isinstance(piece, Body):
+                    yield offset, bytes(piece)
+
 
 def place(pieces: Iterable[Piece]) -> Layout:
     """Give every piece its offset, and cut the file into jobs of about one block."""
@@ -143,8 +147,7 @@ def write(
 
     The sources are read from their beginnings to their ends, whatever the order of the output.
     `also` is run by the same threads; pieces that wait for the end wait for it too. `digests` is
-    the method of the tensors' digests; without, bytes that pass unchanged are copied by the
-    system where it can.
+    the method of the tensors' digests, "" for none.
     """
     writer = _Writer(fd, digests, Wake(is_too_large(plan.nbytes)))
     jobs = [*also, *(Task(_place(job), partial(writer.job, job)) for job in plan.jobs)]
@@ -152,7 +155,7 @@ def write(
     jobs.sort(key=lambda job: job.place)
     run_all((job.run for job in jobs), writer, plan.nbytes, progress)
     for late in plan.last:
-        _pwrite(fd, _made(late), late.offset)
+        write_at(fd, _made(late), late.offset)
 
 
 def _place(job: _Job) -> tuple[str, int]:
@@ -243,7 +246,7 @@ class _Writer(Meter):
 
     def _at_once(self, job: _Job) -> None:
         """Gather small pieces and write them by one call."""
-        buffer = room(job.nbytes, job.start)
+        buffer = scratch(job.nbytes)
         if job.has_hole:
             buffer[:] = bytes(job.nbytes)
         late: list[Late] = []
@@ -251,7 +254,7 @@ class _Writer(Meter):
             at = offset - job.start
             if isinstance(piece, Body):
                 small = piece.nbytes <= SMALL
-                for block in (self._whole(piece),) if small else self._blocks(piece, at):
+                for block in (self._whole(piece),) if small else self._blocks(piece):
                     buffer[at : at + len(block)] = block
                     at += len(block)
             elif isinstance(piece, Late):
@@ -261,25 +264,24 @@ class _Writer(Meter):
         for piece in late:
             at = piece.offset - job.start
             buffer[at : at + piece.nbytes] = _made(piece)
-        _pwrite(self._fd, buffer, job.start)
+        write_at(self._fd, buffer, job.start)
         self.add(len(buffer))
 
     def _in_blocks(self, job: _Job) -> None:
         late: list[Late] = []
         for offset, piece in job.parts:
             if isinstance(piece, Body):
-                offset += self._copied(piece)
-                for block in self._blocks(piece, offset) if offset == piece.offset else ():
-                    _pwrite(self._fd, block, offset)
+                for block in self._blocks(piece):
+                    write_at(self._fd, block, offset)
                     offset += len(block)
                     self.add(len(block))
             elif isinstance(piece, Late):
                 late.append(piece)
             else:
-                _pwrite(self._fd, piece, offset)
+                write_at(self._fd, piece, offset)
                 self.add(len(piece))
         for piece in late:
-            _pwrite(self._fd, _made(piece), piece.offset)
+            write_at(self._fd, _made(piece), piece.offset)
             self.add(piece.nbytes)
 
     def _whole(self, body: Body) -> bytes:
@@ -292,14 +294,14 @@ class _Writer(Meter):
             body.crc32 = crc32(data, body.crc32)
         return data
 
-    def _blocks(self, body: Body, at: int) -> Iterator[memoryview]:
+    def _blocks(self, body: Body) -> Iterator[memoryview]:
         """Yield a tensor's bytes, and note their digest and checksum."""
         if self.stopped:
             raise Cancelled
         digest = Digest(self._digests or XXH3)
         value, total = body.crc32, 0
         with self.budget.taken(body.tensor.held):
-            for block in body.tensor.blocks(WRITE_BLOCK, at):
+            for block in body.tensor.blocks(WRITE_BLOCK):
                 if self._digests:
                     digest.update(block)
                 if body.checksum:
@@ -310,46 +312,11 @@ class _Writer(Meter):
         body.digest = digest.text() if self._digests else ""
         body.crc32 = value
 
-    def _copied(self, body: Body) -> int:
-        """Copy a tensor's bytes inside the system; return how many: all of them or none."""
-        extent = body.tensor.extent
-        if extent is None or self._digests or body.checksum or not hasattr(os, "copy_file_range"):
-            return 0
-        if (extent.offset - body.offset) % LINE:
-            return 0  # The system copies across cache lines more slowly than one reads and writes.
-        if not extent.file.is_sound:
-            return 0  # It must be read for its checksum: to write what was read costs less.
-        source, done = extent.file.fileno(), 0
-        while done < extent.nbytes:
-            size = min(_COPIED_AT_ONCE, extent.nbytes - done)
-            try:
-                count = os.copy_file_range(
-                    source, self._fd, size, extent.offset + done, body.offset + done
-                )
-            except OSError as fault:
-                if fault.errno in _CANNOT_COPY:
-                    return 0
-                raise
-            if count == 0:  # The file was cut short, or the file system does not say why.
-                return 0
-            done += count
-            self.add(count)
-        extent.file.pread(extent.offset, 0)  # Raises when the file has changed meanwhile.
-        return done
-
 
 def _made(late: Late) -> bytes:
     late.made = late.make()
     assert len(late.made) == late.nbytes, (len(late.made), late.nbytes)
     return late.made
-
-
-def _pwrite(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while len(view):
-        count = os.pwrite(fd, view, offset)
-        view = view[count:]
-        offset += count
 
 
 def workers() -> int:

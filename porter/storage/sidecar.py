@@ -1,6 +1,7 @@
-"""The record beside an output, `OUTPUT.porter.json`: found, and told from what is not porter's.
+"""The record next to an output, `OUTPUT.porter.json`: reading it.
 
-What stands in it, and how a file is held to it, is `porter.codecs.provenance`.
+What is in it is in `porter.codecs.record`, how a file is compared with it in
+`porter.codecs.check`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from porter.storage.input_file import InputFile
 from porter.tensors import shared_tensors
 from porter.tensors.state_dict import StateDict
 
-SCHEMA = "porter.provenance/1"
+SCHEMA = "porter.provenance/2"
+EARLIER = "porter.provenance/1"
+"""The schema of earlier versions, whose digests are taken in another way."""
 SUFFIX = ".porter.json"
-OWN_METADATA = ("safetensors", "onnx")
-"""Formats that carry the record themselves."""
+WITH_METADATA = ("safetensors", "onnx")
+"""Formats that have a place for metadata."""
 
 _LARGEST_RECORD = 256 << 20
 
@@ -28,50 +31,49 @@ def read_beside(path: str) -> dict[str, Any]:
     with InputFile(path) as file:
         if file.size > _LARGEST_RECORD:
             raise InputError(f"a record of {file.size} bytes; {_LARGEST_RECORD} is the limit", path)
-        record = json_object(file.pread(0, file.size), path)
-    if record.get("schema") != SCHEMA:
-        raise InputError("is no record of provenance that this porter knows", path)
+        record = _json_object(file.pread(0, file.size), path)
+    if record.get("schema") not in (SCHEMA, EARLIER):
+        raise InputError("is not a record of provenance that this porter knows", path)
     if not isinstance(record.get("metadata"), dict):
         raise InputError("the record of provenance has no metadata", path)
     return record
 
 
-def json_object(text: str | bytes, path: str) -> dict[str, Any]:
-    """Return a JSON object of a record; `InputError` when it is something else."""
+def _json_object(text: bytes, path: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise InputError("the record of provenance is no JSON", path) from fault
-    if not isinstance(found, dict):
-        raise InputError("the record of provenance makes no sense", path)
-    return found
+        raise InputError("the record of provenance is not JSON", path) from fault
+    if not isinstance(value, dict):
+        raise InputError("the record of provenance is malformed", path)
+    return value
 
 
 def refuse_foreign(path: str) -> None:
-    """Raise `UsageError` when the file beside an output is there and is no record of porter's."""
+    """Raise `UsageError` when the place of a record is taken by a file that is not porter's."""
     if not os.path.lexists(path):
         return
     try:
         read_beside(path)
     except InputError as fault:
-        raise UsageError("stands where the provenance goes, and is not porter's", path) from fault
+        raise UsageError("is where the record goes, and is not porter's", path) from fault
 
 
 def with_record(state: StateDict) -> StateDict:
-    """Return the state dict with the metadata of the record beside its file, if there is one.
+    """Return the state dict with the metadata of the record of its file, if there is one.
 
-    Tensors of a `.npz`, which cannot share, are tied again where the record says so and their
-    bytes are still equal.
+    Tensors of a `.npz`, which cannot share memory, share it again where the record says so and
+    their bytes are still equal.
     """
     origin = state.origin
-    if origin is None or origin.format in OWN_METADATA:
+    if origin is None or origin.format in WITH_METADATA:
         return state
     tensors, notes = dict(state), origin.notes
     try:
         record = read_beside(origin.path + SUFFIX)
         if origin.format == "npz":
-            noted = shared_tensors.compact(record.get("ties", {}))
-            notes += shared_tensors.restore(tensors, noted, origin.path)
+            shared = shared_tensors.compact(record.get("shared", record.get("ties", {})))
+            notes += shared_tensors.restore(tensors, shared, origin.path)
     except InputError:
         return state
     metadata = {str(key): str(value) for key, value in record["metadata"].items()}

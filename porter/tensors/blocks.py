@@ -1,8 +1,8 @@
 """The bytes of an array in C order, a block at a time, at the speed of memory.
 
 A transpose read element by element misses the cache at nearly every one: 0.3 to 1 GB/s. Here the
-tiles of a panel are first packed, so that each lies close together (rows of 4,096 floats all fall
-into the same few cache lines otherwise), then turned where they lie, then put in their places:
+tiles of a panel are first packed, so that each is contiguous (rows of 4,096 floats all fall
+into the same few cache lines otherwise), then transposed in place, then put in their places:
 three calls of NumPy, 3 to 5 GB/s on one core. Tile by tile, two threads would hand the
 interpreter's lock to each other after every few kilobytes, and be no faster than one.
 """
@@ -17,9 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-
-LINE = 64
-"""Bytes of a cache line."""
 
 _TILE = 16 << 10
 """Bytes of a tile: two of them fit a core's first cache."""
@@ -71,37 +68,16 @@ def free_lent() -> None:
     _panels.clear()
 
 
-def room(nbytes: int, at: int = 0) -> memoryview:
-    """Return a buffer for what stands, or will stand, at byte `at` of a file.
-
-    Its address lies in a cache line where `at` does: between places that differ in that, the
-    system copies bytes more slowly, by half on some processors.
-    """
-    return fitted(np.empty(nbytes + LINE, np.uint8), nbytes, at)
-
-
-def between(source: int, target: int) -> int:
-    """Return where in its cache line a buffer best lies, as a byte of a file does.
-
-    It is filled from byte `source` of a file and written to byte `target` of another. Copies to
-    where a line's first half lies further on than it came from take two to five times as long on
-    some processors: then the buffer lies half a line before `target`.
-    """
-    return target - LINE // 2 if 0 < (target - source) % LINE < LINE // 2 else target
-
-
-def fitted(whole: Array, nbytes: int, at: int) -> memoryview:
-    """Return the part of a buffer whose address lies in a cache line where `at` does."""
-    shift = (at - whole.__array_interface__["data"][0]) % LINE
-    view: memoryview = whole[shift : shift + nbytes].data
+def scratch(nbytes: int) -> memoryview:
+    """Return a buffer whose bytes are not set."""
+    view: memoryview = np.empty(nbytes, np.uint8).data
     return view
 
 
-def c_order_blocks(array: Array, limit: int, at: int = 0) -> Iterator[memoryview]:
+def c_order_blocks(array: Array, limit: int) -> Iterator[memoryview]:
     """Yield an array's elements in C order as bytes, about `limit` at a time.
 
-    A block holds until the next is asked for. Of a strided array one block is held beside it,
-    in a buffer that fits byte `at` of a file.
+    A block is valid until the next is asked for; a strided array needs one block of memory more.
     """
     if array.size == 0:
         return
@@ -112,11 +88,10 @@ def c_order_blocks(array: Array, limit: int, at: int = 0) -> Iterator[memoryview
         for start in range(0, len(flat), limit):
             yield flat[start : start + limit]
     elif array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1]):
-        yield from _turned(array, limit, at)
+        yield from _transposed(array, limit)
     elif array.ndim > 2 and array[0].nbytes > 1 << 16:
         for part in array:
-            yield from c_order_blocks(part, limit, at)
-            at += part.nbytes
+            yield from c_order_blocks(part, limit)
     else:
         row = array[0].nbytes
         rows = max(1, limit // row)
@@ -159,8 +134,8 @@ def merge_axes(
     return (tuple(lengths), tuple(steps)) if lengths else ((1,), (0,))
 
 
-def _turned(array: Array, limit: int, at: int) -> Iterator[memoryview]:
-    """Yield the rows of a matrix whose columns lie together, some rows at a time."""
+def _transposed(array: Array, limit: int) -> Iterator[memoryview]:
+    """Yield the rows of a matrix whose columns are contiguous, some rows at a time."""
     # A cache line of a narrow type holds more elements: wider tiles use all of it.
     width = 128 if array.itemsize <= 2 else 64
     depth = max(1, _TILE // (width * array.itemsize))
@@ -168,20 +143,18 @@ def _turned(array: Array, limit: int, at: int) -> Iterator[memoryview]:
     row = columns * array.itemsize
     height = limit // row // width * width or min(width, max(_FEWEST_ROWS, _WIDEST_PANEL // row))
     height = min(rows, height, _PACKED // (depth * array.itemsize))
-    size = -(-(height * row + LINE) // LINE) * LINE
-    with lent(size + 2 * _PACKED, _panels) as buffer:
-        whole, tiles = np.split(np.frombuffer(buffer, np.uint8), [size])
-        scratch = tiles.view(array.dtype).reshape(2, -1)
+    with lent(2 * _PACKED + height * row, _panels) as buffer:
+        tiles, whole = np.split(np.frombuffer(buffer, np.uint8), [2 * _PACKED])
+        packing = tiles.view(array.dtype).reshape(2, -1)
         for start in range(0, rows, height):
             shape = (min(height, rows - start), columns)
-            block = fitted(whole, shape[0] * row, at)
-            panel = np.frombuffer(block, np.uint8).view(array.dtype).reshape(shape)
-            _turn(array[start : start + height], panel, (width, depth), scratch)
-            yield block
-            at += len(block)
+            block = whole[: shape[0] * row]
+            panel = block.view(array.dtype).reshape(shape)
+            _transpose(array[start : start + height], panel, (width, depth), packing)
+            yield block.data
 
 
-def _turn(source: Array, panel: Array, tile: tuple[int, int], scratch: Array) -> None:
+def _transpose(source: Array, panel: Array, tile: tuple[int, int], packing: Array) -> None:
     """Fill `panel` with `source`, both of one shape, in tiles of so many rows and columns."""
     (rows, columns), (width, depth) = panel.shape, tile
     tall, wide = rows - rows % width, columns - columns % depth
@@ -189,24 +162,24 @@ def _turn(source: Array, panel: Array, tile: tuple[int, int], scratch: Array) ->
         for left, right, deep in ((0, wide, depth), (wide, columns, columns - wide)):
             if top < bottom and left < right:
                 part = (slice(top, bottom), slice(left, right))
-                _turn_tiles(source[part], panel[part], (high, deep), scratch)
+                _transpose_tiles(source[part], panel[part], (high, deep), packing)
 
 
-def _turn_tiles(source: Array, panel: Array, tile: tuple[int, int], scratch: Array) -> None:
+def _transpose_tiles(source: Array, panel: Array, tile: tuple[int, int], packing: Array) -> None:
     """Fill `panel` with `source`, both cut into tiles without rest.
 
-    As many of them are worked on at a time as fit a row of `scratch`, which has two.
+    As many of them are worked on at a time as fit a row of `packing`, which has two.
     """
     (rows, columns), (high, deep) = panel.shape, tile
-    across = scratch.shape[1] // (rows * deep) * deep
+    across = packing.shape[1] // (rows * deep) * deep
     for left in range(0, columns, across):
         part = slice(left, left + across)
         into, out = _tiles(source[:, part], tile), _tiles(panel[:, part], tile)
-        packed = scratch[0, : out.size].reshape(*out.shape[:2], deep, high)
-        turned = scratch[1, : out.size].reshape(out.shape)
+        packed = packing[0, : out.size].reshape(*out.shape[:2], deep, high)
+        transposed = packing[1, : out.size].reshape(out.shape)
         packed[...] = into.swapaxes(2, 3)
-        turned[...] = packed.swapaxes(2, 3)
-        out[...] = turned
+        transposed[...] = packed.swapaxes(2, 3)
+        out[...] = transposed
 
 
 def _tiles(array: Array, tile: tuple[int, int]) -> Array:

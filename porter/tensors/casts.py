@@ -58,7 +58,7 @@ class CastTensor(LazyTensor):
         self.cost.max_error, self.cost.overflows = 0.0, 0
         return self._rounded(self.base.read())
 
-    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the C-order bytes, cast block by block."""
         source = self.base.dtype.numpy
         # As many elements at a time as fill `limit` on the wider side.
@@ -66,7 +66,7 @@ class CastTensor(LazyTensor):
         self.cost.max_error, self.cost.overflows = 0.0, 0
         for block in self.base.blocks(portion):
             array = np.frombuffer(block, np.uint8).view(source)
-            yield from c_order_blocks(self._rounded(array), limit, at or 0)
+            yield from c_order_blocks(self._rounded(array), limit)
 
     def _rounded(self, array: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):

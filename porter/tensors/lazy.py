@@ -12,16 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from porter.tensors.blocks import (
-    LINE,
-    Array,
-    between,
-    c_order_blocks,
-    fitted,
-    lent,
-    merge_axes,
-    room,
-)
+from porter.tensors.blocks import Array, c_order_blocks, lent, merge_axes, scratch
 from porter.tensors.dtypes import DType, dtype_of
 
 Shape = tuple[int, ...]
@@ -128,20 +119,19 @@ class LazyTensor:
         assert array.dtype == self.dtype.numpy, (array.dtype, self.dtype.numpy)
         return array
 
-    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the C-order little-endian bytes, at most about `limit` at a time.
 
-        A block holds until the next is asked for; it lies in memory as is best for writing it to
-        a file where the tensor begins at byte `at`, or, without, for reading it from its own.
+        A block is valid until the next is asked for.
         """
         if 0 < self.nbytes <= min(limit, SMALL):
             yield memoryview(self.whole())
         elif self.extent is not None:
-            yield from _extent_blocks(self.extent, limit, self.extent.offset if at is None else at)
+            yield from _extent_blocks(self.extent, limit)
         elif (strided := self.strided) is not None:
-            yield from _gathered(self, strided, limit, at or 0)
+            yield from _gathered(self, strided, limit)
         else:
-            yield from c_order_blocks(self.read(), limit, at or 0)
+            yield from c_order_blocks(self.read(), limit)
 
     def whole(self) -> bytes:
         """Return the C-order little-endian bytes at once, for a tensor of at most `SMALL`."""
@@ -150,14 +140,14 @@ class LazyTensor:
             return extent.file.pread(extent.offset, extent.nbytes)
         return self.read().tobytes()
 
-    def read_into(self, room: memoryview) -> None:
-        """Read the C-order little-endian bytes into `room`, which has `nbytes`."""
+    def read_into(self, buffer: memoryview) -> None:
+        """Read the C-order little-endian bytes into `buffer`, which has `nbytes`."""
         if self.extent is not None:
-            self.extent.file.pread_into(self.extent.offset, room)
+            self.extent.file.pread_into(self.extent.offset, buffer)
             return
         at = 0
         for block in self.blocks():
-            room[at : at + len(block)] = block
+            buffer[at : at + len(block)] = block
             at += len(block)
 
     @property
@@ -206,17 +196,16 @@ class LazyTensor:
         return f"LazyTensor({self.dtype.name}, {list(self.shape)})"
 
 
-def _extent_blocks(extent: Extent, limit: int, at: int) -> Iterator[memoryview]:
+def _extent_blocks(extent: Extent, limit: int) -> Iterator[memoryview]:
     """Yield the bytes as they stand in the file, all blocks in one buffer."""
-    limit += -limit % LINE  # Each block lies in its cache lines as the first does.
-    buffer = room(min(limit, extent.nbytes), between(extent.offset, at))
+    buffer = scratch(min(limit, extent.nbytes))
     for start in range(0, extent.nbytes, limit):
         block = buffer[: extent.nbytes - start]
         extent.file.pread_into(extent.offset + start, block)
         yield block
 
 
-def _gathered(tensor: LazyTensor, strided: Strided, limit: int, at: int) -> Iterator[memoryview]:
+def _gathered(tensor: LazyTensor, strided: Strided, limit: int) -> Iterator[memoryview]:
     """Yield the bytes of a tensor that is not as it lies in its file, rows of its last axis.
 
     As many rows as may be held are read at a time and turned in memory.
@@ -226,21 +215,19 @@ def _gathered(tensor: LazyTensor, strided: Strided, limit: int, at: int) -> Iter
     dense = len(shape) == 2 and strides == (item, shape[0] * item) and tensor.size
     large = len(shape) == 2 and strides[0] == item and tensor.nbytes > MOST_HELD
     if not dense and not large:
-        yield from c_order_blocks(tensor.read(), limit, at)
+        yield from c_order_blocks(tensor.read(), limit)
         return
     rows, columns = shape
     height = max(1, min(rows, MOST_HELD // (columns * item)))
     height = -(-rows // -(-rows // height))  # No narrow part at the end.
     nbytes = columns * height * item
-    with lent(nbytes + LINE) as whole:
-        buffer = fitted(np.frombuffer(whole, np.uint8), nbytes, between(strided.offset, 0))
+    with lent(nbytes) as buffer:
         for start in range(0, rows, height):
             count = min(height, rows - start)
             part = np.frombuffer(buffer, np.uint8, columns * count * item)
             part = part.view(tensor.dtype.numpy).reshape(columns, count)
             _fill(strided, start, rows, strides[1], part)
-            yield from c_order_blocks(part.T, limit, at)
-            at += part.nbytes
+            yield from c_order_blocks(part.T, limit)
 
 
 def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> None:
@@ -262,10 +249,10 @@ def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None
     """
     width = pitch * part.itemsize
     step = max(1, _SIFTED // width)
-    whole = np.empty(step * width + LINE, np.uint8)
+    whole = scratch(step * width)
     for top in range(0, len(part), step):
         offset = strided.offset + top * width
-        data = fitted(whole, min(step, len(part) - top) * width, between(offset, 0))
+        data = whole[: min(step, len(part) - top) * width]
         strided.file.pread_into(offset, data)
         block = np.frombuffer(data, np.uint8).view(part.dtype).reshape(-1, pitch)
         part[top : top + step] = block[:, start : start + part.shape[1]]

@@ -72,14 +72,13 @@ class Concatenated(LazyTensor):
         """Where reading begins: with the first part."""
         return self.parts[0].place
 
-    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the parts one after the other where that is the order of the bytes."""
         if self.axis == 0 and self.extent is None:
             for part in self.parts:
-                yield from part.blocks(limit, at)
-                at = None if at is None else at + part.nbytes
+                yield from part.blocks(limit)
         else:
-            yield from super().blocks(limit, at)
+            yield from super().blocks(limit)
 
 
 def _tie(base: LazyTensor, view: object) -> object:

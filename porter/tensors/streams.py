@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from porter.tensors.blocks import LINE, Array, as_bytes, c_order_blocks
+from porter.tensors.blocks import Array, as_bytes, c_order_blocks
 from porter.tensors.dtypes import DType
 from porter.tensors.lazy import BLOCK, LazyTensor, Shape
 
@@ -41,7 +41,7 @@ class StreamedTensor(LazyTensor):
         self._stream = stream
         self._held = held
 
-    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the C-order bytes."""
         for block in self._stream(limit):
             yield memoryview(block)
@@ -73,10 +73,9 @@ class ChangedTensor(LazyTensor):
         flat = np.asarray(self._base.read(), order="C").reshape(-1)
         return self._change(flat).reshape(self.shape)
 
-    def blocks(self, limit: int = BLOCK, at: int | None = None) -> Iterator[memoryview]:
+    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the C-order bytes, changed block by block."""
         numpy = self.dtype.numpy
-        limit = max(limit // LINE, 1) * LINE
         for block in whole_elements(self._base.blocks(limit), numpy.itemsize):
             yield as_bytes(self._change(np.frombuffer(block, np.uint8).view(numpy)))
 

@@ -18,6 +18,7 @@ from porter.mapping.fold import fold
 from porter.planning.plan import Plan
 from porter.storage.pieces import WRITE_BLOCK, Meter, run_all
 from porter.storage.progress import Advance
+from porter.storage.read_back import Returned
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES, DType
 from porter.tensors.lazy import LazyTensor
@@ -60,11 +61,14 @@ def prove_weights(
     written: Mapping[str, LazyTensor],
     cast: str | None = None,
     progress: Advance | None = None,
+    *,
+    digests: Returned | None = None,
 ) -> WeightProof:
     """Map `written` back by the plan and compare dtype, shape and bytes with `source`.
 
     Tensors are compared side by side, a block at a time, as bytes, so that NaN, -0 and denormals
     count.
+    With `digests`, taken while source and output were read, nothing is read again.
     With `cast` (a dtype's name) floating tensors must be the source's, rounded to nearest even.
     Names that neither side accounts for are problems, as are filled and computed tensors that
     have other values than the plan states.
@@ -75,7 +79,7 @@ def prove_weights(
     back = plan.back(written)
     compared = nbytes = dropped = lost = 0
     both = [(name, tensor, back[name]) for name, tensor in source.items() if name in back]
-    found = _differences(both, cast, progress)
+    found = _digested(both, digests) if digests else _differences(both, cast, progress)
     for name, tensor in source.items():
         if name in back:
             compared += 1
@@ -161,6 +165,29 @@ def _differences(
     return found
 
 
+def _digested(
+    both: Sequence[tuple[str, LazyTensor, LazyTensor]], digests: Returned
+) -> dict[str, list[str]]:
+    """Compare tensors by digests that were taken before: {name: how they differ}."""
+    found: dict[str, list[str]] = {}
+    for name, read, back in both:
+        found[name] = _form(name, read, back, read.dtype)
+        if not found[name] and (
+            name not in digests.read or digests.read[name] != digests.back[name]
+        ):
+            found[name] = [f"{printable(name)} holds other values than the source"]
+    return found
+
+
+def _form(name: str, read: LazyTensor, found: LazyTensor, expected: DType) -> list[str]:
+    """Return how dtype or shape differ: nothing, or one line."""
+    if found.dtype is not expected:
+        return [f"{printable(name)} is {found.dtype.name}, not {expected.name}"]
+    if found.shape != read.shape:
+        return [f"{printable(name)} is {list(found.shape)}, not {list(read.shape)}"]
+    return []
+
+
 def _batches(
     both: Sequence[tuple[str, LazyTensor, LazyTensor]],
 ) -> Iterator[list[tuple[str, LazyTensor, LazyTensor]]]:
@@ -181,10 +208,8 @@ def _difference(name: str, read: LazyTensor, found: LazyTensor, cast: str | None
     """Return how `found` differs from `read`: nothing, or one line."""
     expected = DTYPES[cast] if cast is not None and read.dtype.is_float else read.dtype
     where = printable(name)
-    if found.dtype is not expected:
-        return [f"{where} is {found.dtype.name}, not {expected.name}"]
-    if found.shape != read.shape:
-        return [f"{where} is {list(found.shape)}, not {list(read.shape)}"]
+    if wrong := _form(name, read, found, expected):
+        return wrong
     if expected is not read.dtype:
         count = sum(_uncast(a, b, expected) for a, b in _pairs(read, found))
         return [f"{where}: {count} elements are not the source's, rounded"] if count else []

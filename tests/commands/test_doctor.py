@@ -69,7 +69,7 @@ def test_the_core_is_what_the_package_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {line.partition(">")[0] for line in project["dependencies"]}
     core = {p.distribution for p in PACKAGES if p.extra is None}
-    assert core == {*required, "filelock"} - {"safetensors"}
+    assert core == required
 
 
 def test_no_framework_is_imported() -> None:

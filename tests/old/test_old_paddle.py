@@ -69,14 +69,8 @@ def test_written_file_fills_a_layer_and_an_optimizer(tmp_path: Path) -> None:
     assert first(inputs).numpy().tobytes() == second(inputs).numpy().tobytes()
 
 
-def test_views_and_ties_are_loaded(tmp_path: Path) -> None:
-    """Arrays in Fortran order, and one array under two names, come out as they went in."""
-    np.savez(tmp_path / "a.npz", w=np.asfortranarray(np.arange(5000.0).reshape(50, 100)))
-    codecs.write(
-        codecs.read(str(tmp_path / "a.npz")), str(tmp_path / "v.pdparams"), "paddle", layout="view"
-    )
-    loaded = paddle.load(str(tmp_path / "v.pdparams"))["w"].numpy()
-    assert np.array_equal(loaded, np.arange(5000.0).reshape(50, 100))
+def test_ties_are_loaded(tmp_path: Path) -> None:
+    """One array under two names comes out as it went in."""
     tied = LazyTensor.of(np.arange(3.0))
     tied.tie = "t"
     codecs.write(StateDict({"a": tied, "b": tied}), str(tmp_path / "t.pdparams"), "paddle")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from porter.errors import InputError
 from porter.storage.input_file import InputFile
 from porter.tensors import lazy, operations
-from porter.tensors.blocks import LINE, c_order_blocks, free_lent, lent, merge_axes
+from porter.tensors.blocks import c_order_blocks, free_lent, lent, merge_axes
 from porter.tensors.dtypes import DTYPES, dtype_of
 from porter.tensors.lazy import Extent, LazyTensor
 
@@ -86,56 +86,6 @@ def test_matrix_too_large_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def address(block: memoryview) -> int:
     """Return where in memory a block begins."""
     return int(np.frombuffer(block, np.uint8).__array_interface__["data"][0])
-
-
-@pytest.mark.parametrize("at", [0, 1, 13, 64, 100_003])
-@pytest.mark.parametrize("turned", [False, True])
-def test_blocks_lie_in_cache_lines_as_they_will_in_the_file(
-    tmp_path: Path, at: int, turned: bool
-) -> None:
-    """A block's address and its place in the output differ by whole cache lines, or by halves.
-
-    By halves where it would lie less than half a line further than in its source.
-    """
-    array = np.arange(300 * 200, dtype=np.float32).reshape(300, 200)
-    path = tmp_path / "x"
-    path.write_bytes(b"pad" + array.tobytes())
-    extent = Extent(InputFile(path), 3, array.nbytes)
-    found: LazyTensor = LazyTensor.stored(DTYPES["float32"], (300, 200), extent)
-    if turned:
-        found, array = operations.Permute((1, 0)).apply(found), array.T
-    data = b""
-    for block in found.blocks(5000, at):
-        away = (at + len(data) - address(block)) % LINE
-        assert away == 0 if turned else away in (0, LINE // 2)
-        assert turned or (address(block) - 3 - len(data)) % LINE not in range(1, LINE // 2)
-        data += bytes(block)
-    assert data == array.tobytes()
-
-
-@pytest.mark.parametrize("offset", [0, 3, 30, 40, 63])
-@pytest.mark.parametrize("most", [1 << 20, 1000])
-def test_matrices_are_read_to_where_that_is_quick(
-    offset: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Never to less than half a cache line further on in a line than they come from."""
-    monkeypatch.setattr(lazy, "MOST_HELD", most)
-    array = np.arange(96 * 80, dtype=np.float32).reshape(96, 80)
-    (tmp_path / "x").write_bytes(bytes(offset) + array.tobytes())
-    extent = Extent(InputFile(tmp_path / "x"), offset, array.nbytes)
-    stored = LazyTensor.stored(DTYPES["float32"], array.shape, extent)
-    away: list[int] = []
-    real = InputFile.pread_into
-
-    def watched(self: InputFile, at: int, buffer: memoryview) -> None:
-        away.append((address(buffer) - at) % LINE)
-        real(self, at, buffer)
-
-    monkeypatch.setattr(InputFile, "pread_into", watched)
-    found = b"".join(map(bytes, operations.Permute((1, 0)).apply(stored).blocks(500)))
-    assert found == array.T.tobytes()
-    assert away
-    assert not set(away) & set(range(1, LINE // 2))
 
 
 def test_lent_buffers_are_used_again_and_never_by_two(tmp_path: Path) -> None:

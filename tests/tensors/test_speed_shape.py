@@ -73,66 +73,10 @@ def test_bytes_are_read_as_often_as_promises_ask(
     arrays = {f"t{i}": np.ones((600, 500), np.float32) for i in range(4)}
     state = stored(tmp_path / "in.safetensors", arrays)
     state = turned(state) if transposed else state
-    monkeypatch.delattr(os, "copy_file_range")
     counter = Counter(monkeypatch)
     codecs.write(state, str(tmp_path / "out.pdparams"), "paddle", metadata={}, sync=False,
                  read_back=read_back, digests=digests)  # fmt: skip
     assert state.nbytes * passes <= counter.nbytes <= state.nbytes * passes * 1.02
-
-
-def test_unchanged_bytes_are_not_looked_at_without_digests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are copied inside the system: nothing of them is read."""
-    arrays = {"a": np.arange(3 << 20, dtype=np.uint8), "b": np.ones((5 << 20,), np.uint8)}
-    state = stored(tmp_path / "in.safetensors", arrays)
-    counter = Counter(monkeypatch)
-    out = str(tmp_path / "out.safetensors")
-    codecs.write(state, out, "safetensors", sync=False, read_back=False, digests=False)
-    assert counter.nbytes == 0
-    found = codecs.read(out).arrays()
-    assert all(found[name].tobytes() == arrays[name].tobytes() for name in arrays)
-
-
-def test_bytes_that_move_within_their_cache_line_are_read_and_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The system copies them more slowly: it is asked to copy those alone that stay in line."""
-    array = np.arange(3 << 20, dtype=np.uint8)
-    state = stored(tmp_path / "in.safetensors", {"a": array})
-    asked = []
-
-    def copy(*args: int) -> int:
-        asked.append(args)
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "copy_file_range", copy)
-    for name, stays in (("b", True), ("b" + 16 * "x", False)):
-        out = str(tmp_path / f"{stays}.safetensors")
-        moved = StateDict({name: state["a"]}, state.origin)
-        codecs.write(moved, out, "safetensors", sync=False, read_back=False, digests=False)
-        found = codecs.read(out)[name]
-        assert found.read().tobytes() == array.tobytes()
-        assert found.extent is not None
-        assert state["a"].extent is not None
-        assert ((found.extent.offset - state["a"].extent.offset) % 64 == 0) is stays
-        assert len(asked) == 1
-
-
-def test_a_system_that_cannot_copy_reads_and_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two file systems, or one that has no such call, give the same file."""
-
-    def refuse(*args: object) -> int:
-        raise OSError(18, "Invalid cross-device link")
-
-    arrays = {"a": np.arange(3 << 20, dtype=np.uint8)}
-    state = stored(tmp_path / "in.safetensors", arrays)
-    monkeypatch.setattr(os, "copy_file_range", refuse)
-    out = str(tmp_path / "out.safetensors")
-    codecs.write(state, out, "safetensors", sync=False, read_back=False, digests=False)
-    assert codecs.read(out)["a"].read().tobytes() == arrays["a"].tobytes()
 
 
 def peak_of(state: StateDict, path: Path) -> int:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Hashable, Iterator, Mapping
 
-from porter.codecs.paddle.reading import FORMAT, NAMES, SLICES
+from porter.codecs.paddle.reading import NAMES, SLICES
 from porter.codecs.pickle.writing import Pickling
 from porter.errors import UsageError, printable
 from porter.storage.pieces import Body, Piece
 from porter.tensors.dtypes import DType
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.tensors.strided_view import view_of
 
 _BATCH = 1000
 _MODULE = "numpy.core.multiarray"
 """NumPy 2 still answers to this name, NumPy 1 knows no other."""
 
 
-def pieces(
-    state: StateDict, metadata: Mapping[str, str], *, layout: str = "contiguous"
-) -> Iterator[Piece]:
+def pieces(state: StateDict, metadata: Mapping[str, str]) -> Iterator[Piece]:
     """Yield the pieces of what `paddle.save(layer.state_dict())` would write by protocol 4.
 
     `paddle.load` gives Tensors because of the name table, which calls each by its own name.
@@ -36,7 +33,7 @@ def pieces(
     for start in range(0, len(names), _BATCH):
         out.raw(b"(")
         for name in names[start : start + _BATCH]:
-            yield from _array(out, name, state[name], shared, layout)
+            yield from _array(out, name, state[name], shared)
         out.raw(b"u")
     _name_table(out, names)
     yield out.raw(b".").take()
@@ -51,9 +48,7 @@ def _check(name: str, tensor: LazyTensor) -> None:
         raise UsageError(f"Paddle keeps the name {name} for itself")
 
 
-def _array(
-    out: Pickling, name: str, tensor: LazyTensor, shared: set[Hashable], layout: str
-) -> Iterator[Piece]:
+def _array(out: Pickling, name: str, tensor: LazyTensor, shared: set[Hashable]) -> Iterator[Piece]:
     out.text(name, ("name", name))
     tie = None if tensor.tie is None else ("tie", tensor.tie, tensor.dtype.name, tensor.shape)
     if tie in shared:
@@ -64,10 +59,9 @@ def _array(
         shared.add(tie)
     out.raw(b"(").integer(1).integers(tensor.shape)
     _dtype(out, tensor.dtype)
-    view = view_of(tensor, FORMAT) if layout == "view" else None
-    out.boolean(view is not None).raw(_bytes_opcode(tensor.nbytes))
+    out.boolean(False).raw(_bytes_opcode(tensor.nbytes))
     yield out.take()
-    yield Body(name, tensor if view is None else view.stored)
+    yield Body(name, tensor)
     out.memoize().raw(b"t").memoize().raw(b"b")
 
 

@@ -1,4 +1,4 @@
-"""torch's checkpoints from before 1.6: five pickles and the storages behind them, or a tar.
+"""torch's checkpoints from before 1.6: five pickles and the storages behind them.
 
     pickle  magic number            pickle  keys of the storages, in order
     pickle  protocol version        for each: number of elements (8 bytes), the elements
@@ -7,7 +7,7 @@
 
 The numbers are little endian whatever the machine was; torch ignores the byte order stated, so
 a file that says "big" is refused. The layouts: `_legacy_save` and `_legacy_load` in
-`torch/serialization.py`; the tar of torch 0.1: `legacy_load` there.
+`torch/serialization.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 from porter.codecs.pickle.cursor import Cursor
 from porter.codecs.torch.names import TORCH, leaf
 from porter.codecs.torch.storages import Storages
-from porter.codecs.torch.tar import is_tar, read_tar
 from porter.codecs.unwrap import check_total, unwrap
 from porter.errors import InputError
 from porter.storage.input_file import InputFile
@@ -31,7 +30,7 @@ PROTOCOL = 1001
 def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
     """Return the state dict of an old torch file; `key` names one of several."""
     try:
-        tree, attributes = (read_tar(file), []) if is_tar(file) else _read_stream(file)
+        tree, attributes = _read_stream(file)
         found = unwrap(tree, leaf, key, strip=strip, attributes=attributes)
         check_total(found.tensors, file.size)
     except InputError as error:

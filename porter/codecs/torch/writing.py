@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 
 from porter.codecs.pickle.writing import Pickling
-from porter.codecs.torch.zip_file import FORMAT
 from porter.codecs.zip.writing import ALIGNMENT, Content, zip_pieces
 from porter.errors import UsageError, printable
 from porter.storage.pieces import Body, Piece
 from porter.tensors.lazy import LazyTensor, Shape
 from porter.tensors.state_dict import StateDict
-from porter.tensors.strided_view import View, view_of
 
 _ROOT = "archive"
 _BATCH = 1000
 """Pairs that a pickler sets at a time."""
 
 
-def pieces(
-    state: StateDict, metadata: Mapping[str, str], *, layout: str = "contiguous"
-) -> Iterator[Piece]:
+def pieces(state: StateDict, metadata: Mapping[str, str]) -> Iterator[Piece]:
     """Yield the pieces of the file that `torch.save` would write for an OrderedDict.
 
     Tensors with one tie share a storage. The format has no place for `metadata`.
     """
-    views = _views(state) if layout == "view" else {}
-    bodies, keys = _bodies(state, views)
+    bodies, keys = _bodies(state)
     yield from zip_pieces(
         [
-            Content(f"{_ROOT}/data.pkl", _data_pkl(state, keys, views)),
+            Content(f"{_ROOT}/data.pkl", _data_pkl(state, keys)),
             Content(f"{_ROOT}/.format_version", b"1"),
             Content(f"{_ROOT}/.storage_alignment", str(ALIGNMENT).encode()),
             Content(f"{_ROOT}/byteorder", b"little"),
@@ -39,13 +34,7 @@ def pieces(
     )
 
 
-def _views(state: StateDict) -> dict[str, View]:
-    """Return what is written as it stands, to be looked at by strides."""
-    found = {name: view_of(tensor, FORMAT) for name, tensor in state.items()}
-    return {name: view for name, view in found.items() if view is not None}
-
-
-def _bodies(state: StateDict, views: Mapping[str, View]) -> tuple[list[Body], dict[str, str]]:
+def _bodies(state: StateDict) -> tuple[list[Body], dict[str, str]]:
     """Return one body for each storage, and the storage key of each tensor."""
     bodies: list[Body] = []
     keys: dict[str, str] = {}
@@ -55,7 +44,7 @@ def _bodies(state: StateDict, views: Mapping[str, View]) -> tuple[list[Body], di
         tie = None if tensor.tie is None else (tensor.tie, tensor.dtype.name, tensor.shape)
         if tie is None or tie not in shared:
             key = str(len(bodies))
-            bodies.append(Body(name, views[name].stored if name in views else tensor))
+            bodies.append(Body(name, tensor))
             if tie is not None:
                 shared[tie] = key
         else:
@@ -69,7 +58,7 @@ def _check_dtype(name: str, tensor: LazyTensor) -> None:
         raise UsageError(f"torch cannot hold {printable(name)}: its dtype is {tensor.dtype.name}")
 
 
-def _data_pkl(state: StateDict, keys: Mapping[str, str], views: Mapping[str, View]) -> bytes:
+def _data_pkl(state: StateDict, keys: Mapping[str, str]) -> bytes:
     out = Pickling(2)
     _ordered_dict(out).memoize()
     names = list(state)
@@ -79,8 +68,7 @@ def _data_pkl(state: StateDict, keys: Mapping[str, str], views: Mapping[str, Vie
         out.raw(b"" if alone else b"(")
         for name in batch:
             out.fresh_text(name)
-            strides = views[name].strides if name in views else _strides(state[name].shape)
-            _tensor(out, state[name], keys[name], strides)
+            _tensor(out, state[name], keys[name])
         out.raw(b"s" if alone else b"u")
     return out.raw(b".").take()
 
@@ -90,14 +78,14 @@ def _ordered_dict(out: Pickling) -> Pickling:
     return out.name("collections", "OrderedDict").raw(b")R")
 
 
-def _tensor(out: Pickling, tensor: LazyTensor, key: str, strides: Shape) -> None:
+def _tensor(out: Pickling, tensor: LazyTensor, key: str) -> None:
     """Write the call of `_rebuild_tensor_v2`, or of `_v3` where no storage has the dtype."""
     storage = tensor.dtype.storage
     typed = storage is not None
     out.again(("rebuild", storage), lambda out: _rebuild(out, storage))
     out.text(key, ("key", key)).again("cpu", lambda out: out.text("cpu"))
     out.integer(tensor.size if typed else tensor.nbytes).raw(b"t").memoize().raw(b"Q")
-    out.integer(0).integers(tensor.shape).integers(strides)
+    out.integer(0).integers(tensor.shape).integers(_strides(tensor.shape))
     out.again("no gradient, no hooks", _no_hooks).memoize()
     if not typed:
         out.name("torch", str(tensor.dtype.torch))

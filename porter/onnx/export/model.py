@@ -10,17 +10,15 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from porter import __version__
-from porter.codecs.onnx import seal
 from porter.errors import UsageError, printable
 from porter.onnx.graph import wire
 from porter.onnx.graph.attributes import tensor_header
 from porter.onnx.graph.values import Graph
-from porter.storage.digests import unknown
-from porter.storage.pieces import Body, Late, Piece
+from porter.storage.pieces import Body, Piece
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
@@ -28,8 +26,6 @@ LARGEST = (1 << 31) - 1
 """Bytes of the largest message that protobuf reads."""
 _PAGE, _LINE = 4096, 64
 """Where tensors of a page and more begin, so that they can be mapped, and where others do."""
-Notes = Callable[[Sequence[Body]], Mapping[str, str]]
-"""Metadata that is known when the bodies are written; of one length before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +53,27 @@ def pieces(
     metadata: Mapping[str, str],
     *,
     outside: Outside | None = None,
-    late: Notes | None = None,
-    method: str = "",
-    beside: str = "",
 ) -> Iterator[Piece]:
-    """Yield what stands in the model file.
+    """Yield the pieces of a model file; with `outside` the weights are not in it.
 
-    With `outside` the weights are not in it. With `method`, the digest of all but the weights is
-    in the metadata, that of the other file's padding, `beside`, in it.
     `UsageError` when it is larger than protobuf reads.
     """
     heads = {name: _initializer(name, tensor, outside) for name, tensor in state.items()}
-    bodies = [] if outside else [Body(name, tensor) for name, tensor in state.items()]
     body = sheet.graph.encode()
     size = len(body) + sum(
         len(head) + (0 if outside else state[name].nbytes) for name, head in heads.items()
     )
-    yield _head(sheet)
-    behind = [wire.header(7, size), body, *heads.values(), beside.encode()]
-
-    def made() -> bytes:
-        notes = _notes(metadata, late, bodies, method)
-        return seal.sealed(_head(sheet), notes, behind, method) if method else notes
-
-    said = Late(len(made()), made, last=True)
-    total = size + said.nbytes + len(_head(sheet)) + 10
+    start = _head(sheet) + _metadata(metadata) + wire.header(7, size)
+    total = len(start) + size
     if total > LARGEST:
         raise UsageError(
             f"a model of {total:,} bytes; protobuf reads {LARGEST:,}: pass --external-data"
         )
-    yield said
-    yield wire.header(7, size) + body
-    for index, head in enumerate(heads.values()):
+    yield start + body
+    for name, head in heads.items():
         yield head
-        if bodies:
-            yield bodies[index]
+        if not outside:
+            yield Body(name, state[name])
 
 
 def _head(sheet: Sheet) -> bytes:
@@ -104,15 +86,10 @@ def _head(sheet: Sheet) -> bytes:
     return said + doc + opsets
 
 
-def _notes(
-    metadata: Mapping[str, str], late: Notes | None, bodies: list[Body], method: str
-) -> bytes:
-    found = {**metadata, **(late(bodies) if late is not None else {})}
-    if method:
-        found[seal.SEAL] = unknown(method)
+def _metadata(metadata: Mapping[str, str]) -> bytes:
     return b"".join(
         wire.blob(14, wire.text(1, key) + wire.text(2, value))
-        for key, value in sorted(found.items())
+        for key, value in sorted(metadata.items())
     )
 
 

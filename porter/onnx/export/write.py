@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Unpack
 
 from porter import codecs
-from porter.codecs import provenance
-from porter.codecs.provenance import Record
-from porter.errors import PorterError, SystemFault, UsageError, listed, printable
+from porter.codecs.writing import Output
+from porter.errors import PorterError, UsageError, listed, printable
 from porter.mapping.constants import constants
 from porter.onnx.export import metadata as notes
 from porter.onnx.export import model, transform
@@ -25,12 +24,9 @@ from porter.onnx.graph.parse import parse
 from porter.onnx.graph.values import FLOAT, FLOAT16
 from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
-from porter.storage.checksums import Imprint
-from porter.storage.digests import XXH3, check_method
 from porter.storage.input_file import InputFile
-from porter.storage.pieces import Body, Piece
-from porter.storage.progress import Progress
-from porter.storage.read_back import differences
+from porter.storage.options import WriteFields, WriteOptions
+from porter.storage.read_back import Proof
 from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.shared_tensors import compact
@@ -67,27 +63,20 @@ def export(
     features: Sequence[str] = (),
     options: Options | None = None,
     metadata: Mapping[str, str] | None = None,
-    force: bool = False,
     inputs: Iterable[str] = (),
-    read_back: bool = True,
-    sync: bool = True,
-    digests: bool = True,
-    digest: str = XXH3,
-    layout: str = "contiguous",
-    progress: Progress | None = None,
+    proof: Proof | None = None,
+    **keywords: Unpack[WriteFields],
 ) -> Written:
     """Write a canonical state dict as an ONNX model and return what was written.
 
-    `image_size` is in pixels. `inputs` are the files that the tensors are read from. Raises
-    `UsageError` for options or weights that no graph can have, `MissingPackage` when there is no
-    template and torch is not there to trace one.
+    `image_size` is in pixels, `options` is how the model shall be; `metadata`, `inputs`, `proof`
+    and `keywords` are those of `porter.codecs.write`. Raises `UsageError` for options or weights
+    that no graph can have, `MissingPackage` when there is no template and torch is not there to
+    trace one.
     """
-    chosen = options or Options()
-    check_method(digest)
-    if layout != "contiguous":
-        raise UsageError(f"an onnx model has no --layout {layout}: its tensors lie as they are")
+    chosen, writing = options or Options(), WriteOptions(**keywords)
     target, inputs = os.fspath(path), list(inputs)
-    atomic_output.resolve(target, inputs, force)  # before a template is traced
+    atomic_output.resolve(target, inputs, writing.force)  # before a template is traced
     made = _template(architecture, image_size, chosen.opset, features)
     computed = constants(architecture.table.constants, architecture.config, image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
@@ -101,14 +90,20 @@ def export(
     }
     if chosen.labels is not None:
         said[notes.LABELS] = compact(notes.read_labels(chosen.labels, num_classes))
-    method = digest if digests else ""
-    job = Job(weights, target, said, force, inputs, read_back, sync, method, progress)
     if chosen.optimize is not None:
         from porter.onnx.export.optimize import optimized
 
-        return optimized(job, sheet, chosen.optimize)
+        return optimized(weights, target, said, sheet, chosen.optimize, writing, inputs)
+    output = Output(
+        weights, target, codecs.CODECS["onnx"].read, writing, metadata=said, inputs=inputs,
+        proof=proof,
+    )  # fmt: skip
     outside = chosen.external_data or model.size_of(sheet, weights) > model.LARGEST * 0.98
-    return job.in_two(sheet) if outside else job.in_one(sheet)
+    with output.locked():
+        replaced = _data_files(target) if writing.force else []
+        written = _in_two(output, sheet, replaced) if outside else _in_one(output, sheet)
+        _remove(replaced)
+        return written
 
 
 def _template(
@@ -185,103 +180,25 @@ def _sheet(
     return model.Sheet(graph, made.model.ir_version, made.model.opsets, doc)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is written and how."""
+def _in_one(output: Output, sheet: model.Sheet) -> Written:
+    made = model.pieces(sheet, output.state, output.metadata or {})
+    return output.finished(output.file(output.path, made, output.state, last=True))
 
-    weights: StateDict
-    path: str
-    metadata: Mapping[str, str]
-    force: bool
-    inputs: list[str]
-    read_back: bool
-    sync: bool
-    digests: str
-    """The method of the digests, "" for none."""
-    progress: Progress | None
 
-    def in_one(self, sheet: model.Sheet) -> Written:
-        """Write one file."""
-        record = self.record()
-        late = record.late if self.digests else None
-        made = model.pieces(sheet, self.weights, self.metadata, late=late, method=self.digests)
-        replaced = _data_files(self.path) if self.force else []
-        written = self.publish(self.path, made, record, check=partial(self._check, None))
-        _remove(replaced)
-        return written
-
-    def in_two(self, sheet: model.Sheet) -> Written:
-        """Write the weights into a file of their own, then the model."""
-        replaced = _data_files(self.path) if self.force else []
-        data = _data_name(self.path, replaced)
-        record = self.record()
-        parts, offsets = model.external(self.weights)
-        stored = self.publish(data, parts, record)
-        assert stored.imprint is not None
-        outside = model.Outside(os.path.basename(data), offsets)
-
-        def late(bodies: Sequence[Body]) -> dict[str, str]:
-            return {**record.late(bodies), provenance.DIGESTS: compact(dict(stored.digests))}
-
-        made = model.pieces(
-            sheet, self.weights, self.metadata, outside=outside,
-            late=late if self.digests else None, method=self.digests,
-            beside=stored.imprint.frame,
-        )  # fmt: skip
-        try:
-            check = partial(self._check, stored.digests)
-            written = self.publish(self.path, made, None, check=check)
-        except BaseException:
-            _remove([data])
-            raise
-        _remove(replaced)
-        nbytes = written.nbytes + stored.nbytes
-        return replace(written, nbytes=nbytes, digests=stored.digests, files=(data, self.path))
-
-    def record(self) -> Record:
-        """Return the provenance, the digests of the sources not yet taken."""
-        return Record(self.metadata, self.inputs if self.digests else (), self.digests or XXH3)
-
-    def publish(
-        self,
-        path: str,
-        made: Iterable[Piece],
-        record: Record | None,
-        *,
-        check: Callable[[str, Imprint], None] | None = None,
-    ) -> Written:
-        """Let a file appear whole; `check` sees it before."""
-        return atomic_output.publish(
-            path,
-            made,
-            inputs=self.inputs,
-            force=self.force,
-            also=record.jobs() if record is not None else (),
-            check=check if self.read_back else None,
-            progress=self._moved("writing"),
-            sync=self.sync,
-            digests=self.digests,
-        )
-
-    def _check(self, outside: Mapping[str, str] | None, path: str, imprint: Imprint) -> None:
-        """Read the finished file as anybody would, and compare it with what was meant."""
-        inside = {name: run[2] for name, run in imprint.runs.items()}
-        digests = (inside if outside is None else outside) if self.digests else None
-        found = codecs.CODECS["onnx"].read(InputFile(path), strip=False)
-        problems = [
-            *imprint.differences(path, frame_only=True),
-            *differences(self.weights, digests, found, self._moved("reading back")),
-        ]
-        if problems:
-            raise SystemFault(
-                f"what was written is not what was meant ({'; '.join(problems)});"
-                " the memory or the disk may be faulty: nothing was kept",
-                self.path,
-            )
-
-    def _moved(self, what: str) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        return None if progress is None else lambda done, total: progress(what, done, total)
+def _in_two(output: Output, sheet: model.Sheet, replaced: Sequence[str]) -> Written:
+    """Write the weights into a separate file, then the model."""
+    data = _data_name(output.path, replaced)
+    parts, offsets = model.external(output.state)
+    stored = output.file(data, parts, output.state, opaque=True)
+    outside = model.Outside(os.path.basename(data), offsets)
+    made = model.pieces(sheet, output.state, output.metadata or {}, outside=outside)
+    try:
+        written = output.file(output.path, made, output.state, last=True)
+    except BaseException:
+        _remove([data])
+        raise
+    written = replace(written, nbytes=written.nbytes + stored.nbytes)
+    return output.finished(written, [data])
 
 
 def _remove(paths: Iterable[str]) -> None:

@@ -137,9 +137,3 @@ def test_a_shape_of_the_limit_is_read(tmp_path: Path) -> None:
     """A length beside a zero may be as large as that of any file."""
     row = f'"w":{{"dtype":"U8","shape":[0,{FAR}],"data_offsets":[0,0]}}'
     assert codecs.read(header(tmp_path, f"{{{row}}}"))["w"].shape == (0, FAR)
-
-
-def test_header_of_others_is_not_called_intact(tmp_path: Path) -> None:
-    """Where no digest is in the header, nothing is said of it."""
-    path = header(tmp_path, '{"w":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}')
-    assert safetensors.header_is_intact(InputFile(path)) is None

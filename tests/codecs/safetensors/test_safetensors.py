@@ -21,6 +21,7 @@ from porter.codecs import safetensors as ours
 from porter.errors import InputError, UsageError
 from porter.storage import atomic_output
 from porter.storage.input_file import InputFile
+from porter.storage.options import WriteOptions
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
@@ -32,7 +33,7 @@ QUICK = settings(
 
 
 def bytes_of(state: StateDict, path: Path, metadata: dict[str, str] | None = None) -> bytes:
-    atomic_output.publish(path, ours.pieces(state, metadata or {}), force=True)
+    atomic_output.publish(path, ours.pieces(state, metadata or {}), WriteOptions(force=True))
     return path.read_bytes()
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,14 +17,10 @@ import xxhash
 
 from porter import codecs
 from porter.codecs import check
-from porter.codecs import safetensors as safetensors_codec
-from porter.codecs.provenance import SOURCES
-from porter.codecs.sharded import writing
 from porter.codecs.sharded.writing import parse_size, split
 from porter.commands.repack import repack
 from porter.errors import InputError, SystemFault, UsageError
-from porter.storage import pieces
-from porter.storage.input_file import InputFile
+from porter.storage.lock import locked
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
@@ -211,9 +204,10 @@ def test_changed_input_does_not_resume(tmp_path: Path) -> None:
 
 def test_second_writer_waits_for_nobody(tmp_path: Path) -> None:
     """Two runs on one output: the second ends with the code of the environment."""
-    folder = str(tmp_path / ".model.safetensors.porter-parts")
-    with writing._locked(folder, "x"), pytest.raises(SystemFault, match="another process"):
+    index = str(tmp_path / "model.safetensors.index.json")
+    with locked(index), pytest.raises(SystemFault, match="another process"):
         write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_replaced_set_leaves_no_old_shard(tmp_path: Path) -> None:
@@ -257,37 +251,9 @@ def test_shard_of_another_kind_is_refused(tmp_path: Path) -> None:
         codecs.read(str(path))
 
 
-def test_next_shard_is_written_while_one_is_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first shard's sync ends only when the second one's bytes are being written."""
-    begun: list[str] = []
-    second = threading.Event()
-    waited: list[bool] = []
-    real_write, real_sync = pieces.write, os.fsync
-
-    def note(fd: int, *args: object) -> None:
-        begun.append(os.readlink(f"/proc/self/fd/{fd}"))
-        if "-00002-of" in begun[-1]:
-            second.set()
-        real_write(fd, *args)  # type: ignore[arg-type]
-
-    def sync(fd: int) -> None:
-        if "-00001-of" in os.readlink(f"/proc/self/fd/{fd}"):
-            waited.append(second.wait(20))
-        real_sync(fd)
-
-    monkeypatch.setattr(pieces, "write", note)
-    monkeypatch.setattr(os, "fsync", sync)
-    write(tmp_path)
-    assert waited == [True]
-    shards = [found[1] for path in begun if (found := re.search(r"-(\d{5})-of-", path))]
-    assert shards == [f"{i:05d}" for i in range(1, 5)]
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_source_is_hashed_once_for_all_shards(name: str, tmp_path: Path) -> None:
-    """Every record has the digest of the whole source, that `xxh128sum` gives as well."""
+    """The record has the digests of the whole source and of all files, those of `xxh128sum`."""
     source = tmp_path / "in.safetensors"
     codecs.write(StateDict.of(ARRAYS), str(source), "safetensors")
     state = codecs.read(str(source))
@@ -295,11 +261,13 @@ def test_source_is_hashed_once_for_all_shards(name: str, tmp_path: Path) -> None
         state, str(tmp_path / name), FORMAT[Path(name).suffix], max_shard_size=250, metadata={}
     )
     expected = {"in.safetensors": f"xxh3-128:{xxhash.xxh3_128_hexdigest(source.read_bytes())}"}
-    shards = [Path(path) for path in done.files if path.endswith(".safetensors")]
-    for shard in shards:
-        with InputFile(shard) as file:
-            assert json.loads(safetensors_codec.read_header(file)[2][SOURCES]) == expected
-    assert len(shards) == (4 if name.endswith(".safetensors") else 0)
+    shards = [Path(path) for path in done.files if path.endswith(Path(name).suffix)]
+    record = json.loads(Path(done.record).read_text())
+    assert {shard.name for shard in shards} < record["files"].keys()
+    for path in (*shards, Path(done.path)):
+        digest = f"xxh3-128:{xxhash.xxh3_128_hexdigest(path.read_bytes())}"
+        assert record["files"][path.name] == {"bytes": path.stat().st_size, "digest": digest}
+    assert len(shards) == 4
     checked = check.check(done.path)
     assert checked.ok
     assert checked.sources == expected

@@ -19,6 +19,7 @@ from porter.codecs.zip.writing import Content, zip_pieces
 from porter.errors import InputError
 from porter.storage import atomic_output
 from porter.storage.input_file import InputFile
+from porter.storage.options import WriteOptions
 from porter.storage.pieces import Body, Late, Piece, place
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
@@ -64,7 +65,7 @@ def test_members_begin_at_the_alignment(names: list[str]) -> None:
     path = MEMORY / f"porter-{os.getpid()}.zip"
     contents = [Content(f"x{name}", name.encode()) for name in names]
     if contents:
-        atomic_output.publish(path, zip_pieces(contents), force=True)
+        atomic_output.publish(path, zip_pieces(contents), WriteOptions(force=True))
         members = read_directory(InputFile(path))
         assert all(member.offset % 64 == 0 for member in members.values())
         path.unlink()

@@ -1,0 +1,46 @@
+"""One writer at a time for each output, so that its data and its record belong together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from porter.errors import SystemFault
+
+_LONGEST_NAME = 255
+
+
+def hidden(path: str, what: str) -> str:
+    """Return how the names of porter's own files next to `path` begin, for one purpose."""
+    folder, base = os.path.split(path)
+    short = os.fsdecode(os.fsencode(base)[: _LONGEST_NAME - 40])
+    return os.path.join(folder, f".{short}.porter-{what}")
+
+
+@contextmanager
+def locked(path: str, asked: str = "") -> Iterator[None]:
+    """Lock the output at `path`, its links followed; `SystemFault` when another writer has it.
+
+    A lock file that a killed process left behind is not locked, and removed by the next writer.
+    """
+    from filelock import FileLock, Timeout  # Takes longer to load than most files to be read.
+
+    lock = FileLock(hidden(path, "lock"), thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as fault:
+        raise SystemFault("is being written by another process", asked or path) from fault
+    except NotImplementedError:  # The file system has no locks.
+        yield
+        return
+    except OSError as fault:
+        why = fault.strerror or str(fault)
+        raise SystemFault(f"cannot be written: {why}", asked or path) from fault
+    try:
+        yield
+    finally:
+        # Removed while it is locked: a writer that waits for it finds out and makes another.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
