@@ -144,7 +144,7 @@ class Output:
             read_beside(self.path + SUFFIX)
             os.unlink(self.path + SUFFIX)
 
-    def prove(self, found: Mapping[str, LazyTensor]) -> None:
+    def prove(self, found: StateDict) -> None:
         """Map what was written back to its source, when that was not done with the last file."""
         if self._proof is not None:
             back = self._proof.back(found)

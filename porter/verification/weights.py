@@ -175,7 +175,7 @@ def _digested(
         if not found[name] and (
             name not in digests.read or digests.read[name] != digests.back[name]
         ):
-            found[name] = [f"{printable(name)} holds other values than the source"]
+            found[name] = [f"{printable(name)} has other values than the source"]
     return found
 
 

@@ -136,7 +136,7 @@ class _Run:
             found: dict[str, LazyTensor] = {}
             for path, names in zip(self.names, self.shards, strict=True):
                 found |= self.output.read(self._shard(os.path.basename(path), names, journal))
-            self.output.prove(found)
+            self.output.prove(StateDict(found))
             found.clear()  # Not every system renames an open file.
             return self._publish(journal)
         except (InputError, UsageError):
