@@ -10,10 +10,14 @@ import errno
 import os
 import threading
 
-INPUT = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-INPUT |= getattr(os, "O_NONBLOCK", 0)  # Opening a FIFO would wait for a writer.
-OUTPUT = os.O_RDWR | os.O_CREAT | os.O_EXCL
-OUTPUT |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+INPUT, OUTPUT = os.O_RDONLY, os.O_RDWR | os.O_CREAT | os.O_EXCL
+"""Flags for opening a file that is read, and one that is written."""
+if hasattr(os, "O_BINARY"):
+    INPUT, OUTPUT = INPUT | os.O_BINARY, OUTPUT | os.O_BINARY
+if hasattr(os, "O_CLOEXEC"):
+    INPUT, OUTPUT = INPUT | os.O_CLOEXEC, OUTPUT | os.O_CLOEXEC
+if hasattr(os, "O_NONBLOCK"):
+    INPUT |= os.O_NONBLOCK  # Opening a FIFO would wait for a writer.
 
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 _position = threading.Lock()
