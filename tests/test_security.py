@@ -49,6 +49,6 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     promises = re.split(r"^\d+\. \*\*", text.split("## Rules")[0], flags=re.MULTILINE)[1:]
     assert len(promises) == 13
     for promise in promises:
-        assert "*Held by*" in promise
+        assert "*Checked by*" in promise
         for name in re.findall(r"`((?:tests/)[\w/]+(?:\.py)?)`", promise):
             assert (ROOT / name).exists(), name
