@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class Bars:
-    """Shows what `move` is told, until the block ends; then the lines disappear."""
+    """Shows progress until the block ends; then its lines are removed."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)

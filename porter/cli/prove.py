@@ -107,6 +107,6 @@ def _line(proof: Sensitivity) -> str:
     weakest = proof.weakest
     margin = f"{weakest.margin:.0e} times over the limit" if weakest is not None else "-"
     caught = len(proof.trials) - len(proof.uncaught)
-    said = f"{caught} of {len(proof.trials)} mutations caught"
-    said += f", {len(proof.hidden)} layer by layer only" if proof.hidden else ""
-    return f"{proof.variant:<27} {proof.dialect:<15} {said}; the weakest {margin}"
+    text = f"{caught} of {len(proof.trials)} mutations caught"
+    text += f", {len(proof.hidden)} layer by layer only" if proof.hidden else ""
+    return f"{proof.variant:<27} {proof.dialect:<15} {text}; the weakest {margin}"

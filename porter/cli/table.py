@@ -86,7 +86,7 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
 
 
 def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:
-    """Return one proof for each dialect; without a checkpoint, of what a table alone can say."""
+    """Return a proof of each dialect, as far as it can be made without a checkpoint."""
     from porter.mapping.reader import load
     from porter.planning import custom_table
     from porter.planning.check import Proof
@@ -171,7 +171,7 @@ def infer(
 ) -> None:
     """Propose a table from two files of one model, LEFT's names being the canonical ones.
 
-    F is torch, paddle or numpy. Where the files hold the same weights, equal values prove the
+    F is torch, paddle or numpy. Where the files have the same weights, equal values prove the
     rows; every other row is marked as unproven and listed, and the exit code is 1.
     """
     from porter.errors import UsageError

@@ -72,7 +72,7 @@ def repack(
         dtype: Floating type to cast to; None keeps every dtype.
         max_shard_size: Bytes, or a text such as "5GB": a larger output is cut into shards.
         key: Name of one of several state dicts; its names then lose their key path.
-        uint16: Meaning of Paddle's two-byte elements; "auto" for what the file says.
+        uint16: Meaning of Paddle's two-byte elements; "auto" to follow the file.
         force: Replace an existing output.
         progress: Called with a step's name, the bytes done and the bytes in all.
         options: How the output is written: `read_back`, `sync`, `digests`, `digest` and

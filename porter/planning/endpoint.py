@@ -107,7 +107,7 @@ def container_for(path: str, endpoint: Endpoint) -> str:
     if container in ("safetensors", "npz") and endpoint.container != "onnx":
         return container  # Both store any dialect.
     raise UsageError(
-        f"its suffix means {container}, --to says {endpoint.container};"
+        f"its suffix means {container}, --to means {endpoint.container};"
         f" use one of {listed(SUFFIXES[endpoint.container])}",
         path,
     )
