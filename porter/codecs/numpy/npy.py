@@ -47,7 +47,7 @@ _WHY = {
     "M": "a date",
     "m": "a span of time",
 }
-_HEADER = re.compile(r"[ \t]*\{(?P<fields>[^{}]*)\}[ \t]*\n?[ \t]*\n?\Z")
+_HEADER = re.compile(r"\{(?P<fields>[^{}]*)\}")
 _FIELD = re.compile(
     r"\s*(['\"])(?P<key>descr|fortran_order|shape)\1\s*:\s*"
     r"(?:(['\"])(?P<descr>[^'\"\\]{1,40})\3|(?P<flag>True|False)|\((?P<shape>[0-9L, \t]{0,1200})\))"
@@ -114,7 +114,7 @@ def _parsed(source: Bytes, size: int) -> Header:
 
 
 def _described(text: str, size: int) -> Header:
-    whole = _HEADER.fullmatch(text)
+    whole = _HEADER.fullmatch(text.lstrip(" \t").rstrip(" \t\n"))
     fields: dict[str, re.Match[str]] = {}
     rest = whole["fields"] if whole else ""
     at = 0

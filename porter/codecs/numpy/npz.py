@@ -25,7 +25,7 @@ _LONGEST_NAME = 65_535 - len(_SUFFIX)
 def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
     """Return the arrays of a `.npz` file; `InputError` for what is no array, or ambiguous."""
     tensors: dict[str, LazyTensor] = {}
-    members = read_directory(file)
+    members = read_directory(file, marked_names=True)
     for member in members.values():
         name = _key(member)
         tensors[name] = _tensor(member)

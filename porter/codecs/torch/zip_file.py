@@ -70,6 +70,8 @@ def _root(file: InputFile, members: dict[str, Member]) -> str:
     if len(roots) > 1:
         raise InputError(f"the archive has several roots: {listed(sorted(roots))}", file.path)
     root = pickles[0].partition("/")[0]
+    if len({name.lower() for name in members}) != len(members):
+        raise InputError("members whose names differ by case only: torch mixes them up", file.path)
     if any(name.startswith((f"{root}/code/", f"{root}/constants")) for name in members):
         raise InputError(
             "a TorchScript archive, which holds a program: save the state_dict() instead", file.path

@@ -29,6 +29,7 @@ END64_MAGIC, LOCATOR64_MAGIC, DESCRIPTOR_MAGIC = b"PK\x06\x06", b"PK\x06\x07", b
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 
 DESCRIPTOR_FLAG, UTF8_FLAG = 1 << 3, 1 << 11
+_ZIP64, _UNICODE_PATH = 1, 0x7075
 _ALLOWED_FLAGS = DESCRIPTOR_FLAG | UTF8_FLAG | 0b110  # bits 1 and 2: how hard deflate tried
 _LONGEST_NAME = 4096
 _MOST_MEMBERS = 4_000_000
@@ -46,13 +47,15 @@ class _Entry(NamedTuple):
     header: int
 
 
-def read_directory(file: InputFile) -> dict[str, Member]:
+def read_directory(file: InputFile, *, marked_names: bool = False) -> dict[str, Member]:
     """Return the members of a zip by name, in order; `InputError` for what is ambiguous.
 
-    Folders (empty members whose name ends in a slash) are left out.
+    Folders (empty members whose name ends in a slash) are left out. With `marked_names`, names
+    that are not ASCII must be marked as UTF-8 and be stored once: Python's zipfile, by which NumPy
+    reads, takes others for code page 437 or for the name in the field 0x7075.
     """
     count, start, size = _find_directory(file)
-    entries = list(_entries(file, file.pread(start, size), count))
+    entries = list(_entries(file, file.pread(start, size), count, marked_names))
     _check_order(file, entries)
     ends = [entry.header for entry in entries[1:]] + [start]
     members: dict[str, Member] = {}
@@ -110,7 +113,7 @@ def _find_directory64(
     return count, size, start
 
 
-def _entries(file: InputFile, directory: bytes, count: int) -> Iterator[_Entry]:
+def _entries(file: InputFile, directory: bytes, count: int, marked_names: bool) -> Iterator[_Entry]:
     at = 0
     for _ in range(count):
         if at + CENTRAL.size > len(directory):
@@ -123,6 +126,8 @@ def _entries(file: InputFile, directory: bytes, count: int) -> Iterator[_Entry]:
         at = extra_end  # Behind it stands a comment, and an entry with one is refused.
         if fields[0] != CENTRAL_MAGIC:
             raise _bad(file, "the directory makes no sense")
+        if marked_names:
+            _check_marked(file, fields[3], name, extra)
         yield _entry(file, fields, name, extra)
     if at != len(directory):
         raise _bad(file, "the directory holds more than its members")
@@ -149,6 +154,13 @@ def _entry(file: InputFile, fields: tuple[int, ...], raw: bytes, extra: bytes) -
     return _Entry(Member(file, name, method, crc, packed, size), raw, flags, header)
 
 
+def _check_marked(file: InputFile, flags: int, raw: bytes, extra: bytes) -> None:
+    if not raw.isascii() and not flags & UTF8_FLAG:
+        raise _bad(file, f"the name {printable(raw)} is not marked as UTF-8: readers differ on it")
+    if _field(extra, _UNICODE_PATH) is not None:
+        raise _bad(file, f"{printable(raw)} has a second name in the field 0x7075")
+
+
 def _name(file: InputFile, raw: bytes) -> str:
     try:
         name = raw.decode("utf-8")
@@ -163,7 +175,7 @@ def _wide(file: InputFile, extra: bytes, *values: int) -> list[int]:
     """Return the values, those that are full replaced from the zip64 field, in its order."""
     if FULL32 not in values:
         return list(values)
-    field = _zip64_field(extra)
+    field = _field(extra, _ZIP64) or b""
     result = []
     for value in values:
         if value == FULL32:
@@ -174,14 +186,15 @@ def _wide(file: InputFile, extra: bytes, *values: int) -> list[int]:
     return result
 
 
-def _zip64_field(extra: bytes) -> bytes:
+def _field(extra: bytes, wanted: int) -> bytes | None:
+    """Return the extra field of a kind, None where there is none."""
     at = 0
     while at < len(extra) - 3:
         kind, length = struct.unpack_from("<2H", extra, at)
-        if kind == 1:
+        if kind == wanted:
             return extra[at + 4 : at + 4 + length]
         at += 4 + length
-    return b""
+    return None
 
 
 def _check_order(file: InputFile, entries: list[_Entry]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,14 @@ def test_header_leaves_room_as_numpy_does(axes: int) -> None:
         np.lib.format.write_array_header_1_0(out, fields)
         tensor = LazyTensor(DTYPES["float32"], shape, lambda: np.zeros(0, np.float32))
         assert npy.header_of(tensor) == out.getvalue()
+
+
+def test_a_long_header_is_refused_in_one_pass(tmp_path: Path) -> None:
+    """Sixty thousand spaces before a wrong letter take no longer than the spaces alone."""
+    header = GOOD.strip() + " " * 60_000 + "x"
+    with pytest.raises(InputError, match="a header that NumPy does not write"):
+        npy._described(header, len(header))
+    begin = time.process_time()
+    with pytest.raises(InputError, match="a header that NumPy does not write"):
+        npy._described(header, len(header))
+    assert time.process_time() - begin < 1

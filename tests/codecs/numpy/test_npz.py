@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import ml_dtypes
@@ -196,3 +198,25 @@ def test_stored_array_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.extent is not None
     assert b"".join(map(bytes, found.blocks(1 << 16))) == array.tobytes()
     assert array.nbytes < sum(taken) < array.nbytes + 10_000
+
+
+def test_names_that_readers_see_differently_are_refused(tmp_path: Path) -> None:
+    """A name beyond ASCII is marked as UTF-8, and no field gives a member another name."""
+    np.savez(tmp_path / "a.npz", é=np.ones(2), w=np.ones(2))
+    data = (tmp_path / "a.npz").read_bytes()
+    assert list(npz.read(InputFile(tmp_path / "a.npz"))) == ["é", "w"]
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        flags = archive.getinfo("é.npy").flag_bits
+    assert flags == 1 << 11
+    (tmp_path / "a.npz").write_bytes(data.replace(struct.pack("<H", flags), bytes(2)))
+    with pytest.raises(InputError, match="not marked as UTF-8"):
+        npz.read(InputFile(tmp_path / "a.npz"))
+    other = b"\1" + struct.pack("<I", zlib.crc32(b"w.npy")) + b"evil.npy"
+    info = zipfile.ZipInfo("w.npy")
+    info.extra = struct.pack("<HH", 0x7075, len(other)) + other
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(2))
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr(info, buffer.getvalue())
+    with pytest.raises(InputError, match="second name in the field 0x7075"):
+        npz.read(InputFile(tmp_path / "b.npz"))

@@ -95,6 +95,7 @@ def test_member_that_does_not_belong_is_refused(tmp_path: Path) -> None:
         ("a/data/7", "no tensor refers to a/data/7"),
         ("a/code/x.py", "TorchScript"),
         ("a/constants.pkl", "TorchScript"),
+        ("a/DATA.pkl", "differ by case only"),
     ):
         buffer = io.BytesIO(rewritten(good, lambda _, content: content))
         with zipfile.ZipFile(buffer, "a") as archive:
