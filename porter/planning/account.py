@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from porter.errors import MappingError, UsageError, listed, printable
 from porter.mapping.fold import fold
@@ -11,9 +12,10 @@ from porter.mapping.link import Link, Linked
 from porter.planning.sizes import Shapes
 from porter.tensors import operations
 from porter.tensors.dtypes import DTYPES
-from porter.zoo.skeleton import Bound
+from porter.zoo.skeleton import Bound, Dim
 
 _COMPUTED = "computed by the architecture"
+DROPPED = "dropped as asked"
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Account:
     read: Linked
     source: Shapes
     canonical: Bound
+    heads: Collection[str] = ()
+    """Tensors of the dialect that have an entry for each class."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Tensors of the source that are left out, each with the reason."""
     filled: dict[str, float] = field(default_factory=dict)
@@ -33,8 +37,8 @@ class Account:
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
 
-    def take(self, drop: Sequence[str], fill: Mapping[str, float], path: str | None = None) -> None:
-        """Account for everything; `UsageError` where `drop` or `fill` names an unknown tensor."""
+    def take(self, fill: Mapping[str, float], path: str | None = None) -> None:
+        """Account for everything; `UsageError` where `fill` names an unknown tensor."""
         left = dict(fill)
         for gap in self.read.gaps:
             if gap.constant:
@@ -49,10 +53,9 @@ class Account:
             self._take_link(link, left)
         for name in self.source:
             if name not in self.read.by_dialect:
-                self._leave_out(name, drop)
-        unknown = [n for n in (*drop, *left) if n not in self.source and n not in self.canonical]
-        if unknown:
-            raise UsageError(f"--drop or --fill names no tensor: {listed(unknown)}", path)
+                self._leave_out(name)
+        if left:
+            raise UsageError(f"--fill: unknown tensors of this variant: {listed(left)}", path)
 
     def _take_link(self, link: Link, left: dict[str, float]) -> None:
         """Take a link's tensors from the source, from `left`, or from the table."""
@@ -81,9 +84,9 @@ class Account:
             if DTYPES[dtype].is_float != is_float:
                 yield f"{printable(name)} is {dtype}, not {'a float' if is_float else 'whole'}"
 
-    def _leave_out(self, name: str, drop: Sequence[str]) -> None:
+    def _leave_out(self, name: str) -> None:
         """Record why a tensor that the table does not link is left out, or that it is unknown."""
-        reason = "dropped as asked" if name in drop else self.read.extra(name)
+        reason = self.read.extra(name)
         if reason is None and self._is_constant(name):
             reason = _COMPUTED
         if reason is None:
@@ -117,7 +120,68 @@ class Account:
         ]
         if not everything:
             return None
+        parts += self._advice()
         return MappingError(f"does not fit {where}: {'; '.join(parts)}", path, everything)
+
+    def _advice(self) -> Iterator[str]:
+        """Yield what to do about missing tensors, where that is known."""
+        asked = [name for name in self.missing if self.dropped.get(name) == DROPPED]
+        if asked:
+            yield f"--drop left out {listed(fold(asked))}, which the variant needs; --fill sets it"
+        if self.missing and self.missing == [n for n in self.missing if n in self.heads]:
+            replaced = (
+                f", with --drop for {listed(fold(self.unexpected))}" if self.unexpected else ""
+            )
+            yield (
+                f"the classifier is missing: --num-classes 0 writes the model without one,"
+                f" --adapt --num-classes N draws a new one{replaced}"
+            )
+
+
+def dropped(drop: Sequence[str], source: Shapes, path: str | None) -> dict[str, str]:
+    """Return the tensors that `drop` names, by name, pattern (`decoder*`) or module, with reason."""
+    reasons: dict[str, str] = {}
+    for pattern in drop:
+        names = [name for name in source if _matches(name, pattern)]
+        if not names:
+            raise UsageError(
+                f"--drop {printable(pattern)}: the checkpoint has no such tensor", path
+            )
+        reasons.update(dict.fromkeys(names, DROPPED))
+    return reasons
+
+
+def _matches(name: str, pattern: str) -> bool:
+    module = name.startswith((f"{pattern}.", f"{pattern}/"))
+    return name == pattern or module or fnmatchcase(name, pattern)
+
+
+def replaced(
+    read: Linked, source: Shapes, fill: Mapping[str, float], path: str | None
+) -> dict[str, str]:
+    """Return the tensors of the source in whose place `fill` puts a value, each with the reason."""
+    reasons: dict[str, str] = {}
+    for link in read.links:
+        asked = [name for name in link.canonical if name in fill]
+        if asked and any(name in source for name in link.dialect):
+            if len(asked) < len(link.canonical):
+                rest = listed(name for name in link.canonical if name not in fill)
+                raise UsageError(f"--fill {asked[0]} needs {rest} too: the source joins them", path)
+            present = [name for name in link.dialect if name in source]
+            reasons.update(dict.fromkeys(present, "replaced by --fill"))
+    return reasons
+
+
+def headless(read: Linked, source: Shapes, dims: Mapping[str, tuple[Dim, ...]]) -> dict[str, str]:
+    """Return the tensors of the source's classifier, each with the reason to leave it out."""
+    names = [
+        name
+        for link in read.links
+        if any("classes" in dims.get(part, ()) for part in link.canonical)
+        for name in link.dialect
+        if name in source
+    ]
+    return dict.fromkeys(names, "no classes asked for")
 
 
 def unwritable(write: Linked, canonical: Bound) -> list[str]:

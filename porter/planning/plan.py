@@ -19,7 +19,7 @@ from porter.mapping.constants import constants
 from porter.mapping.link import Linked
 from porter.mapping.linking import link_dialect
 from porter.planning import sizes
-from porter.planning.account import Account, unwritable
+from porter.planning.account import Account, dropped, headless, replaced, unwritable
 from porter.planning.sizes import Shapes, check_classes, infer_symbols
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
@@ -110,25 +110,40 @@ def plan(
     """Plan a conversion of `source`, {name: (dtype name, shape)}.
 
     Classes, image size and optional parts are taken from the source unless they are given;
-    given values that the source contradicts are an error. `drop` names unexpected tensors to
-    leave out, `fill` canonical tensors to write with one value where the source has none.
+    given values that the source contradicts are an error. Without classes (0) the head is left
+    out. `drop` names tensors to leave out, by name, pattern or module, `fill` canonical tensors
+    to write with one value, in the place of the source's where it has them.
     `MappingError` lists everything that is missing, unexpected or misshapen, layers folded.
     """
+    fill = fill or {}
     features = _features(architecture, source, source_dialect)
     read = link_variant(architecture, source_dialect, features)
     dims = {tensor.name: tensor.dims for tensor in architecture.skeleton().tensors}
+    left_out = {
+        **dropped(drop, source, path),
+        **replaced(read, source, fill, path),
+        **(headless(read, source, dims) if num_classes == 0 else {}),
+    }
+    source = {name: row for name, row in source.items() if name not in left_out}
     symbols, contradictions = infer_symbols(read, source, dims)
-    if num_classes is not None:
+    if num_classes:
         check_classes(symbols, num_classes, path)
     size = sizes.image_size(architecture, symbols, source, read, image_size, path)
-    bound = architecture.skeleton().bind({**architecture.symbols(None, size), **symbols}, features)
+    every = {**architecture.symbols(num_classes, size), **symbols}
+    bound = architecture.skeleton().bind(every, features)
+    if num_classes == 0:
+        bound = {name: row for name, row in bound.items() if "classes" not in dims[name]}
     computed = constants(architecture.table.constants, architecture.config, size)
     canonical = _with_constants(bound, computed, list(dims))
-    if set(computed) - set(dims):  # another image size has other constants
+    if set(computed) - set(dims) or num_classes == 0:  # other tensors than those of the skeleton
         read = link_variant(architecture, source_dialect, features, list(canonical))
 
-    account = Account(read, source, canonical, misshapen=contradictions)
-    account.take(drop, fill or {}, path)
+    heads = [n for link in read.links for n in link.dialect
+             if any("classes" in dims.get(part, ()) for part in link.canonical)]  # fmt: skip
+    account = Account(
+        read, source, canonical, heads=heads, dropped=left_out, misshapen=contradictions
+    )
+    account.take(fill, path)
     refusal = account.refusal(f"{architecture.name} ({source_dialect})", path)
     if refusal is not None:
         raise refusal
@@ -138,7 +153,7 @@ def plan(
         message = f"does not fit {architecture.name} ({target_dialect}): {'; '.join(problems[:6])}"
         raise MappingError(message, path, problems)
     return Plan(
-        architecture, read, write, symbols.get("classes", architecture.num_classes), size,
+        architecture, read, write, 0 if num_classes == 0 else every["classes"], size,
         features, canonical, account.dropped, account.filled,
         tuple(name for name in account.computed if name in computed),
         lost={gap.canonical: gap.reason for gap in write.gaps},

@@ -1,0 +1,165 @@
+"""Find the tensors of a variant among the names of a checkpoint.
+
+Training frameworks put a prefix before the names of a model (`model.`, `backbone.`), and wrappers
+put a word into them (`_orig_mod`, `_fsdp_wrapped_module`). The words are removed wherever they are
+a whole part of a name; the prefix is the one below which the names of a dialect are complete, the
+head aside. Several such prefixes, a student's and a teacher's, are an error that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from porter.errors import UsageError, listed, printable
+from porter.mapping.fold import fold
+from porter.mapping.link import Linked
+from porter.planning.plan import link_variant
+from porter.tensors.state_dict import Origin, StateDict
+from porter.zoo.architectures import Architecture
+
+WRAPPER_WORDS = frozenset({
+    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
+    "_fsdp_module", "_ddp_module",
+})  # fmt: skip
+"""Parts of names that DataParallel, compile, FSDP, activation checkpoints and Lightning add."""
+_ANCHORS = 8
+"""Names of a dialect that are looked for at the ends of a checkpoint's names."""
+
+
+class Located(NamedTuple):
+    """A state dict without prefix and wrapper words, and what was done to find it."""
+
+    state: StateDict
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    """Names outside of the prefix."""
+    words: tuple[str, ...] = ()
+    """Wrapper words that were removed from names."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, a sentence each."""
+        notes = []
+        if self.words:
+            notes.append(f"removed from the names: {', '.join(self.words)}")
+        if self.prefix:
+            left = f"; left out: {listed(fold(self.left_out), 6)}" if self.left_out else ""
+            notes.append(f"prefix {printable(self.prefix)!r}{left}")
+        return tuple(notes)
+
+
+class Wanted(NamedTuple):
+    """The names of one dialect that a checkpoint must have to be it."""
+
+    names: frozenset[str]
+    head: frozenset[str]
+    """Those of the classifier, which a backbone does not have."""
+    separator: str
+
+    @property
+    def body(self) -> frozenset[str]:
+        """The names without the head's."""
+        return self.names - self.head
+
+
+def wanted(architecture: Architecture, dialects: Iterable[str]) -> list[Wanted]:
+    """Return the names that each dialect requires of a variant."""
+    return [_required(architecture, link_variant(architecture, d)) for d in dialects]
+
+
+def head_names(architecture: Architecture) -> list[str]:
+    """Return the canonical tensors with an entry for each class."""
+    return [t.name for t in architecture.skeleton().tensors if "classes" in t.dims]
+
+
+def _required(architecture: Architecture, linked: Linked) -> Wanted:
+    heads = set(head_names(architecture))
+    links = [link for link in linked.links if not (link.constant or link.optional)]
+    head = {name for link in links if heads & set(link.canonical) for name in link.dialect}
+    names = {name for link in links for name in link.dialect}
+    return Wanted(frozenset(names), frozenset(head), linked.dialect.convention.separator)
+
+
+def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = None) -> Located:
+    """Return the state dict with the names that a dialect of `candidates` has.
+
+    `prefix` is taken as it is, with or without its last separator. Raises `UsageError` for one
+    that no name begins with, and where several prefixes have complete names below them.
+    """
+    path = state.origin.shown if state.origin is not None else None
+    renamed, words = _without_words(state, candidates)
+    if prefix is not None:
+        chosen = _given(renamed, prefix, path)
+    elif any(one.body <= set(renamed) for one in candidates):
+        chosen = ""
+    else:
+        complete = complete_prefixes(renamed, candidates)
+        if len(complete) > 1:
+            raise UsageError(
+                f"has {len(complete)} sets of these tensors; choose one by"
+                f" {' or '.join(f'--prefix {printable(p)}' for p in complete[:6])}",
+                path,
+            )
+        chosen = complete[0] if complete else ""
+    below = {n[len(chosen) :]: old for n, old in renamed.items() if n.startswith(chosen)}
+    left_out = tuple(name for name in renamed if not name.startswith(chosen))
+    if not chosen and not words:
+        return Located(state)
+    origin = state.origin and _moved(state.origin, chosen, left_out)
+    return Located(
+        StateDict({name: state[old] for name, old in below.items()}, origin),
+        chosen, left_out, words,
+    )  # fmt: skip
+
+
+def complete_prefixes(names: Iterable[str], candidates: Sequence[Wanted]) -> list[str]:
+    """Return the prefixes below which a dialect's names are complete, the head aside."""
+    names = list(names)
+    known = set(names)
+    found = []
+    for one in candidates:
+        for prefix in _possible(names, one):
+            if prefix not in found and all(prefix + name in known for name in one.body):
+                found.append(prefix)
+    return found
+
+
+def _possible(names: Sequence[str], one: Wanted) -> Iterator[str]:
+    """Yield prefixes with which some of a dialect's names end names of the checkpoint."""
+    anchors = sorted(one.body, key=len, reverse=True)[:_ANCHORS]
+    for anchor in anchors[:1]:
+        for name in names:
+            prefix = name.removesuffix(anchor)
+            if name.endswith(anchor) and (not prefix or prefix.endswith((".", "/", one.separator))):
+                yield prefix
+
+
+def _without_words(
+    names: Collection[str], candidates: Sequence[Wanted]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return {name without wrapper words: name}, and the words; as it is if two would be one."""
+    used = {part for one in candidates for name in one.names for part in name.split(".")}
+    words = WRAPPER_WORDS - used
+    renamed = {".".join(p for p in name.split(".") if p not in words): name for name in names}
+    if len(renamed) != len(names):
+        return {name: name for name in names}, ()
+    removed = {part for name in names for part in name.split(".") if part in words}
+    return renamed, tuple(sorted(removed))
+
+
+def _given(names: Collection[str], prefix: str, path: str | None) -> str:
+    """Return a prefix that the user names, with its separator."""
+    for chosen in (prefix, f"{prefix}.", f"{prefix}/"):
+        if chosen.endswith((".", "/")) and any(name.startswith(chosen) for name in names):
+            return chosen
+    first = {name.partition(".")[0] + "." for name in names if "." in name}
+    raise UsageError(
+        f"no names begin with {printable(prefix)!r}; there are {listed(sorted(first), 8)}", path
+    )
+
+
+def _moved(origin: Origin, prefix: str, left_out: Sequence[str]) -> Origin:
+    skipped = tuple(f"{printable(name)}: outside of the prefix" for name in left_out)
+    return replace(origin, prefix=origin.prefix + prefix, skipped=(*origin.skipped, *skipped))
