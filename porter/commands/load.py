@@ -73,6 +73,6 @@ def load_model(
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
-    fill(model, fitted.plan.apply(state), framework)
+    fill(model, fitted.plan.apply(fitted.state), framework)
     model.eval()
     return model

@@ -32,10 +32,10 @@ def build(
 ) -> Any:
     """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
 
-    `image_size` is in pixels; `options` are arguments of the model's class (`drop_path_rate` …).
-    With `blank`, parameters (in torch buffers, too) are NaN, to be filled: drawing them at random
-    takes longer than reading a checkpoint. `device` is where torch allocates them.
-    `MissingPackage` is raised when the framework is not installed.
+    `image_size` is in pixels; `num_classes` 0 leaves the classifier out; `options` are arguments of
+    the model's class (`drop_path_rate` …). With `blank`, parameters (in torch buffers, too) are
+    NaN, to be filled: drawing them at random takes longer than reading a checkpoint. `device` is
+    where torch allocates them. `MissingPackage` is raised when the framework is not installed.
     """
     need(framework)
     module = importlib.import_module(f"porter.reference_models.{framework}.{architecture.module}")
@@ -49,9 +49,28 @@ def build(
         **config,
         **options,
     )
+    if num_classes == 0:
+        make = partial(_headless, make, architecture, framework)
     if not blank:
         return make()
     return _blank_torch(make, device) if framework == "torch" else _blank_paddle(make)
+
+
+def _headless(make: Callable[[], Any], architecture: Architecture, framework: str) -> Any:
+    """Make a model whose classifiers are replaced by the identity: it returns features (B, dim)."""
+    identity = importlib.import_module(f"{framework}.nn").Identity
+    model = make()
+    tensors = architecture.skeleton(framework).tensors
+    for name in {t.name.rpartition(".")[0] for t in tensors if "classes" in t.dims}:
+        parent, _, last = name.rpartition(".")
+        owner = model
+        for part in parent.split(".") if parent else ():
+            owner = getattr(owner, part) if not part.isdecimal() else owner[int(part)]
+        if last.isdecimal():
+            owner[int(last)] = identity()
+        else:
+            setattr(owner, last, identity())
+    return model
 
 
 def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Set
 from functools import cache
 from typing import NamedTuple
 
+from porter.mapping.prefix import likely_prefixes, without_words
 from porter.mappings import FOLDER
 
 _DECIMAL = re.compile("[0-9]+")
@@ -46,7 +47,12 @@ def likenesses(names: Iterable[str]) -> Iterator[Likeness]:
 
 def resembles_any(names: Iterable[str]) -> bool:
     """Whether a checkpoint may be, or nearly be, an architecture that porter knows."""
-    return any(one.complete or one.common > NEAR for one in likenesses(names))
+    plain_names, _ = without_words(list(names))
+    return any(
+        one.complete or one.common > NEAR
+        for prefix in ("", *likely_prefixes(plain_names))
+        for one in likenesses(n[len(prefix) :] for n in plain_names if n.startswith(prefix))
+    )
 
 
 def _overlap(names: Set[str], known: Set[str], separator: str) -> tuple[int, float]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from porter.errors import MappingError, UsageError, listed, printable
 from porter.mapping.fold import fold
@@ -127,7 +126,8 @@ class Account:
         """Yield what to do about missing tensors, where that is known."""
         asked = [name for name in self.missing if self.dropped.get(name) == DROPPED]
         if asked:
-            yield f"--drop left out {listed(fold(asked))}, which the variant needs; --fill sets it"
+            names = listed(fold(asked))
+            yield f"--drop left out {names}, which the variant needs; --fill writes a value"
         if self.missing and self.missing == [n for n in self.missing if n in self.heads]:
             replaced = (
                 f", with --drop for {listed(fold(self.unexpected))}" if self.unexpected else ""
@@ -136,24 +136,6 @@ class Account:
                 f"the classifier is missing: --num-classes 0 writes the model without one,"
                 f" --adapt --num-classes N draws a new one{replaced}"
             )
-
-
-def dropped(drop: Sequence[str], source: Shapes, path: str | None) -> dict[str, str]:
-    """Return the tensors that `drop` names, by name, pattern (`decoder*`) or module, with reason."""
-    reasons: dict[str, str] = {}
-    for pattern in drop:
-        names = [name for name in source if _matches(name, pattern)]
-        if not names:
-            raise UsageError(
-                f"--drop {printable(pattern)}: the checkpoint has no such tensor", path
-            )
-        reasons.update(dict.fromkeys(names, DROPPED))
-    return reasons
-
-
-def _matches(name: str, pattern: str) -> bool:
-    module = name.startswith((f"{pattern}.", f"{pattern}/"))
-    return name == pattern or module or fnmatchcase(name, pattern)
 
 
 def replaced(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from porter.errors import MappingError, PorterError, listed
+from porter.errors import MappingError, listed
 from porter.mapping.fold import fold
 from porter.planning.endpoint import spelled
+from porter.planning.locate import locate, wanted
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import best_dialect, recognise, shapes_of
 from porter.tensors.lazy import LazyTensor
@@ -20,6 +21,8 @@ class Fitted(NamedTuple):
 
     architecture: Architecture
     plan: Plan
+    state: StateDict
+    """The checkpoint under the names that the plan reads: without prefix and wrapper words."""
     notes: tuple[str, ...] = ()
 
 
@@ -33,47 +36,45 @@ def fit(
     image_size: int | None = None,
     drop: Sequence[str] = (),
     fill: Mapping[str, float] | None = None,
+    prefix: str | None = None,
 ) -> Fitted:
     """Plan a conversion of `state`; its dialect is recognised when None.
+
+    The tensors may be below a prefix, which is found, or is `prefix`. `drop` takes the names,
+    patterns and modules of the file, with the prefix or without.
 
     A checkpoint of a declared sibling (PaddleViT publishes its DeiT under the plain names, and
     all of them are distilled) is converted as that sibling, with a note.
     `MappingError` names the dialect or variant that would fit, if there is one.
     """
-    shapes = shapes_of(state)
+    variants = [architecture]
+    if architecture.sibling is not None:
+        variants.append(find(architecture.sibling))
+    dialects = [source_dialect] if source_dialect else architecture.table.dialects
+    located = locate(state, [w for v in variants for w in wanted(v, dialects)], prefix)
+    shapes = shapes_of(located.state)
     path = state.origin.shown if state.origin is not None else None
     if source_dialect is None:
         prefer = target_dialect if target_dialect in architecture.table.dialects else "torch"
         source_dialect = best_dialect(architecture, shapes, prefer)
-
-    def planned(variant: Architecture) -> Plan:
-        return plan(
-            variant,
-            shapes,
-            source_dialect,
-            target_dialect,
-            num_classes=num_classes,
-            image_size=image_size,
-            drop=drop,
-            fill=fill,
-            path=path,
-        )
-
-    try:
-        fitted = planned(architecture)
-        return Fitted(architecture, fitted, _other_constants(fitted, state))
-    except MappingError as error:
-        if architecture.sibling is not None:
-            sibling = find(architecture.sibling)
-            try:
-                fitted = planned(sibling)
-            except PorterError:
-                raise error from None
-            note = (
-                f"the checkpoint is a {sibling.name}, not a {architecture.name}: converted as that"
-            )
-            return Fitted(sibling, fitted, (note, *_other_constants(fitted, state)))
-        raise _with_hint(error, architecture, state, source_dialect) from error
+    dropped = located.matching(drop, path)
+    refusal: MappingError | None = None
+    for variant in variants:
+        try:
+            fitted = plan(
+                variant, shapes, source_dialect, target_dialect, num_classes=num_classes,
+                image_size=image_size, drop=dropped, fill=fill, path=path,
+            )  # fmt: skip
+        except MappingError as error:
+            refusal = refusal or error
+            continue
+        notes = [*located.notes, *_other_constants(fitted, located.state)]
+        if variant is not architecture:
+            name = f"the checkpoint is a {variant.name}, not a {architecture.name}"
+            notes.append(f"{name}: converted as that")
+        return Fitted(variant, fitted, located.state, tuple(notes))
+    assert refusal is not None
+    raise _with_hint(refusal, architecture, located.state, source_dialect) from refusal
 
 
 def _other_constants(fitted: Plan, state: StateDict) -> tuple[str, ...]:

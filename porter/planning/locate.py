@@ -8,24 +8,19 @@ head aside. Several such prefixes, a student's and a teacher's, are an error tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import NamedTuple
 
 from porter.errors import UsageError, listed, printable
 from porter.mapping.fold import fold
 from porter.mapping.link import Linked
+from porter.mapping.prefix import without_words
 from porter.planning.plan import link_variant
 from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture
-
-WRAPPER_WORDS = frozenset({
-    "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
-    "_fsdp_module", "_ddp_module",
-})  # fmt: skip
-"""Parts of names that DataParallel, compile, FSDP, activation checkpoints and Lightning add."""
-_ANCHORS = 8
-"""Names of a dialect that are looked for at the ends of a checkpoint's names."""
 
 
 class Located(NamedTuple):
@@ -37,6 +32,26 @@ class Located(NamedTuple):
     """Names outside of the prefix."""
     words: tuple[str, ...] = ()
     """Wrapper words that were removed from names."""
+    original: Mapping[str, str] = MappingProxyType({})
+    """The name in the file of each tensor whose name was changed."""
+
+    def matching(self, patterns: Sequence[str], path: str | None = None) -> list[str]:
+        """Return the tensors that patterns (`decoder*`), names or modules name.
+
+        The names are those here, or those in the file; `UsageError` for one that names none.
+        """
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            names = [
+                name
+                for name in self.state
+                if matches(name, pattern) or matches(self.original.get(name, name), pattern)
+            ]
+            if not names and not any(matches(name, pattern) for name in self.left_out):
+                text = f"--drop {printable(pattern)} names no tensor of the checkpoint"
+                raise UsageError(text, path)
+            found.update(dict.fromkeys(names))
+        return list(found)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -64,6 +79,12 @@ class Wanted(NamedTuple):
         return self.names - self.head
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern is a tensor's name, its module's, or fits it (`*` and `?`)."""
+    module = name.startswith((f"{pattern}.", f"{pattern}/"))
+    return name == pattern or module or fnmatchcase(name, pattern)
+
+
 def wanted(architecture: Architecture, dialects: Iterable[str]) -> list[Wanted]:
     """Return the names that each dialect requires of a variant."""
     return [_required(architecture, link_variant(architecture, d)) for d in dialects]
@@ -89,7 +110,7 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
     that no name begins with, and where several prefixes have complete names below them.
     """
     path = state.origin.shown if state.origin is not None else None
-    renamed, words = _without_words(state, candidates)
+    renamed, words = without_words(state, (name for one in candidates for name in one.names))
     if prefix is not None:
         chosen = _given(renamed, prefix, path)
     elif any(one.body <= set(renamed) for one in candidates):
@@ -110,7 +131,7 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
     origin = state.origin and _moved(state.origin, chosen, left_out)
     return Located(
         StateDict({name: state[old] for name, old in below.items()}, origin),
-        chosen, left_out, words,
+        chosen, left_out, words, below,
     )  # fmt: skip
 
 
@@ -127,26 +148,12 @@ def complete_prefixes(names: Iterable[str], candidates: Sequence[Wanted]) -> lis
 
 
 def _possible(names: Sequence[str], one: Wanted) -> Iterator[str]:
-    """Yield prefixes with which some of a dialect's names end names of the checkpoint."""
-    anchors = sorted(one.body, key=len, reverse=True)[:_ANCHORS]
-    for anchor in anchors[:1]:
-        for name in names:
-            prefix = name.removesuffix(anchor)
-            if name.endswith(anchor) and (not prefix or prefix.endswith((".", "/", one.separator))):
-                yield prefix
-
-
-def _without_words(
-    names: Collection[str], candidates: Sequence[Wanted]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return {name without wrapper words: name}, and the words; as it is if two would be one."""
-    used = {part for one in candidates for name in one.names for part in name.split(".")}
-    words = WRAPPER_WORDS - used
-    renamed = {".".join(p for p in name.split(".") if p not in words): name for name in names}
-    if len(renamed) != len(names):
-        return {name: name for name in names}, ()
-    removed = {part for name in names for part in name.split(".") if part in words}
-    return renamed, tuple(sorted(removed))
+    """Yield what is before the longest name of a dialect where a checkpoint's name ends in it."""
+    anchor = max(one.body, key=len, default="")
+    for name in names:
+        prefix = name.removesuffix(anchor)
+        if name.endswith(anchor) and (not prefix or prefix.endswith((".", "/", one.separator))):
+            yield prefix
 
 
 def _given(names: Collection[str], prefix: str, path: str | None) -> str:

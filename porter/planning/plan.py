@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from porter.errors import MappingError
+from porter.errors import MappingError, UsageError, listed
 from porter.mapping.constants import constants
 from porter.mapping.link import Linked
 from porter.mapping.linking import link_dialect
 from porter.planning import sizes
-from porter.planning.account import Account, dropped, headless, replaced, unwritable
+from porter.planning.account import DROPPED, Account, headless, replaced, unwritable
 from porter.planning.sizes import Shapes, check_classes, infer_symbols
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
@@ -111,16 +111,18 @@ def plan(
 
     Classes, image size and optional parts are taken from the source unless they are given;
     given values that the source contradicts are an error. Without classes (0) the head is left
-    out. `drop` names tensors to leave out, by name, pattern or module, `fill` canonical tensors
-    to write with one value, in the place of the source's where it has them.
+    out. `drop` names tensors of the source to leave out, `fill` canonical tensors to write with
+    one value, in the place of the source's where it has them.
     `MappingError` lists everything that is missing, unexpected or misshapen, layers folded.
     """
     fill = fill or {}
+    if unknown := [name for name in drop if name not in source]:
+        raise UsageError(f"--drop {listed(unknown)} names no tensor of the checkpoint", path)
     features = _features(architecture, source, source_dialect)
     read = link_variant(architecture, source_dialect, features)
     dims = {tensor.name: tensor.dims for tensor in architecture.skeleton().tensors}
     left_out = {
-        **dropped(drop, source, path),
+        **dict.fromkeys(drop, DROPPED),
         **replaced(read, source, fill, path),
         **(headless(read, source, dims) if num_classes == 0 else {}),
     }

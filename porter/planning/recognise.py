@@ -8,9 +8,10 @@ from math import prod
 from typing import NamedTuple
 
 from porter.errors import PorterError
+from porter.mapping.prefix import likely_prefixes, without_words
 from porter.mapping.signature import NEAR, Likeness, likenesses, plain
 from porter.mapping.table import CANONICAL
-from porter.planning.plan import link_variant, plan
+from porter.planning.plan import Plan, link_variant, plan
 from porter.planning.sizes import Shapes
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.state_dict import StateDict
@@ -32,6 +33,8 @@ class Match(NamedTuple):
     """Share of layers' names, numbers left out, that the two have in common (0 to 1)."""
     num_classes: int | None = None
     image_size: int | None = None
+    prefix: str = ""
+    """What is before the names of the variant's tensors."""
 
 
 def shapes_of(state: StateDict) -> Shapes:
@@ -47,6 +50,20 @@ def recognise(source: Shapes, among: Iterable[Architecture] | None = None) -> li
     number of elements the variants that are worth a plan.
     """
     groups = families() if among is None else _grouped(among)
+    found = _recognised(source, groups)
+    if found and found[0].exact:
+        return found
+    names, _ = without_words(source)
+    below = []
+    for prefix in ("", *likely_prefixes(names)):
+        part = {n[len(prefix) :]: source[old] for n, old in names.items() if n.startswith(prefix)}
+        matches = _recognised(part, groups)
+        below += [match._replace(prefix=prefix) for match in matches if match.exact]
+    return below or found
+
+
+def _recognised(source: Shapes, groups: Mapping[str, list[Architecture]]) -> list[Match]:
+    """Return the variants that names as they are fit."""
     exact: list[Match] = []
     near: Likeness | None = None
     for one in likenesses(source):
@@ -87,14 +104,21 @@ def _exact(
         fixed, most = _elements(architecture.name)
         if not _SLACK * fixed <= elements <= most:
             continue
+        fits = _planned(architecture, source, dialect)
+        if fits is not None:
+            sizes = fits.num_classes, fits.image_size
+            matches.append(Match(architecture, dialect, True, common, *sizes))
+    return matches
+
+
+def _planned(architecture: Architecture, source: Shapes, dialect: str) -> Plan | None:
+    """Return the plan of a checkpoint, perhaps of one without classifier; None if none fits."""
+    for num_classes in (None, 0):
         try:
-            fits = plan(architecture, source, dialect, CANONICAL)
+            return plan(architecture, source, dialect, CANONICAL, num_classes=num_classes)
         except PorterError:
             continue
-        matches.append(
-            Match(architecture, dialect, True, common, fits.num_classes, fits.image_size)
-        )
-    return matches
+    return None
 
 
 @cache

@@ -78,6 +78,8 @@ def prepare(
         architecture, state, chosen.name, framework, num_classes=num_classes, image_size=image_size
     )
     direct = chosen.name == framework and state.origin is not None and container != "onnx"
+    direct = direct and fitted.state is state  # The process itself removes no prefix.
+    state = fitted.state
     report = SideReport(
         label=framework if chosen.name == framework else f"{framework}:{chosen.name}",
         framework=framework,
