@@ -128,13 +128,12 @@ class Account:
         if asked:
             names = listed(fold(asked))
             yield f"--drop left out {names}, which the variant needs; --fill writes a value"
-        if self.missing and self.missing == [n for n in self.missing if n in self.heads]:
-            replaced = (
-                f", with --drop for {listed(fold(self.unexpected))}" if self.unexpected else ""
-            )
+        if self.missing and all(name in self.heads for name in self.missing):
+            rest = fold(self.unexpected)
             yield (
-                f"the classifier is missing: --num-classes 0 writes the model without one,"
-                f" --adapt --num-classes N draws a new one{replaced}"
+                "the classifier is missing: --num-classes 0 writes the model without one,"
+                " --adapt --num-classes N draws a new one"
+                + (f"; add --drop for {listed(rest)}" if rest else "")
             )
 
 
