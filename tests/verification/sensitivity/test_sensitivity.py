@@ -82,7 +82,7 @@ def test_the_command_proves_every_dialect(monkeypatch: pytest.MonkeyPatch) -> No
     """One line a dialect and exit code 0; a mutation that is not caught is named, with 1."""
     good = CliRunner().invoke(command, ["check", "deit-tiny-224", "--prove", "--json"])
     assert good.exit_code == 0, good.output
-    found = json.loads(good.output)
+    found = json.loads(good.output)["proofs"]
     assert [proof["dialect"] for proof in found] == [*find("deit-tiny-224").table.dialects]
     assert all(proof["holds"] and proof["smallest_margin"] > 1e4 for proof in found)
     monkeypatch.setattr(mutate, "SCALE", 1.0)
