@@ -1,4 +1,4 @@
-"""Addresses of checkpoints: told from paths, checked, shown without secrets."""
+"""Addresses of checkpoints: distinguished from paths, checked, shown without secrets."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Address(NamedTuple):
     url: str
     """Without the fragment, quoted, fit for a request."""
     shown: str
-    """For people: without the query, which may hold a secret."""
+    """For people: without the query, which may contain a secret."""
     name: str
     """What the file is called in the cache."""
     sha256: str | None = None
 
-    def beside(self, name: str) -> Address:
+    def sibling(self, name: str) -> Address:
         """Return the address of another file in the same folder, by the same query."""
         from urllib import parse
 
@@ -56,7 +56,7 @@ def address(url: str) -> Address:
     digest = _DIGEST.fullmatch(fragment)
     if fragment and digest is None:
         raise UsageError(
-            f"behind # stands {printable(fragment, 40)}; only #sha256= and 64 hex digits may",
+            f"has the fragment #{printable(fragment, 40)}; only #sha256=HEX is allowed",
             http.shown(url),
         )
     made = http.checked(whole)

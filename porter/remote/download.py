@@ -60,7 +60,7 @@ class Got:
 
 
 class _Changed(Exception):
-    """What the server has is no longer what a part is a part of."""
+    """The file on the server changed since the partial download."""
 
 
 def cache_folder() -> str:
@@ -124,7 +124,7 @@ class _Place:
 
 
 def download(source: Address, progress: Progress | None, timeout: float) -> Got:
-    """Return a whole and current copy of what an address holds.
+    """Return a whole and current copy of the file at an address.
 
     Raises `InputError` where the server refuses, or sends something else than was meant;
     `SystemFault` where the network or the disk fails and no copy is kept.
@@ -238,7 +238,7 @@ def _begin(
     length = answer.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() and len(length) < 19 else None
     if total is None and not answer.chunked:
-        # Nothing tells the end from a cut, so what comes is never taken for current again.
+        # The end cannot be distinguished from a cut, so this copy is never treated as current.
         return 0, CacheEntry(source.shown)
     return 0, CacheEntry(source.shown, etag, modified, total)
 
@@ -261,7 +261,7 @@ def _receive(
     answer: http.client.HTTPResponse,
     progress: Progress | None,
 ) -> str:
-    """Write the answer behind what is there; return the SHA-256 of the whole."""
+    """Append the answer to the part; return the SHA-256 of the whole."""
     digest = hashlib.sha256()
     with open(place.part, "r+b" if start else "w+b") as file:
         for block in iter(lambda: file.read(min(_BLOCK, start - file.tell())), b""):
@@ -314,7 +314,7 @@ def _publish(place: _Place, record: CacheEntry, digest: str) -> None:
     status = os.stat(place.part)
     date = time.strftime("%Y-%m-%d")
     with suppress(FileNotFoundError):
-        os.unlink(place.record)  # an old record must not stand beside a new file
+        os.unlink(place.record)  # an old record must not describe a new file
     os.replace(place.part, place.path)
     _save(
         place.record,
@@ -353,7 +353,7 @@ def _save(path: str, record: CacheEntry) -> None:
 
 
 def _load(path: str) -> CacheEntry | None:
-    """Return a record, None where there is none that makes sense."""
+    """Return a record, None if it is missing or malformed."""
     try:
         with open(path, encoding="utf-8") as file:
             body = json.load(file)

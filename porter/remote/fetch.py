@@ -1,9 +1,9 @@
 """Checkpoints at http and https addresses: downloaded once, kept, asked for again by their tag.
 
 Wherever a checkpoint is read, `local` and `read` take a path or an address. A download goes to
-the user's cache (`PORTER_CACHE_DIR` says where else), appears there whole or not at all, and goes
+the user's cache (or `PORTER_CACHE_DIR`), appears there whole or not at all, and goes
 on where it was cut. What is kept is used again when the server says that it is still the same,
-or, with a note, when the server cannot be reached. `#sha256=HEX` behind an address is held.
+or, with a note, when the server cannot be reached. `#sha256=HEX` after an address is checked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Fetched(NamedTuple):
 
 
 def local(given: str | os.PathLike[str], *, progress: Progress | None = None) -> Fetched:
-    """Return where an INPUT lies on this machine: a path as it is, an address downloaded.
+    """Return where an INPUT is on this machine: a path as it is, an address downloaded.
 
     With an index of shards (`*.index.json`) come the shards that it names.
     Raises `InputError` where the address or what it gives is wrong, `SystemFault` where the
@@ -55,7 +55,7 @@ def local(given: str | os.PathLike[str], *, progress: Progress | None = None) ->
     got = download.download(found, progress, TIMEOUT)
     notes = [got.note]
     for name in _shards(got.path):
-        part = download.download(found.beside(name), progress, TIMEOUT)
+        part = download.download(found.sibling(name), progress, TIMEOUT)
         notes.append(part.note)
     return Fetched(got.path, found.shown, tuple(dict.fromkeys(note for note in notes if note)))
 
@@ -119,7 +119,7 @@ def stale(*states: StateDict) -> tuple[str, ...]:
 
 
 def _shards(path: str) -> list[str]:
-    """Return the files that an index of shards names; none if it is no index."""
+    """Return the files that an index of shards names; none if it is not an index."""
     if not path.endswith(".index.json") or os.path.getsize(path) > 1 << 26:
         return []
     import json
@@ -131,5 +131,5 @@ def _shards(path: str) -> list[str]:
         return []  # the codec says what is wrong with it
     safe = [n for n in names if isinstance(n, str) and re.fullmatch(r"[\w+=@-][\w.+=@-]{0,119}", n)]
     if len(safe) != len(names):
-        raise InputError("names shards that do not lie beside it", path)
+        raise InputError("names shards that are not in the same folder", path)
     return sorted(safe)

@@ -1,4 +1,4 @@
-"""One HTTP request, made carefully: redirects counted, schemes held, faults in one line.
+"""One HTTP request, made carefully: redirects counted, schemes checked, faults in one line.
 
 Only the standard library is used; it is imported when a request is made, since few runs make one.
 """
@@ -20,7 +20,7 @@ _SAFE = "/%:@!$&'()*+,;=~-._"
 
 
 class Unreachable(SystemFault):
-    """The network or the server fails: a copy at hand may stand in; `again` says to try again."""
+    """The network or the server fails: a cached copy may be used; `again` says to try again."""
 
     def __init__(self, message: str, path: str, again: bool = False) -> None:
         super().__init__(message, path)
@@ -42,9 +42,9 @@ def checked(url: str) -> str:
         parts = parse.urlsplit(url)
         port = parts.port
     except ValueError as fault:
-        raise InputError(f"is no address: {fault}", printable(url)) from fault
+        raise InputError(f"is not an address: {fault}", printable(url)) from fault
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or port == 0:
-        raise InputError("is no http or https address", shown(url))
+        raise InputError("is not an http or https address", shown(url))
     if parts.username is not None or parts.password is not None:
         clean = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         raise InputError(
@@ -54,7 +54,7 @@ def checked(url: str) -> str:
     try:
         parts.hostname.encode("idna")
     except UnicodeError as fault:
-        raise InputError("is no address: its host name is malformed", shown(url)) from fault
+        raise InputError("is not an address: its host name is malformed", shown(url)) from fault
     path, query = parse.quote(parts.path, _SAFE), parse.quote(parts.query, _SAFE + "?")
     return parse.urlunsplit((parts.scheme.lower(), parts.netloc, path, query, ""))
 
@@ -62,7 +62,7 @@ def checked(url: str) -> str:
 def get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
     """Return the open answer to a GET: its status is 200, 206, 304 or 416.
 
-    At most `REDIRECTS` redirects are followed, to http and https alone, never from https to http.
+    At most `REDIRECTS` redirects are followed, only to http and https, never from https to http.
     Raises `InputError` where the address is wrong or refused, `Unreachable` where the network or
     the server fails. `timeout` is in seconds, for each wait.
     """
@@ -149,7 +149,7 @@ def _failed(reason: object, said: str) -> PorterError:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return SystemFault(f"its certificate is not trusted: {reason.verify_message}", said)
     if isinstance(reason, http.client.InvalidURL):
-        return InputError("is no address: it holds a space or a control character", said)
+        return InputError("is not an address: it contains a space or a control character", said)
     if isinstance(reason, TimeoutError):
         return Unreachable("does not answer: timed out", said, again=True)
     if isinstance(reason, http.client.HTTPException):
@@ -160,7 +160,7 @@ def _failed(reason: object, said: str) -> PorterError:
 
 
 def content_range(header: str | None) -> tuple[int, int | None] | None:
-    """Read `bytes 100-199/200`: (first byte, bytes in all), None if it is no such header."""
+    """Read `bytes 100-199/200`: (first byte, bytes in all), None if it is malformed."""
     found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", (header or "").strip())
     if found is None:
         return None

@@ -1,6 +1,6 @@
 """CaiT, Class-Attention in Image Transformers (Touvron et al., https://arxiv.org/abs/2103.17239).
 
-Patches go through the blocks alone; a class token joins at the end, and two class-attention
+Only patches go through the blocks; a class token joins at the end, and two class-attention
 blocks, in which only that token asks and only that token changes, gather the image into it.
 
 Official code, and the origin of every name: facebookresearch/deit, cait_models.py.

@@ -5,7 +5,7 @@ A convolutional stem makes the patches (I2T), the feed-forward layer convolves t
 
 Official code, and the origin of every name: coeusguo/ceit.
 
-- In a state dict `norm2` stands before `norm1`, though it is applied after it.
+- In a state dict `norm2` comes before `norm1`, though it is applied after it.
 - LeFF leaves the class token as it gets it; the residual then adds norm2(class token) to it.
 - LCA's fused `qkv` serves all class tokens, but only the last one is asked for and goes on.
 - The last block's `leff` has no effect: only class tokens leave that block.
@@ -61,7 +61,7 @@ class HybridEmbed(nn.Layer):
 
 
 class Attention(nn.Layer):
-    """Multi-head self-attention; with `last_only`, the last token alone asks."""
+    """Multi-head self-attention; with `last_only`, only the last token is a query."""
 
     def __init__(self, dim: int, num_heads: int, drop_rate: float, last_only: bool = False) -> None:
         super().__init__()

@@ -3,8 +3,8 @@
 Four stages of tokens; patches overlap, keys and values are read from a smaller map, and a
 depthwise convolution in the MLP takes the place of position embeddings.
 
-- LayerNorm's eps is 1e-6 in the blocks and behind the stages, but 1e-5 (the default) in the
-  patch embeddings and behind the spatial reduction.
+- LayerNorm's eps is 1e-6 in the blocks and after the stages, but 1e-5 (the default) in the
+  patch embeddings and after the spatial reduction.
 - `linear` (the `li` variants): keys and values come from a map pooled to 7×7, at every stage, by
   a 1×1 convolution, LayerNorm and GELU; the MLP has a ReLU before its depthwise convolution.
 """

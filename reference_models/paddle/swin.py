@@ -31,7 +31,7 @@ from .layers import (
     trunc_normal,
 )
 
-MASKED = -100.0  # added to the score of two tokens that were no neighbours before the shift
+MASKED = -100.0  # added to the score of two tokens that were not neighbours before the shift
 
 
 def relative_position_index(window: int) -> Tensor:

@@ -1,6 +1,6 @@
 """CeiT as rishikksh20/CeiT-pytorch has it: another model than the official one, with its own names.
 
-It follows the paper (Yuan et al., https://arxiv.org/abs/2103.11816) from its text alone.
+It follows the paper (Yuan et al., https://arxiv.org/abs/2103.11816) from its text only.
 Against the official code (`ceit`):
 
 - the stem has 32 channels, a bias, padding 4 and a pooling without padding;
@@ -57,7 +57,7 @@ class Unfold(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """A layer behind its LayerNorm."""
+    """A layer after its LayerNorm."""
 
     def __init__(self, dim: int, fn: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; with `last_only`, the last token alone asks."""
+    """Multi-head self-attention; with `last_only`, only the last token is a query."""
 
     def __init__(
         self,

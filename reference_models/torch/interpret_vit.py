@@ -17,8 +17,8 @@ The paper leaves open, and chosen here:
 - LayerNorm over the keys is the module, with a scale and a shift for each key, the same for all
   heads: the keys are the channels of what the first dynamic convolution returns. Its eps is
   1e-6, ViT's (Swin's own norms keep 1e-5).
-- The heads of the depth-wise attention matter to p alone: head h of p acts on channels h of k.
-- Where a shifted window of Swin joins tokens that were no neighbours, there is no softmax to
+- The heads of the depth-wise attention matter only to p: head h of p acts on channels h of k.
+- Where a shifted window of Swin joins tokens that were not neighbours, there is no softmax to
   silence one for the other: its term is left out of the sums and of the mean of the keys (but
   not of LayerNorm's mean and variance).
 - A static convolution with a bias before (`qkv` or `qk`) and after (`proj`), as in ViT and Swin.

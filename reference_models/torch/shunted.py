@@ -6,7 +6,7 @@ to tokens merged `sr/2` x `sr/2`: one layer sees objects of two sizes.
 
 Official code, and the origin of every name: OliverRensu/Shunted-Transformer.
 Where that code and the paper differ, the code is followed, since the checkpoints are its own:
-the residual around the MLP's depthwise convolution lies inside the activation, and the
+the residual around the MLP's depthwise convolution is inside the activation, and the
 depthwise convolution of v joins v before attention, except in stage 4 (sr = 1), where it joins
 the output.  LayerNorm eps is 1e-6 in blocks and after stages, 1e-5 in attention and embeddings.
 """

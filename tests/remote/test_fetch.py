@@ -216,7 +216,7 @@ def test_shards_come_with_their_index(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a/b", "", ".hidden", 3])
 def test_an_index_cannot_reach_out_of_its_folder(site: Site, name: object) -> None:
-    """Shards lie beside their index, or nothing is asked for."""
+    """Shards are in the folder of their index, or nothing is asked for."""
     site.files["/s/m.index.json"] = json.dumps({"weight_map": {"t": name}}).encode()
     with pytest.raises(InputError, match="beside it"):
         fetch.local(f"{site.url}/s/m.index.json")
@@ -567,13 +567,13 @@ def test_the_environment_s_proxy_is_used(site: Site, monkeypatch: pytest.MonkeyP
     ("url", "error", "message"),
     [
         ("http://", InputError, "no http or https address"),
-        ("http://[::1/x", InputError, "is no address"),
-        ("http://a.example:99999/x", InputError, "is no address"),
-        ("http://a.example:x/x", InputError, "is no address"),
+        ("http://[::1/x", InputError, "is not an address"),
+        ("http://a.example:99999/x", InputError, "is not an address"),
+        ("http://a.example:x/x", InputError, "is not an address"),
         ("http://a..example/x.pth", InputError, "malformed"),
         ("https://me:secret@a.example/x.pth", InputError, "no user or password"),
         ("http://a.example/x.pth#md5=1", UsageError, "only #sha256="),
-        ("http://a.example/x.pth#sha256=12", UsageError, "64 hex digits"),
+        ("http://a.example/x.pth#sha256=12", UsageError, "only #sha256="),
         ("s3://bucket/x.pth", UsageError, "not s3"),
     ],
 )

@@ -25,7 +25,7 @@ Attribute = float | int | bytes | Array | list[int] | list[float] | list[bytes] 
 
 
 def tensor_attribute(array: Array, name: str = "value") -> bytes:
-    """Return an AttributeProto that holds an array."""
+    """Return an array as an AttributeProto."""
     data = np.array(array, order="C")
     code = dtype_of(data).onnx
     assert code is not None
@@ -40,12 +40,12 @@ def tensor_header(code: int, shape: Shape, name: str = "") -> bytes:
 
 
 def integer_attribute(name: str, value: int) -> bytes:
-    """Return an AttributeProto that holds an integer."""
+    """Return an integer as an AttributeProto."""
     return wire.text(1, name) + wire.integer(3, value) + wire.integer(20, _INT)
 
 
 def attribute_value(data: bytes) -> Attribute:
-    """Return what an AttributeProto holds."""
+    """Return the value of an AttributeProto."""
     kind = 0
     found: dict[int, list[tuple[int, int | memoryview]]] = {}
     for number, wired, value in wire.fields(data):
@@ -86,13 +86,13 @@ def _strings(values: Iterable[tuple[int, int | memoryview]]) -> list[bytes]:
 
 
 _TYPED = {4: "<f4", 10: "<f8"}
-"""Fields of a TensorProto that hold fixed-width numbers: float_data, double_data."""
+"""Fields of a TensorProto of fixed-width numbers: float_data, double_data."""
 
 
 def tensor_array(data: int | memoryview) -> Array:
-    """Return the elements of a TensorProto that stands in an attribute."""
+    """Return the elements of a TensorProto in an attribute."""
     if isinstance(data, int):
-        raise InputError("no sound protobuf: a tensor expected")
+        raise InputError("malformed protobuf: a tensor expected")
     dims: list[int] = []
     code, raw = 0, b""
     numbers: list[int] = []
@@ -114,5 +114,5 @@ def tensor_array(data: int | memoryview) -> Array:
         bits = np.dtype(f"i{dtype.itemsize}")
         raw = np.array(numbers, np.int64).astype(bits).tobytes()
     if min(dims, default=0) < 0 or len(raw) != int(np.prod(dims, dtype=float)) * dtype.itemsize:
-        raise InputError(f"a constant of shape {dims} holds {len(raw)} bytes")
+        raise InputError(f"a constant of shape {dims} has {len(raw)} bytes")
     return np.frombuffer(raw, dtype).reshape(dims)

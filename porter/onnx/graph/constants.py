@@ -1,4 +1,4 @@
-"""Weights that stand in Constant nodes, where paddle2onnx puts them all."""
+"""Weights in Constant nodes, where paddle2onnx stores all of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What computes in a graph: layers with their weights, and how they feed each other.
 
-Two exporters write the same network differently: Linear as MatMul or Gemm, bias inside or behind,
+Two exporters write the same network differently: Linear as MatMul or Gemm, bias inside or after it,
 GELU and LayerNorm whole or in pieces, weights transposed. Reduced, they are alike:
 
     layer     an operation on data: linear, conv, norm, matmul, add, Softmax, …
@@ -46,7 +46,7 @@ class Layer:
 
 @dataclass(slots=True)
 class Norm:
-    """A batch norm behind a layer."""
+    """A batch norm after a layer."""
 
     data: Data
     slots: dict[str, Static]
@@ -63,7 +63,7 @@ class Flow:
     def alive(self, results: Sequence[int]) -> Flow:
         """Return it without the layers that no result follows from.
 
-        What a pattern was made of stays behind, used by nothing.
+        The nodes that a recognised pattern replaced are unused.
         """
         used, waiting = {0}, [*results, *(norm.data.layer for norm in self.norms)]
         while waiting:

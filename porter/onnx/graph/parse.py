@@ -39,7 +39,7 @@ class Memory:
 
 
 _INITIALIZERS = (5, 15)
-"""Fields of a GraphProto that hold weights: they are not read here."""
+"""Fields of a GraphProto for weights: they are not read here."""
 _LARGEST_NODE = 64 << 20
 
 
@@ -77,9 +77,9 @@ def _walk(source: Source, start: int, end: int) -> Iterator[tuple[int, int, int,
         elif kind in (wire.FIXED32, wire.FIXED64):
             size = 4 if kind == wire.FIXED32 else 8
         else:
-            raise InputError(f"no sound protobuf: a field of kind {kind}")
+            raise InputError(f"malformed protobuf: a field of kind {kind}")
         if size > end - start - at:
-            raise InputError("no sound protobuf: a field is longer than what holds it")
+            raise InputError("malformed protobuf: a field is longer than its message")
         yield key >> 3, wire.signed(value), start + at, size
         start += at + size
 
@@ -133,9 +133,9 @@ def _parse_node(data: memoryview) -> Node:
         elif number == 7:
             node.domain = wire.string(value)
         elif number == 9 and isinstance(value, memoryview):
-            key, said = _pair(value, 1, 2)
+            key, text = _pair(value, 1, 2)
             if key == SCOPES:
-                node.scope = str(said)
+                node.scope = str(text)
     return node
 
 

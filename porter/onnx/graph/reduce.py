@@ -27,10 +27,10 @@ def reduce(graph: Graph, constants: Mapping[str, Array | None] | None = None) ->
     """Reduce a tidied graph; its first input is the image, the others are weights.
 
     `constants` gives those of the inputs whose values are known (index tables); what is given as
-    None (masks) counts for nothing. `InputError` names the node that makes no sense.
+    None (masks) counts for nothing. `InputError` names a malformed node.
     """
-    made = _Reducer(graph, constants or {})
-    return made.flow.alive([value.layer for value in made.results()])
+    reducer = _Reducer(graph, constants or {})
+    return reducer.flow.alive([value.layer for value in reducer.results()])
 
 
 _COMMUTATIVE = {"Add", "Mul"}
@@ -53,9 +53,9 @@ class _Reducer:
             try:
                 self._take(node)
             except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-                # a stranger's node may lack an input, an attribute, a shape that is true
+                # an untrusted node may lack an input or an attribute, or state a wrong shape
                 where = printable(node.name or node.outputs[:1])
-                raise InputError(f"the {printable(node.op)} {where} makes no sense") from error
+                raise InputError(f"the {printable(node.op)} {where} is malformed") from error
 
     def results(self) -> list[Data]:
         """Return the outputs that are data."""
@@ -211,7 +211,7 @@ class _Reducer:
         self._set(node, self._pattern(node, one, other))
 
     def _with_static(self, node: Node, data: Data, other: Seen) -> Data:
-        """Add or multiply by what is no data: a bias, a scale, a table, or a scalar."""
+        """Add or multiply by a value that is not data: a bias, a scale, a table, or a scalar."""
         if not isinstance(other, Static):
             if node.op == "Pow" and not data.parts:
                 return self._add_layer(node, ("square",), [data])

@@ -21,7 +21,7 @@ VIEWS = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", 
 
 
 def follow_constant(node: Node, seen: Sequence[Seen], after: Shape | None) -> Seen:
-    """Return a known constant after what changes its shape alone."""
+    """Return a known constant after an operation that changes only its shape."""
     if node.op in VIEWS and isinstance(seen[0], np.ndarray) and after is not None:
         if node.op == "Transpose":
             return seen[0].transpose(node.get("perm"))  # type: ignore[arg-type]
@@ -31,7 +31,7 @@ def follow_constant(node: Node, seen: Sequence[Seen], after: Shape | None) -> Se
 
 
 def follow_weight(node: Node, seen: Sequence[Seen], after: Shape | None) -> Seen:
-    """Return a weight after one more operation, None where that is no step that can be undone.
+    """Return a weight after one more operation, None if the operation cannot be undone.
 
     `after` is the shape of the result, where it is known. `InputError` when it is scaled.
     """
@@ -72,7 +72,7 @@ def is_scalar(value: Seen) -> bool:
 
 
 def constant_of(node: Node) -> Seen:
-    """Return what a Constant node holds."""
+    """Return the value of a Constant node."""
     value = node.get("value")
     if isinstance(value, np.ndarray):
         return value

@@ -64,7 +64,7 @@ class Take:
         return np.take(array, self.indices, self.axis)
 
     def back(self, array: Array) -> Array:
-        """Put the entries back; `InputError` when some are not there or two of one differ."""
+        """Put the entries back; `InputError` when some are missing or two of one differ."""
         flat = np.moveaxis(array, range(self.axis, self.axis + self.indices.ndim),
                            range(self.indices.ndim))  # fmt: skip
         flat = flat.reshape(self.indices.size, *flat.shape[self.indices.ndim :])
@@ -147,7 +147,7 @@ class Static:
 
 
 def same_elements(one: Shape, other: Shape) -> bool:
-    """Whether two shapes differ by axes of size 1 alone."""
+    """Whether two shapes differ only by axes of size 1."""
     return squeezed(one) == squeezed(other)
 
 

@@ -19,7 +19,7 @@ FLOAT, FLOAT16 = 1, 10
 
 @dataclass(slots=True)
 class Node:
-    """One operation; `attributes` holds each AttributeProto as it stands in the file."""
+    """One operation; `attributes` holds each AttributeProto as in the file."""
 
     op: str
     inputs: list[str]
@@ -88,7 +88,7 @@ class Graph:
     outputs: list[Value]
     doc: str = ""
     values: dict[str, Value] = field(default_factory=dict)
-    """What is said of values inside the graph; not written."""
+    """Types and shapes of values inside the graph; not written."""
 
     def encode(self) -> bytes:
         """Return the GraphProto's fields but initialisers."""
@@ -117,7 +117,7 @@ class Graph:
 
 @dataclass(slots=True)
 class Model:
-    """A graph, its operator sets and what is said about it."""
+    """A graph, its operator sets and its metadata."""
 
     graph: Graph
     ir_version: int

@@ -27,7 +27,7 @@ def varint(value: int) -> bytes:
 
 
 def header(number: int, size: int) -> bytes:
-    """Return what stands before `size` bytes of a length-delimited field."""
+    """Return the bytes before `size` bytes of a length-delimited field."""
     return varint(number << 3 | BYTES) + varint(size)
 
 
@@ -73,9 +73,9 @@ def fields(data: bytes | memoryview) -> Iterator[Field]:
         elif kind in (FIXED32, FIXED64):
             size = 4 if kind == FIXED32 else 8
         else:
-            raise InputError(f"no sound protobuf: a field of kind {kind}")
+            raise InputError(f"malformed protobuf: a field of kind {kind}")
         if number == 0 or size > end - at:
-            raise InputError("no sound protobuf: a field is longer than what holds it")
+            raise InputError("malformed protobuf: a field is longer than its message")
         part = view[at : at + size]
         at += size
         yield number, kind, part if kind == BYTES else int.from_bytes(part, "little")
@@ -86,7 +86,7 @@ def read_varint(view: memoryview | bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(view) or shift > 63:
-            raise InputError("no sound protobuf: a number does not end")
+            raise InputError("malformed protobuf: a number does not end")
         byte = view[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -114,10 +114,10 @@ def unpacked(value: int | memoryview, kind: int) -> list[int]:
 
 
 def string(value: int | memoryview) -> str:
-    """Return a string field's value; `InputError` when it is no UTF-8."""
+    """Return a string field's value; `InputError` when it is not UTF-8."""
     if not isinstance(value, memoryview):
-        raise InputError("no sound protobuf: a text expected")
+        raise InputError("malformed protobuf: a text expected")
     try:
         return bytes(value).decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise InputError("no sound protobuf: a text that is no UTF-8") from fault
+        raise InputError("malformed protobuf: a text that is not UTF-8") from fault

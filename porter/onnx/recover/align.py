@@ -1,6 +1,6 @@
 """Place a foreign graph's weights by what they compute: layer by layer against the template.
 
-Layers are matched by all that lies above them, down from the image, and by all that lies below,
+Layers are matched by everything above them, down from the image, and everything below,
 up from the output; one of the two is enough where it leaves no choice. No name has a part in it.
 """
 
@@ -29,7 +29,7 @@ class Alignment:
     found: dict[str, tuple[Static, Static]] = field(default_factory=dict)
     """{canonical name: (as the template's graph sees it, as the file's graph sees it)}"""
     pieces: dict[str, list[tuple[Static, Static]]] = field(default_factory=dict)
-    """The same for tensors of which the file holds the parts."""
+    """The same for tensors of which the file has the parts."""
     lost: list[str] = field(default_factory=list)
     """Canonical names for which the graph has no place."""
     neutral: dict[str, float] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def _place_norm(
 
 
 def _pairs(template: Flow, foreign: Flow) -> dict[int, int]:
-    """Return the foreign layer of each layer of the template, where there is no doubt."""
+    """Return the foreign layer of each layer of the template, where it is unambiguous."""
     above = template.above(), foreign.above()
     below = template.below(), foreign.below()
     both = [list(zip(a, b, strict=True)) for a, b in zip(above, below, strict=True)]
@@ -118,7 +118,7 @@ def _groups(keys: Sequence[object], taken: Iterable[int]) -> dict[object, list[i
 
 
 def moved(slots: tuple[Static, Static], tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
-    """Return the canonical tensor, of `shape`, that the foreign `tensor` holds."""
+    """Return the canonical tensor, of `shape`, that the foreign `tensor` contains."""
     mine, theirs = slots
     if not mine.steps and not theirs.steps and tensor.shape == shape:
         return tensor
@@ -136,7 +136,7 @@ def moved(slots: tuple[Static, Static], tensor: LazyTensor, shape: tuple[int, ..
 def joined(
     slots: Sequence[tuple[Static, Static]], weights: Mapping[str, LazyTensor], shape: Shape
 ) -> LazyTensor:
-    """Return the canonical tensor, of `shape`, whose parts the foreign tensors hold."""
+    """Return the canonical tensor, of `shape`, whose parts are the foreign tensors."""
     dtype = weights[slots[0][1].root].dtype
 
     def read() -> Array:
@@ -159,7 +159,7 @@ def joined(
 def placed(
     made: Alignment, weights: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, LazyTensor]:
-    """Return the canonical tensors that were found, and those that stand for nothing."""
+    """Return the canonical tensors that were found, and those that were filled in."""
     found = {
         name: moved(slots, weights[slots[1].root], shapes[name])
         for name, slots in made.found.items()

@@ -1,7 +1,8 @@
 """Read a foreign file's weights by its names: of tensors, of their neighbours, of modules.
 
 Exporters keep the names of biases and norms, lose those of transposed weights (`onnx::MatMul_12`,
-`val_18`), and note the module of each node in its name (`/blocks.0/attn/qkv/MatMul`) or beside it.
+`val_18`), and note the module of each node in its name (`/blocks.0/attn/qkv/MatMul`) or in the
+node's metadata.
 What comes out is a state dict in whatever PyTorch naming the exported model had.
 """
 
@@ -36,7 +37,7 @@ def named(flow: Flow, nodes: Mapping[str, Node], weights: Mapping[str, LazyTenso
                if uses[s.root] == 1 and not _MADE_UP.fullmatch(s.root)}  # fmt: skip
         module = next((path for place in layer.places if (path := _module(place, nodes))), "")
         for role, slot in layer.slots.items():
-            name = own.get(role) or _beside(own, role) or (module and f"{module}.{role}")
+            name = own.get(role) or _sibling(own, role) or (module and f"{module}.{role}")
             if name:
                 found.setdefault(name, _stored(layer, role, slot, weights[slot.root]))
     return StateDict(found)
@@ -49,8 +50,8 @@ def _slots(flow: Flow) -> Iterator[Static]:
         yield from norm.slots.values()
 
 
-def _beside(own: Mapping[str, str], role: str) -> str:
-    """Return the name that goes with the bias's: `in_proj_bias` tells `in_proj_weight`."""
+def _sibling(own: Mapping[str, str], role: str) -> str:
+    """Return the name that goes with the bias's: `in_proj_bias` gives `in_proj_weight`."""
     for other, name in own.items():
         if name.endswith(other):
             return name.removesuffix(other) + role
@@ -61,16 +62,16 @@ def _stored(layer: Layer, role: str, slot: Static, tensor: LazyTensor) -> LazyTe
     """Return a weight as PyTorch keeps it: Linear as (out, in), others as they are."""
     if layer.label[0] != "linear" or role != "weight":
         return tensor
-    turned = slot.then(Permute((1, 0)))
+    transposed = slot.then(Permute((1, 0)))
 
     def read() -> Array:
-        return turned.seen(tensor.read())
+        return transposed.seen(tensor.read())
 
-    return LazyTensor(tensor.dtype, turned.shape, read)
+    return LazyTensor(tensor.dtype, transposed.shape, read)
 
 
 def _module(place: str, nodes: Mapping[str, Node]) -> str:
-    """Return the path of the module that a node belongs to, empty if nothing tells it."""
+    """Return the path of the module that a node belongs to, empty if unknown."""
     node = nodes.get(place)
     if node is not None and node.scope:
         try:

@@ -1,9 +1,9 @@
 """Read the state dict out of an ONNX file: porter's own, or anybody's of a known architecture.
 
-Porter's own files hold it under its names. In a foreign one it is looked for by what each weight
-does, against the template of the variant (`align`), then by names, its own and its
-neighbours' (`names`). What was found is exported again and run beside the file: only
-what computes the same is kept.
+Files written by porter contain it under its names. In a foreign file each weight is found by what
+it does, compared with the template of the variant (`align`), then by names, its own and its
+neighbours' (`names`). The result is exported again and both files are run: only what computes the
+same is kept.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LIMITS = {"float32": 2.0**-16, "float16": 2.0**-3}
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A canonical state dict, and how it was come by."""
+    """A canonical state dict, and how it was obtained."""
 
     state: StateDict
     how: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ def read(
 ) -> StateDict:
     """Return the canonical state dict of an ONNX file at a path or address; see `recover`.
 
-    The notes of its origin say how it was come by.
+    The notes of its origin say how it was obtained.
     """
     here = fetch.local(given, progress=progress)
     with fetch.named(here):
@@ -104,9 +104,9 @@ def read(
         raise UsageError(f"is {found}, not onnx", here.shown)
     made = recover(architecture, here.path, fold_batchnorm=fold_batchnorm)
     assert made.state.origin is not None
-    told = (*made.state.origin.notes, *here.notes, *made.how)
+    all_notes = (*made.state.origin.notes, *here.notes, *made.how)
     address = here.shown if is_url(given) else ""
-    origin = replace(made.state.origin, notes=told, stale=here.notes, address=address)
+    origin = replace(made.state.origin, notes=all_notes, stale=here.notes, address=address)
     return StateDict(made.state, origin)
 
 
@@ -167,12 +167,12 @@ class _Search:
             raise InputError(f"{error.message}{self._hint(graph)}", self._path) from error
 
     def _hint(self, graph: Graph) -> str:
-        """Return what may be the matter with a graph that is not understood."""
+        """Return a possible reason why a graph is not understood."""
         made = [n.op for n in graph.nodes if n.domain not in ("", "ai.onnx")]
         if not made:
             return ""
         own = listed(dict.fromkeys(made), 4)
-        return f"; an optimiser has fused operations ({own}): take the model that it was made from"
+        return f"; an optimiser has fused operations ({own}); use the model before optimisation"
 
     def _template(self) -> Template:
         features = self._own.features(self._architecture)
@@ -184,7 +184,7 @@ class _Search:
         mine = reduce(graph, known)
         yield mine, foreign
         yield apart(mine), apart(foreign)
-        # a mask that the file computes from sizes is no layer of its flow
+        # a mask that the file computes from sizes is not a layer of its flow
         names = [name for name in self._computed() if name not in known]
         yield apart(reduce(graph, {**known, **dict.fromkeys(names)})), apart(foreign)
 
@@ -225,7 +225,7 @@ class _Search:
             return None, ()
         if made.folded and not self._fold:
             raise InputError(
-                f"{len(made.into)} batch norms are folded away and cannot be told apart again:"
+                f"{len(made.into)} batch norms are folded and cannot be separated again:"
                 f" {listed(fold(made.into))} into {listed(fold(made.into.values()))}; {REMEDY}",
                 self._path,
             )
@@ -236,9 +236,11 @@ class _Search:
         found = placed(made, self._weights, shapes)
         how = [f"{len(found)} tensors placed by what the graph does with them"]
         if made.folded:
-            how.append(f"folded batch norms made to do nothing: {listed(fold(made.into))}")
+            how.append(f"folded batch norms set to the identity: {listed(fold(made.into))}")
         if made.neutral:
-            how.append(f"not in the graph, filled to do nothing: {listed(fold(made.neutral))}")
+            how.append(
+                f"not in the graph, filled with neutral values: {listed(fold(made.neutral))}"
+            )
         return self._planned(StateDict(found), CANONICAL), tuple(how)
 
     def _by_names(
@@ -294,7 +296,7 @@ class _Search:
         error, limit = _error(outputs[1], outputs[0]), LIMITS[dtype]
         if not error <= limit:
             raise InputError(
-                "is foreign: the weights that were recovered do not compute what it does"
+                "is foreign: the recovered weights do not compute the same"
                 f" (error {error:.1e}, {limit:.1e} is the limit){self._epsilons(rebuilt)}",
                 self._path,
             )
@@ -309,7 +311,7 @@ def _epsilons(path: str) -> list[str]:
 
 
 def _error(found: Array, reference: Array) -> float:
-    """Return `max |x - ref| / rms(ref)`, infinite where that makes no sense."""
+    """Return `max |x - ref| / rms(ref)`, infinite where it is undefined."""
     if found.shape != reference.shape or not found.size:
         return float("inf")
     x, ref = found.astype(np.float64), reference.astype(np.float64)

@@ -1,6 +1,6 @@
 """Take fused linear layers apart: one `qkv` becomes the three layers that others write.
 
-A graph with q, k and v as layers of their own, as transformers has them, is then the template.
+A graph with q, k and v as separate layers, as in transformers, then matches the template.
 """
 
 from __future__ import annotations

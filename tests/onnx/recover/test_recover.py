@@ -99,7 +99,7 @@ def test_paddle2onnx_files_come_back(name: str, tmp_path: Path) -> None:
 
 
 def test_folded_batch_norms_are_refused_or_taken_as_asked(tmp_path: Path) -> None:
-    """TorchScript folds them: refused by name with the remedy, or made to do nothing."""
+    """TorchScript folds them: refused by name with the remedy, or set to the identity."""
     made = model("shunted-t")
     path = exported(made, tmp_path / "m.onnx", "torchscript")
     with pytest.raises(InputError, match=r"patch_embed1\.conv\.1 into .*--fold-batchnorm"):
@@ -107,7 +107,7 @@ def test_folded_batch_norms_are_refused_or_taken_as_asked(tmp_path: Path) -> Non
     found = recover(find("shunted-t"), path, fold_batchnorm=True)
     changed = differences(found.state, made)
     assert {n.rpartition(".")[0] for n in changed} == {"patch_embed1.conv.0", "patch_embed1.conv.1"}
-    assert any("made to do nothing" in line for line in found.how)
+    assert any("set to the identity" in line for line in found.how)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_file_that_computes_something_else_is_refused(vit: Path, tmp_path: Pat
     node = next(n for n in changed.graph.node if n.op_type == "LayerNormalization")
     next(a for a in node.attribute if a.name == "epsilon").f = 0.5
     onnx.save(changed, path)
-    with pytest.raises(InputError, match="do not compute what it does"):
+    with pytest.raises(InputError, match="do not compute the same"):
         recover(find("vit-tiny-p16-224"), path)
 
 
