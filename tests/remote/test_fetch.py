@@ -218,7 +218,7 @@ def test_shards_come_with_their_index(site: Site) -> None:
 def test_an_index_cannot_reach_out_of_its_folder(site: Site, name: object) -> None:
     """Shards are in the folder of their index, or nothing is asked for."""
     site.files["/s/m.index.json"] = json.dumps({"weight_map": {"t": name}}).encode()
-    with pytest.raises(InputError, match="beside it"):
+    with pytest.raises(InputError, match="not in the same folder"):
         fetch.local(f"{site.url}/s/m.index.json")
     assert len(site.asked) == 1
 
@@ -566,7 +566,7 @@ def test_the_environment_s_proxy_is_used(site: Site, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("url", "error", "message"),
     [
-        ("http://", InputError, "no http or https address"),
+        ("http://", InputError, "not an http or https address"),
         ("http://[::1/x", InputError, "is not an address"),
         ("http://a.example:99999/x", InputError, "is not an address"),
         ("http://a.example:x/x", InputError, "is not an address"),
