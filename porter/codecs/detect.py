@@ -68,7 +68,7 @@ def detect(file: InputFile) -> str:
     _refuse_others(head, file)
     if _is_onnx(head):
         return "onnx"
-    raise InputError("is no format that porter reads", file.path)
+    raise InputError("is not a format that porter reads", file.path)
 
 
 def container_of(path: str) -> str | None:

@@ -18,7 +18,7 @@ def flat(
     A `key` says which of several state dicts is meant: here there are not several.
     """
     if key:
-        what = f"no state dict is called {printable(key)}: {origin.format} files hold one"
+        what = f"no state dict is called {printable(key)}: {origin.format} files have one"
         raise UsageError(what, origin.path)
     prefix = common_prefix(tensors) if strip else ""
     if prefix:

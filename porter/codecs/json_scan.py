@@ -64,7 +64,7 @@ class Scanner:
         except UnicodeEncodeError:
             self.refuse(f"a lone surrogate in the text that begins at character {begin}")
         except ValueError:
-            self.refuse(f"a text that is no JSON begins at character {begin}")
+            self.refuse(f"a text that is not JSON begins at character {begin}")
         return str(text)
 
     def scalar(self) -> str | float | None:

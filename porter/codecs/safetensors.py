@@ -83,7 +83,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
 def read_header(file: InputFile) -> tuple[int, dict[str, Entry], dict[str, str]]:
     """Return (offset of the first tensor, entries in header order, metadata)."""
     if file.size < 8:
-        raise InputError(f"truncated: {file.size} bytes are no safetensors file", file.path)
+        raise InputError(f"truncated: {file.size} bytes are not a safetensors file", file.path)
     (length,) = struct.unpack("<Q", file.pread(0, 8))
     if length > LARGEST_HEADER:
         raise InputError(f"a header of {length} bytes; {LARGEST_HEADER} is the limit", file.path)
@@ -134,7 +134,7 @@ class _Header(Scanner):
             if name == _METADATA:
                 metadata = self._metadata()
             elif "\0" in name:
-                self.refuse(f"the name {printable(name)} holds a NUL")
+                self.refuse(f"the name {printable(name)} contains a NUL")
             elif len(entries) == MOST_TENSORS:
                 self.refuse(f"more than {MOST_TENSORS} tensors")
             else:
@@ -149,7 +149,7 @@ class _Header(Scanner):
                 self.refuse(f"more than {_MOST_NOTES} entries of metadata")
             self.skip()
             if self.peek() != '"':
-                self.refuse(f"the metadata of {printable(key)} is no text")
+                self.refuse(f"the metadata of {printable(key)} is not text")
             found[key] = self.string()
         return found
 
@@ -171,7 +171,7 @@ class _Header(Scanner):
             if key in fields:
                 self.refuse(f"{printable(name)} states its {key} twice")
             if (key == "dtype") != (code is not None):
-                self.refuse(f"the {key} of {printable(name)} makes no sense")
+                self.refuse(f"the {key} of {printable(name)} is malformed")
             fields[key] = numbers if code is None else code
             self.at = match.end()
             if mark == "}":
@@ -188,7 +188,7 @@ class _Header(Scanner):
             why = "which packs elements into parts of bytes" if code in _PACKED else "unknown"
             self.refuse(f"{printable(name)} has dtype {code}, {why}")
         if len(offsets) != 2 or offsets[0] > offsets[1] or offsets[1] > MOST_BYTES:
-            self.refuse(f"the data_offsets of {printable(name)} make no sense: {list(offsets)}")
+            self.refuse(f"the data_offsets of {printable(name)} are malformed: {list(offsets)}")
         need = prod(shape) * dtype.itemsize
         have = offsets[1] - offsets[0]
         # The second condition: a zero elsewhere must not hide an absurd length.
@@ -216,7 +216,7 @@ def check(state: StateDict) -> None:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError as fault:
-            raise UsageError(f"the name {printable(name)} is no Unicode text") from fault
+            raise UsageError(f"the name {printable(name)} is not Unicode text") from fault
 
 
 def ordered(state: StateDict) -> list[str]:

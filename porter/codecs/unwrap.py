@@ -276,7 +276,7 @@ def _name(above: str, prefix: str, key: object) -> str:
     if type(key) is str:
         return prefix + key
     where = printable(above + prefix + str(key))
-    raise InputError(f"tensors stand under {where}, whose last part is no text but {_kind(key)}")
+    raise InputError(f"tensors are under {where}, whose last part is not text but {_kind(key)}")
 
 
 def _left_out(key: object, prefix: str) -> bool:
@@ -295,7 +295,7 @@ def _add(name: str, found: Leaf, leaves: dict[str, Leaf]) -> None:
 def _check_names(names: Iterable[str]) -> None:
     for name in names:
         if not name.isprintable() and any(ord(c) < 32 or ord(c) == 127 for c in name):
-            raise InputError(f"a tensor's name holds control characters: {printable(name)}")
+            raise InputError(f"a tensor's name contains control characters: {printable(name)}")
         if len(name) > _LONGEST:
             raise InputError(f"a tensor's name is longer than {_LONGEST} characters")
 

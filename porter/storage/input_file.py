@@ -172,7 +172,7 @@ def check_relative(model: str, name: str) -> None:
     """Raise `InputError` unless `name` is a plain path downwards."""
     parts = name.split("/")
     if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise InputError(f"names the file {printable(name)}, which is no place below it", model)
+        raise InputError(f"names the file {printable(name)}, which is not a path below it", model)
 
 
 def _open(path: str) -> int:
@@ -184,7 +184,7 @@ def _open(path: str) -> int:
     except PermissionError as fault:
         raise SystemFault("may not be read: permission denied", path) from fault
     except ValueError as fault:
-        raise InputError("not a file name: it holds a NUL", path) from fault
+        raise InputError("not a file name: it contains a NUL", path) from fault
     except OSError as fault:
         refused = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV)
         leaf = InputError if fault.errno in refused else SystemFault

@@ -91,5 +91,5 @@ def dtype_of(array: Array) -> DType:
     """Return the dtype of an array of any byte order."""
     found = DTYPES.get(array.dtype.name)
     if found is None or found.numpy != array.dtype.newbyteorder("<"):
-        raise UsageError(f"no tensor format holds NumPy's {array.dtype}")
+        raise UsageError(f"no tensor format has NumPy's {array.dtype}")
     return found

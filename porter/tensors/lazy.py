@@ -259,7 +259,7 @@ def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None
 
 
 def _read_columns(strided: Strided, start: int, pitch: int, part: Array) -> None:
-    """Fill each row of `part` from its place in the file, `pitch` bytes behind the one before."""
+    """Fill each row of `part` from its place in the file, `pitch` bytes after the one before."""
     fd = strided.file.fileno()  # Of a zip member: after its checksum was compared.
     offset = strided.offset + start
     width = part.shape[1] * part.itemsize

@@ -210,7 +210,7 @@ class Flatten:
     def shape(self, shape: Shape) -> Shape:
         a = self.axis
         if a + 1 >= len(shape) or shape[a] != self.first:
-            raise ShapeError(f"axis {a} must be {self.first}, with one more behind it")
+            raise ShapeError(f"axis {a} must be {self.first}, with one more after it")
         return (*shape[:a], shape[a] * shape[a + 1], *shape[a + 2 :])
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
@@ -459,7 +459,7 @@ def parse(text: str, sizes: Mapping[str, int]) -> Op:
             tuple(_number(w, sizes, text) for w in side.split(",")) for side in (before, after)
         ]
         if prod(shapes[0]) != prod(shapes[1]):
-            raise TableError(f"operation {text!r}: the two shapes hold different counts")
+            raise TableError(f"operation {text!r}: the two shapes have different counts")
         return Reshape(*shapes)
     numbers = tuple(_number(word, sizes, text) for word in words)
     if verb == "transpose" and not numbers:
@@ -497,5 +497,5 @@ def _number(word: str, sizes: Mapping[str, int], text: str) -> int:
     if word.isdecimal():
         return int(word)
     if word not in sizes:
-        raise TableError(f"operation {text!r}: {word!r} is no size of this architecture")
+        raise TableError(f"operation {text!r}: {word!r} is not a size of this architecture")
     return sizes[word]

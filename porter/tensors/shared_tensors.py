@@ -55,18 +55,18 @@ def restore(tensors: dict[str, LazyTensor], text: str | None, path: str) -> tupl
             broken.append(alias)
     if not broken:
         return ()
-    return (f"was tied when written and is not any more: {listed(broken)}",)
+    return (f"was shared when written and is not any more: {listed(broken)}",)
 
 
 def _parsed(text: str, path: str) -> dict[str, str]:
     if len(text) > _LONGEST_NOTE:
-        raise InputError(f"a note of tied tensors of {len(text)} characters", path)
+        raise InputError(f"a note of shared tensors of {len(text)} characters", path)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise InputError("the note of tied tensors is no JSON", path) from fault
+        raise InputError("the note of shared tensors is not JSON", path) from fault
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
-        raise InputError("the note of tied tensors is no table of names", path)
+        raise InputError("the note of shared tensors is not a table of names", path)
     return found
 
 

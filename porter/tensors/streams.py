@@ -76,6 +76,7 @@ class ChangedTensor(LazyTensor):
     def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the C-order bytes, changed block by block."""
         numpy = self.dtype.numpy
+        limit = max(limit // numpy.itemsize, 1) * numpy.itemsize
         for block in whole_elements(self._base.blocks(limit), numpy.itemsize):
             yield as_bytes(self._change(np.frombuffer(block, np.uint8).view(numpy)))
 

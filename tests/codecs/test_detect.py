@@ -64,12 +64,12 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "tensor stream, cut short": (b"\0" * 17, "pdiparams"),
     "tar": (b"x" + bytes(256) + b"ustar" + bytes(250), "save it again by torch.save"),
     "old tar": (b"storages".ljust(512, b"\0"), "torch wrote before 0.2"),
-    "zeros": (b"\0" * 16, "no format that porter reads"),
-    "old tar, cut short": (b"storages".ljust(511, b"\0"), "no format that porter reads"),
-    "protocol 1": (b"\x80\1}.", "no format that porter reads"),
-    "protocol 6": (b"\x80\6}.", "no format that porter reads"),
-    "half a pickle": (b"\x80", "no format that porter reads"),
-    "text": (b"hello", "no format that porter reads"),
+    "zeros": (b"\0" * 16, "not a format that porter reads"),
+    "old tar, cut short": (b"storages".ljust(511, b"\0"), "not a format that porter reads"),
+    "protocol 1": (b"\x80\1}.", "not a format that porter reads"),
+    "protocol 6": (b"\x80\6}.", "not a format that porter reads"),
+    "half a pickle": (b"\x80", "not a format that porter reads"),
+    "text": (b"hello", "not a format that porter reads"),
 }
 
 

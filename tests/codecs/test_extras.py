@@ -54,7 +54,7 @@ EXTRAS: dict[str, Callable[[], Any]] = {
     "NaN": lambda: float("nan"),
     "complex": lambda: 1j,
     "bytes": lambda: b"abc",
-    "no bytes": lambda: b"",
+    "not bytes": lambda: b"",
     "bytearray": lambda: bytearray(b"abc"),
     "set": lambda: {1, 2},
     "frozenset": lambda: frozenset([1]),

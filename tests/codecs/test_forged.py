@@ -86,7 +86,7 @@ def test_every_form_of_a_tensor_is_read(kind: str, tmp_path: Path) -> None:
     assert state["w"].read().tolist() == [[0, 1], [2, 3]]
 
 
-NO_SENSE = "description makes no sense"
+NO_SENSE = "description is malformed"
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -265,9 +265,9 @@ def test_deflated_pickle_has_a_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (b"N", "list of storage keys is none"),
-        (b"]K\x01a", "list of storage keys is none"),
-        (b"](X\1\0\0\x000K\x01e", "list of storage keys is none"),
+        (b"N", "list of storage keys is not a list"),
+        (b"]K\x01a", "list of storage keys is not a list"),
+        (b"](X\1\0\0\x000K\x01e", "list of storage keys is not a list"),
         (b"]X\1\0\0\0xa", "does not fit the tensors"),
     ],
 )
@@ -293,10 +293,10 @@ def test_legacy_magic_is_compared(tmp_path: Path) -> None:
 
 
 def test_dtype_that_torch_lacks_is_refused_by_name() -> None:
-    """Writing names the tensor and the dtype that torch cannot hold."""
+    """Writing names the tensor and the dtype that torch cannot store."""
     odd = DTYPES["float32"]._replace(name="float4", torch=None)
     state = StateDict({"w": LazyTensor(odd, (1,), lambda: np.zeros(1, np.float32))})
-    with pytest.raises(UsageError, match="torch cannot hold w: its dtype is float4"):
+    with pytest.raises(UsageError, match="torch cannot store w: its dtype is float4"):
         list(pieces(state, {}))
 
 

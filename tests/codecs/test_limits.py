@@ -158,10 +158,10 @@ def test_reading_back_tells_every_difference() -> None:
 @pytest.mark.parametrize(
     ("note", "message"),
     [
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("[]", "is no table of names"),
-        ('{"a": 1}', "is no table of names"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "is not a table of names"),
+        ('{"a": 1}', "is not a table of names"),
     ],
 )
 def test_note_of_ties_that_is_none(note: str, message: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_note_of_ties_is_believed_as_far_as_it_holds(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shared_tensors, "_LONGEST_NOTE", 10)
     assert shared_tensors.restore(state, '{"b": "a"}', "x") == (told,)
     monkeypatch.setattr(shared_tensors, "_LONGEST_NOTE", 9)
-    with pytest.raises(InputError, match="a note of tied tensors of 10 characters"):
+    with pytest.raises(InputError, match="a note of shared tensors of 10 characters"):
         shared_tensors.restore(state, '{"b": "a"}', "x")
 
 
@@ -331,7 +331,7 @@ def test_ties_are_of_one_dtype_and_one_shape() -> None:
 def test_a_note_of_ties_with_one_odd_entry_is_refused() -> None:
     """Every entry of the note must be a name, not just one of them."""
     tensors = {"a": LazyTensor.of(np.zeros(1)), "b": LazyTensor.of(np.zeros(1))}
-    with pytest.raises(InputError, match="no table of names"):
+    with pytest.raises(InputError, match="not a table of names"):
         shared_tensors.restore(tensors, '{"a": "b", "c": 1}', "x.safetensors")
 
 

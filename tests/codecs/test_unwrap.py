@@ -145,17 +145,17 @@ def test_names_that_become_one_are_refused(tree: Any) -> None:
 @pytest.mark.parametrize("key", [7, None, True, 2.5, b"w", (1, "a"), Global("torch", "x")])
 def test_name_that_is_no_text_is_refused(key: Any) -> None:
     """A tensor under a number or anything else but text has no name."""
-    with pytest.raises(InputError, match="last part is no text but"):
+    with pytest.raises(InputError, match="last part is not text but"):
         find({"a": T(), key: T()})
-    with pytest.raises(InputError, match="last part is no text but"):
+    with pytest.raises(InputError, match="last part is not text but"):
         find({"a": T(), key: {"b": T()}})
 
 
 def test_number_and_its_text_are_told_apart() -> None:
     """The keys 1 and "1" are two, and the first is refused."""
-    with pytest.raises(InputError, match="1, whose last part is no text"):
+    with pytest.raises(InputError, match="1, whose last part is not text"):
         find({"w": T(), 1: {"b": T()}, "1": {"c": T()}})
-    with pytest.raises(InputError, match="1, whose last part is no text"):
+    with pytest.raises(InputError, match="1, whose last part is not text"):
         find({"w": T(), "1": {"c": T()}, 1: {"b": T()}})
     # Where the number's dictionary holds no tensor, the text's is not taken for it.
     assert names({"w": T(), 1: {"b": 5}, "1": {"c": T()}}) == ["w", "1.c"]
@@ -366,7 +366,7 @@ def test_counting_what_is_left_behind_ends(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_key_that_is_no_text_is_told_with_its_path() -> None:
     """Whoever gives an optimizer's state reads where its numbers stand."""
-    with pytest.raises(InputError, match=r"under state\.0, whose last part is no text but the va"):
+    with pytest.raises(InputError, match=r"under state\.0, whose last part is not text but the va"):
         find({"state": {0: {"step": T()}, 1: {"step": T()}}})
 
 
@@ -386,7 +386,7 @@ def test_short_texts_are_told_whole() -> None:
     """A text of 40 characters is told, a longer one is not; a pair as a key is what it is."""
     found = find({"w": T(), "a": "x" * 40, "b": "x" * 41}).skipped
     assert found == (f"a: the text {'x' * 40}", "b: a text")
-    with pytest.raises(InputError, match=r"whose last part is no text but a tuple of 2$"):
+    with pytest.raises(InputError, match=r"whose last part is not text but a tuple of 2$"):
         find({(1, 2): T(), (3, 4): T()})
 
 

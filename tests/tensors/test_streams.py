@@ -256,7 +256,7 @@ def test_a_small_part_of_a_deflated_storage_is_written_without_the_rest(tmp_path
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_slabs_cover_a_view_in_order(data: st.DataObject) -> None:
-    """The parts of a view, one behind the other, are the view, and none reaches farther than said.
+    """The parts of a view, one after the other, are the view, and none reaches farther than said.
 
     Where there are none, the last axis steps widest.
     """

@@ -95,7 +95,7 @@ def parse(source: Bytes, size: int, label: str) -> Header:
 def _parsed(source: Bytes, size: int) -> Header:
     head = source.read(0, min(8, size))
     if head[:6] != MAGIC or len(head) < 8:
-        raise InputError("is no NumPy array")
+        raise InputError("is not a NumPy array")
     version = (head[6], head[7])
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise InputError(f"NumPy format {version[0]}.{version[1]}, which nobody has described")
@@ -136,11 +136,11 @@ def _described(text: str, size: int) -> Header:
 def _dtype(descr: str) -> tuple[DType, bool]:
     match = re.fullmatch(r"([<>|=]?)([a-zA-Z?])([0-9]{0,4})", descr)
     if match is None:
-        raise InputError(f"dtype {printable(descr)} is none that weights have")
+        raise InputError(f"dtype {printable(descr)} is not a dtype of weights")
     order, kind, width = match.groups()
     found = _NATIVE.get(kind + width)
     if found is None:
-        why = _WHY.get(kind, "none that other formats hold")
+        why = _WHY.get(kind, "unknown to other formats")
         raise InputError(f"dtype {printable(descr)} is {why}")
     return found, order == ">" and found.itemsize > 1
 
@@ -151,7 +151,7 @@ def _shape(text: str) -> Shape:
     # One length without a comma is a number in brackets, not a tuple.
     alone = len(parts) == 1 and not text.strip().endswith(",")
     if alone or len(parts) > MOST_DIMENSIONS or not all(lengths):
-        raise InputError(f"shape ({printable(text, 40)}) makes no sense")
+        raise InputError(f"shape ({printable(text, 40)}) is malformed")
     shape = tuple(int(found[1]) for found in lengths if found is not None)
     if prod(max(n, 1) for n in shape) > MOST_BYTES:
         raise InputError(f"shape {list(shape)} has more elements than any file")
@@ -236,7 +236,7 @@ def check_dtype(name: str, tensor: LazyTensor) -> None:
 def pieces(state: StateDict, metadata: Mapping[str, str]) -> Iterator[Piece]:
     """Yield the pieces of a `.npy` file; the format has no place for a name or `metadata`."""
     if len(state) != 1:
-        raise UsageError(f"a .npy file holds one array, not {len(state)}: write .npz")
+        raise UsageError(f"a .npy file has one array, not {len(state)}: write .npz")
     ((name, only),) = state.items()
     if name:
         raise UsageError(f"a .npy file has no place for the name {printable(name)}: write .npz")

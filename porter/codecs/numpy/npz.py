@@ -37,7 +37,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
 
 def _key(member: Member) -> str:
     if not member.name.endswith(_SUFFIX):
-        what = f"the archive holds {printable(member.name)}, which is no .npy file"
+        what = f"the archive contains {printable(member.name)}, which is not a .npy file"
         raise InputError(what, member.path)
     name = member.name.removesuffix(_SUFFIX)
     if problem := _problem(name):
@@ -50,7 +50,7 @@ def _problem(name: str) -> str:
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
         return "is a path that leads out of a folder"
     if "\0" in name:
-        return "holds a NUL"
+        return "contains a NUL"
     if name.endswith(_SUFFIX):
         return "ends in .npy, which NumPy takes off twice"
     return ""
@@ -103,13 +103,13 @@ def check(state: StateDict) -> None:
     for name, tensor in state.items():
         npy.check_dtype(name, tensor)
         if problem := _problem(name):
-            raise UsageError(f"a .npz file cannot hold {printable(name)}: the name {problem}")
+            raise UsageError(f"a .npz file cannot store {printable(name)}: the name {problem}")
         try:
             length = len(name.encode("utf-8"))
         except UnicodeEncodeError as fault:
-            raise UsageError(f"the name {printable(name)} is no Unicode text") from fault
+            raise UsageError(f"the name {printable(name)} is not Unicode text") from fault
         if length > _LONGEST_NAME:
-            raise UsageError(f"a .npz file cannot hold a name of {length} bytes")
+            raise UsageError(f"a .npz file cannot store a name of {length} bytes")
 
 
 def pieces(state: StateDict, metadata: Mapping[str, str]) -> Iterator[Piece]:

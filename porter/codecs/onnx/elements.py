@@ -169,5 +169,5 @@ def _opened(walker: Walker, place: dict[str, str]) -> InputFile:
 
 def _decimal(walker: Walker, text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise walker.broken(f"external data at {printable(text)!r}, which is no number")
+        raise walker.broken(f"external data at {printable(text)!r}, which is not a number")
     return int(text)

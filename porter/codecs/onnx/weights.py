@@ -105,7 +105,7 @@ def _expect(walker: Walker, where: str, number: int, kind: int, known: dict[int,
 
 def _once(walker: Walker, where: str, number: int, seen: set[int], single: set[int]) -> None:
     if number in single and number in seen:
-        raise walker.broken(f"field {number} of a {where} twice: two files, one behind the other?")
+        raise walker.broken(f"field {number} of a {where} twice: two files, one after the other?")
     seen.add(number)
 
 
@@ -129,7 +129,7 @@ def _graph(walker: Walker, span: Span, found: _Found) -> None:
         _expect(walker, "graph", part.number, part.kind, _GRAPH)
         _once(walker, "graph", part.number, seen, _GRAPH_ONCE)
         if part.number == _SPARSE:
-            raise InputError("a sparse initialiser, which no other format holds", walker.file.path)
+            raise InputError("a sparse initialiser, which no other format has", walker.file.path)
         if part.number == _NODES:
             _node(walker, part.span, found, 0)
         elif part.number == _INITIALIZERS:

@@ -150,13 +150,13 @@ def _join_slices(tree: dict[Any, Any]) -> None:
     if table is None:
         return
     if type(table) is not dict:
-        raise InputError(f"{SLICES} is no dictionary")
+        raise InputError(f"{SLICES} is not a dictionary")
     for name, entry in table.items():
         known = (
             type(name) is str and type(entry) is dict and set(entry) == {"OriginShape", "slices"}
         )
         if not known or type(entry["slices"]) is not list or not entry["slices"]:
-            raise InputError(f"{SLICES} makes no sense at {shown(name)}")
+            raise InputError(f"{SLICES} is malformed at {shown(name)}")
         if name in tree:
             raise InputError(f"{printable(name)} is there whole and in slices")
         parts = [_slice(tree, name, part) for part in entry["slices"]]
@@ -179,7 +179,7 @@ def _mark_tensors(tree: dict[Any, Any]) -> None:
     if table is None:
         return
     if type(table) is not dict:
-        raise InputError(f"{NAMES} is no dictionary")
+        raise InputError(f"{NAMES} is not a dictionary")
     for name in table:
         if name not in tree:
             raise InputError(f"{NAMES} lists {shown(name)}, which is not there")

@@ -43,7 +43,7 @@ def _check(name: str, tensor: LazyTensor) -> None:
     if tensor.dtype.paddle is None:
         hint = "; --dtype fp32 casts it" if tensor.dtype.is_float else ""
         dtype = tensor.dtype.name
-        raise UsageError(f"Paddle cannot hold {printable(name)}: its dtype is {dtype}{hint}")
+        raise UsageError(f"Paddle cannot store {printable(name)}: its dtype is {dtype}{hint}")
     if name in (NAMES, SLICES):
         raise UsageError(f"Paddle keeps the name {name} for itself")
 

@@ -73,4 +73,4 @@ class Cursor:
     def finish(self, what: str) -> None:
         """Raise `InputError` unless everything was read."""
         if self.at != self.end:
-            raise InputError(f"there are bytes behind {what}, from byte {self.at} on")
+            raise InputError(f"there are bytes after {what}, from byte {self.at} on")

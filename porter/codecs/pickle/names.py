@@ -125,7 +125,7 @@ def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     for argument in arguments:
         if type(argument) is list:
             if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in argument):
-                raise InputError("makes a dictionary of what are no pairs")
+                raise InputError("makes a dictionary of items that are not pairs")
             put(made, argument)
             argument[:] = [None]  # a second use of the same list would multiply the memory
         elif type(argument) not in (Global, Opaque, type(None)):
@@ -156,7 +156,7 @@ def latin1(text: str) -> bytes:
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise InputError("a text that stands for bytes holds other characters") from error
+        raise InputError("a text that represents bytes has other characters") from error
 
 
 def _bytearray(arguments: tuple[Any, ...]) -> object:

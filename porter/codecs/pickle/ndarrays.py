@@ -46,7 +46,7 @@ class Dtype:
     def build(self, state: object) -> None:
         """Take byte order and structure: `(3, "<", None, None, None, -1, -1, 0)`."""
         if type(state) is not tuple or len(state) not in (8, 9):
-            raise InputError("a NumPy dtype whose state makes no sense")
+            raise InputError("a NumPy dtype whose state is malformed")
         if self.used:
             raise InputError("a NumPy dtype that changes after an array has used it")
         order, subarray, names, fields = state[1:5]
@@ -83,7 +83,7 @@ class NdArray:
     def build(self, state: object) -> None:
         """Take `(version, shape, dtype, is_fortran, data)`; version may be missing."""
         if type(state) is not tuple or len(state) not in (4, 5) or self.dtype is not None:
-            raise InputError("a NumPy array whose state makes no sense")
+            raise InputError("a NumPy array whose state is malformed")
         self.fill(*state[-4:])
 
     def fill(self, shape: object, dtype: object, fortran: object, data: object) -> None:
@@ -112,7 +112,7 @@ class NdArray:
         elif type(data) in (bytes, str):
             fits, has = len(data) == need, f"{len(data)}"  # type: ignore[arg-type]
         else:
-            raise InputError("a NumPy array whose data are no bytes")
+            raise InputError("a NumPy array whose data are not bytes")
         if not fits:
             raise InputError(
                 f"an array of shape {list(self.shape)} needs {need} bytes, {has} are there"
@@ -196,7 +196,7 @@ def _transcoded(piece: bytes, path: str) -> bytes:
     try:
         return piece.decode("utf-8").encode("latin-1")
     except UnicodeError as error:
-        raise InputError("an array written as text holds other characters", path) from error
+        raise InputError("an array written as text has other characters", path) from error
 
 
 def swapped(array: Array) -> Array:
@@ -208,24 +208,26 @@ def swapped(array: Array) -> Array:
 def checked_shape(shape: object) -> Shape:
     """Return a shape that is a tuple of sane integers."""
     if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS:
-        raise InputError("a shape that is no tuple, or too long")
+        raise InputError("a shape that is not a tuple, or too long")
     if any(type(length) is not int or length < 0 for length in shape):
-        raise InputError("a shape with a negative length, or with something that is no integer")
+        raise InputError(
+            "a shape with a negative length, or with an element that is not an integer"
+        )
     if prod(max(length, 1) for length in shape) > MOST_ELEMENTS:
-        raise InputError("a shape with more elements than any file holds")
+        raise InputError("a shape with more elements than any file has")
     return shape
 
 
 def _reconstruct(arguments: tuple[Any, ...]) -> NdArray:
     if len(arguments) != 3 or type(arguments[0]) is not Global or arguments[0].name != "ndarray":
-        raise InputError("an array that is no plain numpy.ndarray")
+        raise InputError("an array that is not a plain numpy.ndarray")
     return NdArray()
 
 
 def _from_buffer(arguments: tuple[Any, ...]) -> NdArray:
     """Stand for protocol 5's `_frombuffer(buffer, dtype, shape, order)`."""
     if len(arguments) != 4 or arguments[3] not in ("C", "F"):
-        raise InputError("a NumPy array whose state makes no sense")
+        raise InputError("a NumPy array whose state is malformed")
     data, dtype, shape, order = arguments
     array = NdArray()
     array.fill(shape, dtype, order == "F", data)

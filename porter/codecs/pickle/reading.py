@@ -170,7 +170,7 @@ class Unpickler(Window):
         """Python 2 writes an integer of 32 to 64 bits, and nothing else, so."""
         line = self._line()
         if not line.lstrip("-").isdecimal() or len(line) > 20:
-            raise InputError("an integer makes no sense")
+            raise InputError("an integer is malformed")
         self._stack.append(int(line))
 
     def long_1(self) -> None:
@@ -289,7 +289,7 @@ class Unpickler(Window):
             target.parts.extend(items)
             return
         if type(target) is not dict:
-            raise InputError(f"sets an item of {described(target)}, which is no dictionary")
+            raise InputError(f"sets an item of {described(target)}, which is not a dictionary")
         if len(items) % 2:
             raise InputError("a key without a value")
         put(target, zip(items[::2], items[1::2], strict=True))
@@ -306,14 +306,14 @@ class Unpickler(Window):
         if type(target) is Opaque:  # A list of a class that is not known, or a deque.
             target = target.parts
         if type(target) is not list:
-            raise InputError(f"appends to {described(target)}, which is no list")
+            raise InputError(f"appends to {described(target)}, which is not a list")
         target.extend(items)
 
     def add_items(self) -> None:
         items = self._pop_mark()
         target = self._stack[-1]
         if type(target) is not Opaque:
-            raise InputError(f"adds to {described(target)}, which is no set")
+            raise InputError(f"adds to {described(target)}, which is not a set")
         target.parts.extend(items)
 
     # The memo.
@@ -391,7 +391,7 @@ class Unpickler(Window):
     def new_extended(self) -> None:
         named = self._stack.pop()
         if type(named) is not dict:
-            raise InputError("calls with arguments that are no dictionary")
+            raise InputError("calls with arguments that are not a dictionary")
         self.reduce()
         made = self._stack[-1]
         if named and type(made) is not Opaque:

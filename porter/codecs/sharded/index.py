@@ -52,14 +52,16 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
         origins.append(shard.origin)
         for tensor in shard:
             if tensor in tensors:
-                raise InputError(f"two shards hold {printable(tensor)}", file.path)
+                raise InputError(f"two shards contain {printable(tensor)}", file.path)
             if index.files.get(tensor) != name:
                 told = printable(index.files.get(tensor, "nowhere"))
                 what = f"{printable(tensor)} is in {printable(name)}; the index says {told}"
                 raise InputError(what, file.path)
         tensors.update(shard)
     if missing := [name for name in index.files if name not in tensors]:
-        raise InputError(f"the index lists what no shard holds: {listed(missing)}", file.path)
+        raise InputError(
+            f"the index lists tensors that no shard contains: {listed(missing)}", file.path
+        )
     _check_size(index, tensors, file.path)
     first = origins[0]
     origin = replace(
@@ -102,7 +104,7 @@ def _total_size(scanner: Scanner) -> float | None:
         value = scanner.scalar()
         if key == "total_size":
             if not isinstance(value, float):
-                scanner.refuse("total_size is no number")
+                scanner.refuse("total_size is not a number")
             size = value
     return size
 
@@ -115,7 +117,7 @@ def _weight_map(scanner: Scanner) -> dict[str, str]:
             scanner.refuse(f"more than {MOST_TENSORS} tensors")
         scanner.skip()
         if scanner.peek() != '"':
-            scanner.refuse(f"the file of {printable(name)} is no text")
+            scanner.refuse(f"the file of {printable(name)} is not text")
         shard = scanner.string()
         files[name] = shared.setdefault(shard, shard)
     return files
@@ -147,7 +149,7 @@ def _shard(index: str, name: str) -> StateDict:
 
     found = detect(file)
     if found not in readers:
-        raise InputError(f"is {found}, no shard of a checkpoint", file.path)
+        raise InputError(f"is {found}, not a shard of a checkpoint", file.path)
     return readers[found](file, strip=False)
 
 
@@ -160,7 +162,7 @@ def _check_size(index: Index, tensors: dict[str, LazyTensor], path: str) -> None
         once[(index.files[name], tensor.tie) if tensor.tie is not None else name] = tensor.nbytes
     every = sum(tensor.nbytes for tensor in tensors.values())
     if index.total_size not in (every, sum(once.values())):
-        what = f"total_size is {index.total_size:.0f}, the shards hold {every} bytes"
+        what = f"total_size is {index.total_size:.0f}, the shards have {every} bytes"
         raise InputError(what, path)
 
 

@@ -69,7 +69,7 @@ def _read_stream(file: InputFile) -> tuple[object, list[dict[Any, Any]]]:
 def _keys(keys: object, storages: Storages) -> list[str]:
     """Return the storage keys, which must be those of the object, each once."""
     if type(keys) is not list or any(type(key) is not str for key in keys):
-        raise InputError("the list of storage keys is none")
+        raise InputError("the list of storage keys is not a list")
     if len(set(keys)) != len(keys) or set(keys) != set(storages.found):
         raise InputError("the list of storage keys does not fit the tensors")
     return keys

@@ -37,7 +37,7 @@ def _view(arguments: tuple[Any, ...], dtype: DType | None = None) -> TorchTensor
     """Make a tensor of `(storage, offset, size, stride, …)`."""
     storage, offset, size, stride = arguments[:4]
     if type(storage) is not Storage or type(stride) is not tuple:
-        raise InputError("a tensor whose description makes no sense")
+        raise InputError("a tensor whose description is malformed")
     dtype = dtype or storage.dtype
     if dtype is None:
         raise InputError("a tensor of no dtype")
@@ -46,19 +46,19 @@ def _view(arguments: tuple[Any, ...], dtype: DType | None = None) -> TorchTensor
 
 def _tensor_v1(arguments: tuple[Any, ...]) -> object:
     if len(arguments) != 4:
-        raise InputError("a tensor whose description makes no sense")
+        raise InputError("a tensor whose description is malformed")
     return _view(arguments)
 
 
 def _tensor_v2(arguments: tuple[Any, ...]) -> object:
     if len(arguments) not in (6, 7):
-        raise InputError("a tensor whose description makes no sense")
+        raise InputError("a tensor whose description is malformed")
     return _with_bits(_view(arguments), arguments[6:])
 
 
 def _tensor_v3(arguments: tuple[Any, ...]) -> object:
     if len(arguments) not in (7, 8):
-        raise InputError("a tensor whose description makes no sense")
+        raise InputError("a tensor whose description is malformed")
     named = arguments[6]
     dtype = named.value if type(named) is Global else None
     if not isinstance(dtype, DType):
@@ -97,7 +97,7 @@ def _parameter(arguments: tuple[Any, ...]) -> object:
 def _subclass(arguments: tuple[Any, ...]) -> object:
     """Stand for `_rebuild_from_type_v2(function, type, arguments, state)`."""
     if len(arguments) != 4 or type(arguments[0]) is not Global or type(arguments[2]) is not tuple:
-        raise InputError("a tensor subclass whose description makes no sense")
+        raise InputError("a tensor subclass whose description is malformed")
     function, kind, inner = arguments[:3]
     # Of `torch._utils` only: a subclass of a subclass of a … would never end.
     make = function.make if function.module == "torch._utils" else None

@@ -104,11 +104,11 @@ class Storages:
             what = shown(identity[0]) if type(identity) is tuple and identity else "nothing"
             raise InputError(f"refers to {what}, not to a storage")
         if len(identity) not in (5, 6):
-            raise InputError("a storage whose description makes no sense")
+            raise InputError("a storage whose description is malformed")
         _, kind, key, _, numel = identity[:5]
         held = storage_type(kind)
         if type(key) is not str or type(numel) is not int or not 0 <= numel <= MOST_ELEMENTS:
-            raise InputError("a storage whose key or length makes no sense")
+            raise InputError("a storage whose key or length is malformed")
         storage = _declare(self.found, key, held.dtype, numel * held.width)
         if len(identity) == 6 and identity[5] is not None:
             return self._part(storage, identity[5], held.width)
@@ -117,10 +117,10 @@ class Storages:
     def _part(self, whole: Storage, view: object, width: int) -> Storage:
         """Stand for a storage that is a part of another: `(key, offset, numel)` in elements."""
         if type(view) is not tuple or len(view) != 3:
-            raise InputError("a part of a storage that makes no sense")
+            raise InputError("a part of a storage that is malformed")
         key, offset, numel = view
         if type(key) is not str or type(offset) is not int or type(numel) is not int:
-            raise InputError("a part of a storage that makes no sense")
+            raise InputError("a part of a storage that is malformed")
         part = _declare(self.parts, key, whole.dtype, numel * width)
         place_part(part, whole, offset * width)
         return part

@@ -168,7 +168,7 @@ def _checked_span(shape: Shape, stride: Shape) -> int:
     if len(stride) != len(shape):
         raise InputError("a tensor whose shape and strides differ in length")
     if any(type(step) is not int or not 0 <= step <= MOST_ELEMENTS for step in stride):
-        raise InputError("a tensor with a negative stride, or with one that is no integer")
+        raise InputError("a tensor with a negative stride, or with one that is not an integer")
     return span(shape, stride)
 
 

@@ -55,7 +55,7 @@ def _bodies(state: StateDict) -> tuple[list[Body], dict[str, str]]:
 
 def _check_dtype(name: str, tensor: LazyTensor) -> None:
     if tensor.dtype.torch is None:
-        raise UsageError(f"torch cannot hold {printable(name)}: its dtype is {tensor.dtype.name}")
+        raise UsageError(f"torch cannot store {printable(name)}: its dtype is {tensor.dtype.name}")
 
 
 def _data_pkl(state: StateDict, keys: Mapping[str, str]) -> bytes:

@@ -74,7 +74,8 @@ def _root(file: InputFile, members: dict[str, Member]) -> str:
         raise InputError("members whose names differ by case only: torch mixes them up", file.path)
     if any(name.startswith((f"{root}/code/", f"{root}/constants")) for name in members):
         raise InputError(
-            "a TorchScript archive, which holds a program: save the state_dict() instead", file.path
+            "a TorchScript archive, which contains a program: save the state_dict() instead",
+            file.path,
         )
     known = {f"{root}/data.pkl", *(f"{root}/{note}" for note in _NOTES)}
     stray = [n for n in members if n not in known and not n.startswith(f"{root}/data/")]

@@ -109,7 +109,7 @@ def _find_directory64(
     record = END64.unpack(file.pread(offset, END64.size))
     magic, length, _, _, disk, first, here, count, size, start = record
     if magic != END64_MAGIC or length != END64.size - 12 or disk or first or here != count:
-        raise _bad(file, "the zip64 end record makes no sense")
+        raise _bad(file, "the zip64 end record is malformed")
     return count, size, start
 
 
@@ -125,19 +125,19 @@ def _entries(file: InputFile, directory: bytes, count: int, marked_names: bool) 
         name, extra = directory[at:name_end], directory[name_end:extra_end]
         at = extra_end  # Behind it stands a comment, and an entry with one is refused.
         if fields[0] != CENTRAL_MAGIC:
-            raise _bad(file, "the directory makes no sense")
+            raise _bad(file, "the directory is malformed")
         if marked_names:
             _check_marked(file, fields[3], name, extra)
         yield _entry(file, fields, name, extra)
     if at != len(directory):
-        raise _bad(file, "the directory holds more than its members")
+        raise _bad(file, "the directory contains more than its members")
 
 
 def _entry(file: InputFile, fields: tuple[int, ...], raw: bytes, extra: bytes) -> _Entry:
     _, _, _, flags, method, _, _, crc, packed, size, _, _, comment, disk, _, _, header = fields
     name = _name(file, raw)
     if comment or disk:
-        raise _bad(file, f"{printable(name)} has a comment or lies on another disk")
+        raise _bad(file, f"{printable(name)} has a comment or is on another disk")
     if flags & ~_ALLOWED_FLAGS:
         raise _bad(
             file, f"{printable(name)} is encrypted, patched or otherwise flagged ({flags:#x})"
@@ -167,7 +167,7 @@ def _name(file: InputFile, raw: bytes) -> str:
     except UnicodeDecodeError as fault:
         raise _bad(file, f"a member's name is not UTF-8: {printable(raw)}") from fault
     if not name or "\0" in name or len(raw) > _LONGEST_NAME:
-        raise _bad(file, f"a member's name is empty, too long or holds a NUL: {printable(name)}")
+        raise _bad(file, f"a member's name is empty, too long or contains a NUL: {printable(name)}")
     return name
 
 
@@ -199,7 +199,7 @@ def _field(extra: bytes, wanted: int) -> bytes | None:
 
 def _check_order(file: InputFile, entries: list[_Entry]) -> None:
     if not entries:
-        raise _bad(file, "holds no member")
+        raise _bad(file, "has no member")
     entries.sort(key=lambda entry: entry.header)
     if entries[0].header:
         raise _bad(file, f"{entries[0].header} bytes before the first member")
@@ -229,7 +229,7 @@ def _locate(window: Window, entry: _Entry, end: int) -> None:
     if gap < 0:
         raise _bad(file, f"{printable(member.name)} overlaps what follows it")
     if gap and not described:
-        raise _bad(file, f"{gap} bytes behind {printable(member.name)} belong to no member")
+        raise _bad(file, f"{gap} bytes after {printable(member.name)} belong to no member")
     if FULL32 in (packed, size):
         extra = window.pread(entry.header + LOCAL.size + name_size, extra_size)
         size, packed = _wide(file, extra, size, packed)

@@ -161,7 +161,7 @@ class Member:
         try:
             return inflater.decompress(data, limit)
         except zlib.error as fault:
-            raise self._broken("its deflated bytes make no sense") from fault
+            raise self._broken("its deflated bytes are malformed") from fault
 
     def _broken(self, what: str) -> InputError:
         return InputError(f"{printable(self.name)} is damaged: {what}", self.path)

@@ -73,7 +73,7 @@ def read_labels(path: str, num_classes: int) -> list[str]:
     except (ValueError, RecursionError):
         found = [line.strip() for line in text.splitlines() if line.strip()]
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
-        raise InputError("the labels are no list of texts", path)
+        raise InputError("the labels are not a list of texts", path)
     if len(found) != num_classes:
         raise UsageError(f"{len(found)} labels for {num_classes} classes", path)
     return found
@@ -107,7 +107,7 @@ def with_unused(state: StateDict) -> StateDict:
 
 
 def _rows(text: str, path: str) -> list[tuple[int, str, LazyTensor]]:
-    wrong = InputError(f"the note {UNUSED} makes no sense", path)
+    wrong = InputError(f"the note {UNUSED} is malformed", path)
     if len(text) > _LONGEST:
         raise wrong
     found = []

@@ -193,5 +193,7 @@ def _load(
         model = parse(Memory(data))
         unused = tuple(json.loads(model.metadata[TEMPLATE])["unused"])
     except (OSError, EOFError, zlib.error, InputError, KeyError, ValueError) as error:
-        raise InputError("is no template of porter's; delete it to trace it anew", path) from error
+        raise InputError(
+            "is not a template of porter's; delete it to trace it again", path
+        ) from error
     return Template(architecture, image_size, opset, features, os.fspath(path), model, unused)

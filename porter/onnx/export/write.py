@@ -110,7 +110,9 @@ def _template(
     architecture: Architecture, image_size: int, opset: int, features: Sequence[str]
 ) -> Template:
     if not architecture.module:
-        raise UsageError("a table of your own has no graph: onnx holds porter's architectures")
+        raise UsageError(
+            "a custom table has no graph: ONNX export needs one of porter's architectures"
+        )
     return template(architecture, image_size=image_size, opset=opset, features=features)
 
 

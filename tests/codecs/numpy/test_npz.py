@@ -89,7 +89,7 @@ def test_what_we_write_numpy_reads(tmp_path: Path) -> None:
         ("../b", np.zeros(1), "leads out"),
         ("a.npy", np.zeros(1), "takes off twice"),
         ("a\0", np.zeros(1), "NUL"),
-        ("\ud800", np.zeros(1), "no Unicode"),
+        ("\ud800", np.zeros(1), "not Unicode"),
         ("x" * 70_000, np.zeros(1), "70000 bytes"),
     ],
 )

@@ -141,7 +141,7 @@ def test_every_rule_of_a_graph(kind: str, tmp_path: Path) -> None:
 MODELS: dict[str, tuple[bytes, str]] = {
     "unknown field": (field(9, b""), "field 9 of a model, which the format does not have"),
     "number as bytes": (field(5, b"\1"), "field 5 of a model, which the format does not have"),
-    "producer twice": (field(2, b"x") * 2, "field 2 of a model twice: two files, one behind"),
+    "producer twice": (field(2, b"x") * 2, "field 2 of a model twice: two files, one after"),
     "graph twice": (field(7, INITIALIZER), "field 7 of a model twice"),
 }
 
@@ -389,7 +389,7 @@ def test_checksum_of_external_data_is_that_of_all_of_it(tmp_path: Path) -> None:
 def test_numbers_of_external_data_are_plain(text: str, tmp_path: Path) -> None:
     """An offset is digits of ASCII, and not too many."""
     (tmp_path / "w.bin").write_bytes(b"12345678")
-    with pytest.raises(InputError, match="which is no number"):
+    with pytest.raises(InputError, match="which is not a number"):
         read(tmp_path, tensor(1, [1], place(location="w.bin", offset=text)))
 
 

@@ -100,12 +100,12 @@ def external(**place: str) -> TensorProto:
     [
         ({"location": "w.bin", "offset": "1"}, "does not fill"),
         ({"location": "w.bin", "offset": "4", "length": "16"}, "truncated"),
-        ({"location": "w.bin", "offset": "²"}, "no number"),
+        ({"location": "w.bin", "offset": "²"}, "not a number"),
         ({"location": "w.bin", "basepath": "x"}, "has no basepath"),
         ({"location": "w.bin", "checksum": "0"}, "checksum"),
         ({"location": "m.onnx"}, "model file itself"),
         ({"offset": "0"}, "no location"),
-        ({"location": "../w.bin"}, "no place below"),
+        ({"location": "../w.bin"}, "not a path below"),
     ],
 )
 def test_every_rule_of_external_data(place: dict[str, str], what: str, tmp_path: Path) -> None:

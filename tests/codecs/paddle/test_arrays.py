@@ -179,24 +179,24 @@ SIDE_TABLES: dict[str, tuple[Callable[[], Any], str]] = {
     "slice is no name": (lambda: sliced(info={"slices": [[1], "w@@.1"]}), "a list of w"),
     "slices short": (lambda: sliced(info={"OriginShape": (3, 3)}), "do not add up"),
     "shape below zero": (lambda: sliced(info={"OriginShape": (-2, -3)}), "negative"),
-    "shape is a list": (lambda: sliced(info={"OriginShape": [2, 3]}), "no tuple"),
+    "shape is a list": (lambda: sliced(info={"OriginShape": [2, 3]}), "not a tuple"),
     "slices are a tuple": (
         lambda: sliced(info={"slices": ("w@@.0", "w@@.1")}),
-        "makes no sense at w",
+        "is malformed at w",
     ),
-    "no slices": (lambda: sliced(info={"slices": []}), "makes no sense at w"),
-    "more in the table": (lambda: sliced(info={"x": 1}), "makes no sense at w"),
+    "no slices": (lambda: sliced(info={"slices": []}), "is malformed at w"),
+    "more in the table": (lambda: sliced(info={"x": 1}), "is malformed at w"),
     "whole and in slices": (lambda: sliced(w=np.ones(6)), "whole and in slices"),
     "entry of a number": (
         lambda: sliced(**{codec.SLICES: {3: {"OriginShape": (6,), "slices": ["w@@.0", "w@@.1"]}}}),
-        "makes no sense at 3",
+        "is malformed at 3",
     ),
     "entry is a list": (
         lambda: sliced(**{codec.SLICES: {"w": ["OriginShape", "slices"]}}),
-        "makes no sense at w",
+        "is malformed at w",
     ),
-    "slices are no table": (lambda: sliced(**{codec.SLICES: [1]}), "is no dictionary"),
-    "names are no table": (lambda: sliced(**{codec.NAMES: [1]}), "is no dictionary"),
+    "slices are no table": (lambda: sliced(**{codec.SLICES: [1]}), "is not a dictionary"),
+    "names are no table": (lambda: sliced(**{codec.NAMES: [1]}), "is not a dictionary"),
     "name of nothing": (lambda: sliced(**{codec.NAMES: {"ghost": "x"}}), "lists ghost"),
 }
 
@@ -247,32 +247,32 @@ def test_array_that_is_no_tensor_is_left_beside_the_weights() -> None:
 
 
 FORGED: dict[str, tuple[Any, str]] = {
-    "state of three": (_array(1, (2,), b""), "state makes no sense"),
+    "state of three": (_array(1, (2,), b""), "state is malformed"),
     "no dtype": (_array(1, (2,), "f4", False, b"12345678"), "without a dtype"),
-    "no bytes": (_array(1, (2,), np.dtype("f4"), False, [1.0, 2.0]), "data are no bytes"),
+    "not bytes": (_array(1, (2,), np.dtype("f4"), False, [1.0, 2.0]), "data are not bytes"),
     "too few bytes": (_array(1, (3,), np.dtype("f4"), False, b"12345678"), "needs 12 bytes, 8 are"),
     "too few, long": (_array(1, (9999,), np.dtype("f4"), False, b"1" * 5000), "needs 39996 bytes"),
     "text of others": (_array(1, (2,), np.dtype("u1"), False, "☃☃"), "other characters"),
     "long text of others": (_array(1, (9000,), np.dtype("u1"), False, "☃" * 9000), "bytes of text"),
-    "shape of lists": (_array(1, [2], np.dtype("f4"), False, b"12345678"), "no tuple"),
-    "shape of floats": (_array(1, (2.0,), np.dtype("f4"), False, b"12345678"), "no integer"),
-    "shape of truths": (_array(1, (True,), np.dtype("f4"), False, b"1234"), "no integer"),
+    "shape of lists": (_array(1, [2], np.dtype("f4"), False, b"12345678"), "not a tuple"),
+    "shape of floats": (_array(1, (2.0,), np.dtype("f4"), False, b"12345678"), "not an integer"),
+    "shape of truths": (_array(1, (True,), np.dtype("f4"), False, b"1234"), "not an integer"),
     "shape below zero": (_array(1, (-2,), np.dtype("f4"), False, b"12345678"), "negative"),
     "shape without end": (_array(1, (1 << 40, 1 << 40), np.dtype("f4"), False, b""), "more elem"),
     "shape of zero and much": (_array(1, (0, 1 << 62), np.dtype("f4"), False, b""), "more elem"),
     "dimensions": (_array(1, (1,) * 40, np.dtype("f4"), False, b"1234"), "too long"),
     "never filled": (_Call(_MAKE, np.ndarray, (0,), b"b"), "never filled"),
-    "matrix": (_Call(_MAKE, np.matrix, (0,), b"b"), "an array that is no plain numpy.ndarray"),
-    "of a set": (_Call(_MAKE, set, (0,), b"b"), "no plain numpy.ndarray"),
-    "array of two": (_Call(_MAKE, np.ndarray, (0,)), "no plain numpy.ndarray"),
-    "array of a text": (_Call(_MAKE, "ndarray", (0,), b"b"), "no plain numpy.ndarray"),
+    "matrix": (_Call(_MAKE, np.matrix, (0,), b"b"), "an array that is not a plain numpy.ndarray"),
+    "of a set": (_Call(_MAKE, set, (0,), b"b"), "not a plain numpy.ndarray"),
+    "array of two": (_Call(_MAKE, np.ndarray, (0,)), "not a plain numpy.ndarray"),
+    "array of a text": (_Call(_MAKE, "ndarray", (0,), b"b"), "not a plain numpy.ndarray"),
     "dtype of a list": (
         _Call(np.dtype, "f4", False, True, state=[3, "<", None, None, None, -1, -1, 0]),
-        "state makes no",
+        "state is malformed",
     ),
     "dtype of nothing": (_Call(np.dtype), "without a type code"),
     "dtype of a number": (_Call(np.dtype, 3), "without a type code"),
-    "dtype of a state": (_Call(np.dtype, "f4", False, True, state=(3, "<")), "state makes no"),
+    "dtype of a state": (_Call(np.dtype, "f4", False, True, state=(3, "<")), "state is malformed"),
     "dtype of no order": (
         _array(
             1,
@@ -292,10 +292,13 @@ FORGED: dict[str, tuple[Any, str]] = {
     "eval of a list": (_evaluated("data", ["data"]), "calls eval otherwise"),
     "eval of a number": (_evaluated("data", {"data": 1}), "calls eval otherwise"),
     "eval without": (_Call(eval, "data"), "calls eval otherwise"),
-    "buffer of three": (_Call(np._core.numeric._frombuffer, b"", np.dtype("f4"), (0,)), "no sense"),
+    "buffer of three": (
+        _Call(np._core.numeric._frombuffer, b"", np.dtype("f4"), (0,)),
+        "is malformed",
+    ),
     "buffer of no order": (
         _Call(np._core.numeric._frombuffer, b"", np.dtype("f4"), (0,), "A"),
-        "no sense",
+        "is malformed",
     ),
 }
 
@@ -318,7 +321,7 @@ def test_array_is_filled_once() -> None:
     state = data[data.rindex(b"tq") + 2 : data.rindex(b"tq") + 3]
     assert data.endswith(b"tq" + state + b"bs.")
     Path(path).write_bytes(data[:-2] + b"h" + state + b"bs.")
-    with pytest.raises(InputError, match="state makes no sense"):
+    with pytest.raises(InputError, match="state is malformed"):
         codecs.read(path)
 
 

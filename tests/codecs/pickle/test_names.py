@@ -39,8 +39,8 @@ def test_call_that_is_known_gives_a_plain_value(kind: str) -> None:
 
 
 REFUSED: dict[str, tuple[Call, tuple[Any, ...], str]] = {
-    "dictionary of one pair and a number": (names._dictionary, ([["a", 1], 3],), "are no pairs"),
-    "dictionary of three": (names._dictionary, ([["a", 1, 2]],), "are no pairs"),
+    "dictionary of one pair and a number": (names._dictionary, ([["a", 1], 3],), "are not pairs"),
+    "dictionary of three": (names._dictionary, ([["a", 1, 2]],), "are not pairs"),
     "dictionary of a text": (names._dictionary, ("ab",), "of something else"),
     "dictionary of two": (names._dictionary, ({"a": 1}, {"b": 1}), "of something else"),
     "tuple of nothing": (names._tuple, (), "something else than a short list"),
@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[Call, tuple[Any, ...], str]] = {
     "number as text": (names.encoded, (3, "latin1"), "otherwise than for bytes"),
     "bytearray of a number": (names._bytearray, (1 << 40,), "something else than bytes"),
     "bytearray of three": (names._bytearray, (b"a", 1, 2), "something else than bytes"),
-    "text that is no bytes": (lambda a: names.latin1(*a), ("☃",), "holds other characters"),
+    "text that is no bytes": (lambda a: names.latin1(*a), ("☃",), "has other characters"),
 }
 
 
@@ -69,7 +69,7 @@ def test_list_makes_one_dictionary() -> None:
     """A list of pairs that made a dictionary makes no second one: that would multiply memory."""
     pairs = [["a", 1]]
     names._dictionary((pairs,))
-    with pytest.raises(InputError, match="are no pairs"):
+    with pytest.raises(InputError, match="are not pairs"):
         names._dictionary((pairs,))
 
 

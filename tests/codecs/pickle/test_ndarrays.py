@@ -28,7 +28,7 @@ def test_state_of_an_array_may_lack_its_version() -> None:
         array.build(state)
         assert array.lazy().shape == (2,)
     for wrong in (list(STATE), STATE[1:], (0, 1, *STATE)):
-        with pytest.raises(InputError, match="a NumPy array whose state makes no sense"):
+        with pytest.raises(InputError, match="a NumPy array whose state is malformed"):
             NdArray().build(wrong)
 
 
@@ -38,7 +38,7 @@ def test_state_of_a_dtype_has_eight_values_or_nine() -> None:
     for length in (8, 9):
         Dtype("M8", None).build(state[:length])
     for wrong in (state[:7], (*state, 0), list(state)):
-        with pytest.raises(InputError, match="a NumPy dtype whose state makes no sense"):
+        with pytest.raises(InputError, match="a NumPy dtype whose state is malformed"):
             Dtype("M8", None).build(wrong)
 
 
@@ -60,7 +60,7 @@ def test_order_of_one_axis_is_every_order(shape: Shape, one_run: bool, tmp_path:
 def test_shape_of_the_limit_is_a_shape() -> None:
     """As many elements as any file could hold, and not one more."""
     assert checked_shape((MOST_ELEMENTS, 1, 0)) == (MOST_ELEMENTS, 1, 0)
-    with pytest.raises(InputError, match="more elements than any file holds"):
+    with pytest.raises(InputError, match="more elements than any file has"):
         checked_shape((MOST_ELEMENTS + 1,))
 
 

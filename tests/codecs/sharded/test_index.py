@@ -88,21 +88,24 @@ def test_index_has_limits(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 BAD: dict[str, tuple[object, str]] = {
     "two objects": (json.dumps({"weight_map": MAP}) + "{}", "more than one JSON object"),
-    "file of a number": ({"weight_map": {"a": 1}}, "the file of a is no text"),
+    "file of a number": ({"weight_map": {"a": 1}}, "the file of a is not text"),
     "no UTF-8 in it": ('{"weight_map": {"a": "\\ud800"}}', "a lone surrogate"),
     "second shard left out": (
         {"weight_map": {"a": NAMES[0], "b": "model-00003-of-00002.safetensors"}},
         "the index does not name model-00002-of-00002",
     ),
-    "tensor of nowhere": ({"weight_map": {**MAP, "c": NAMES[1]}}, "what no shard holds: c"),
+    "tensor of nowhere": (
+        {"weight_map": {**MAP, "c": NAMES[1]}},
+        "tensors that no shard contains: c",
+    ),
     "tensor left out": ({"weight_map": {"x": NAMES[0], "b": NAMES[1]}}, "the index says nowhere"),
     "total too small": (
         {"metadata": {"total_size": 15}, "weight_map": MAP},
-        "total_size is 15, the shards hold 16 bytes",
+        "total_size is 15, the shards have 16 bytes",
     ),
     "total of a text": (
         {"metadata": {"total_size": "16"}, "weight_map": MAP},
-        "total_size is no number",
+        "total_size is not a number",
     ),
 }
 
@@ -126,7 +129,7 @@ def test_index_of_other_bytes_is_refused(tmp_path: Path) -> None:
 def test_tensor_in_two_shards_is_told(pair: Path) -> None:
     """A name that both shards hold is refused as that."""
     shard(pair, NAMES[1], StateDict.of({"a": np.ones(1), "b": np.ones(1)}))
-    with pytest.raises(InputError, match="two shards hold a"):
+    with pytest.raises(InputError, match="two shards contain a"):
         codecs.read(index(pair, {"weight_map": MAP}))
 
 
@@ -144,7 +147,7 @@ def test_tied_tensors_count_once_or_each(total: int, sound: bool, tmp_path: Path
     if sound:
         assert list(codecs.read(index(tmp_path, content))) == list("abcde")
     else:
-        with pytest.raises(InputError, match=f"total_size is {total}, the shards hold 40 bytes"):
+        with pytest.raises(InputError, match=f"total_size is {total}, the shards have 40 bytes"):
             codecs.read(index(tmp_path, content))
 
 
@@ -153,7 +156,7 @@ def test_tied_tensors_count_once_or_each(total: int, sound: bool, tmp_path: Path
     [
         (
             r'{"weight_map": {"a\q": "x.safetensors"}}',
-            "is no JSON begins at character 16",
+            "is not JSON begins at character 16",
         ),
         ('{"metadata": {"total_size": [1]}, "weight_map": {}}', "neither a text nor a number"),
     ],

@@ -223,11 +223,11 @@ def test_replaced_set_leaves_no_old_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "what"),
     [
-        ({"weight_map": {"a": "../x.safetensors"}}, "no place below"),
-        ({"weight_map": {"a": "/x.safetensors"}}, "no place below"),
+        ({"weight_map": {"a": "../x.safetensors"}}, "not a path below"),
+        ({"weight_map": {"a": "/x.safetensors"}}, "not a path below"),
         ({"weight_map": {}}, "no weight_map"),
         ({"metadata": {}}, "no weight_map"),
-        ({"metadata": {"total_size": "9"}, "weight_map": {"a": "x"}}, "no number"),
+        ({"metadata": {"total_size": "9"}, "weight_map": {"a": "x"}}, "not a number"),
         ({"weight_map": {"a": "x"}, "extra": {}}, "does not know"),
         ({"weight_map": {"a": "m-00001-of-00003.safetensors"}}, "one of 3 shards"),
         ({"weight_map": {"a": "x.npz"}}, "no such file"),
@@ -247,7 +247,7 @@ def test_shard_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors.npz").rename(tmp_path / "x.safetensors")
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"a": "x.safetensors"}}))
-    with pytest.raises(InputError, match="no shard of a checkpoint"):
+    with pytest.raises(InputError, match="not a shard of a checkpoint"):
         codecs.read(str(path))
 
 

@@ -48,7 +48,7 @@ LEGACY_DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "big",
     ),
     "storage cut": (lambda data: data[:-1], "truncated: 24 bytes wanted, 23 left"),
-    "tail": (lambda data: data + b"x", "bytes behind the storages"),
+    "tail": (lambda data: data + b"x", "bytes after the storages"),
     "length": (lambda data: data[:-32] + struct.pack("<q", 5) + data[-24:], "has 5 elements"),
     "length below zero": (lambda data: data[:-32] + struct.pack("<q", -6) + data[-24:], "has -6"),
 }

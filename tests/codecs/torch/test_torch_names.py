@@ -68,9 +68,9 @@ def test_negative_views_are_of_what_has_a_sign(name: str, portable: bool) -> Non
 
 def test_tensor_in_no_storage_is_refused() -> None:
     """Where the storage goes stands a storage, in every version of the description."""
-    with pytest.raises(InputError, match="a tensor whose description makes no sense"):
+    with pytest.raises(InputError, match="a tensor whose description is malformed"):
         _tensor_v2(("text", 0, (2,), (1,), False, {}))
-    with pytest.raises(InputError, match="a tensor whose description makes no sense"):
+    with pytest.raises(InputError, match="a tensor whose description is malformed"):
         _tensor_v3(("text", 0, (2,), (1,), False, {}, TORCH["torch", "float32"]))
 
 
@@ -90,5 +90,5 @@ def test_storage_of_the_limit_is_one() -> None:
         found = Storages().load(("storage", kind, "0", "cpu", numel))
         assert (found.nbytes, found.views) == (4 * numel, 0)
     for numel in (-1, MOST_ELEMENTS + 1):
-        with pytest.raises(InputError, match="a storage whose key or length makes no sense"):
+        with pytest.raises(InputError, match="a storage whose key or length is malformed"):
             Storages().load(("storage", kind, "0", "cpu", numel))

@@ -181,7 +181,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "end record alone": (lambda: zips.LOCAL_MAGIC + bytes(18), "truncated, or followed"),
     "no member": (
         lambda: b"PK\3\4junk" + zips.END.pack(zips.END_MAGIC, 0, 0, 0, 0, 0, 8, 0),
-        "holds no member",
+        "has no member",
     ),
     "no local header at the end": (lambda: _reaching(30), "disagree"),
     "local header cut": (lambda: _reaching(9), "local header is cut short"),
@@ -192,7 +192,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "count below": (lambda: end_record(built(), 8, b"\1\0\1\0"), "more than its members"),
     "counts": (lambda: end_record(ONE, 8, b"\2\0\1\0"), "one part of several"),
     "directory offset": (lambda: end_record(ONE, 16, b"\1\0\0\0"), "where the end record says"),
-    "directory magic": (lambda: central(ONE, 0, b"PK\1\3"), "makes no sense"),
+    "directory magic": (lambda: central(ONE, 0, b"PK\1\3"), "is malformed"),
     "entry comment": (
         lambda: end_record(
             central(edit(ONE, b"x" + zips.END_MAGIC, b"x!" + zips.END_MAGIC), 32, b"\1\0"),
@@ -214,7 +214,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "sizes differ": (lambda: central(ONE, 24, b"\5\0\0\0"), "its two sizes differ"),
     "name twice": (lambda: edit(built([("x", b"1"), ("y", b"2")]), b"y", b"x"), "two members"),
     "name not UTF-8": (lambda: edit(ONE, b"x", b"\xff"), "not UTF-8"),
-    "name with NUL": (lambda: edit(built([("xy", b"1")]), b"xy", b"x\0"), "holds a NUL"),
+    "name with NUL": (lambda: edit(built([("xy", b"1")]), b"xy", b"x\0"), "contains a NUL"),
     "name empty": (lambda: built([("", b"1")]), "is empty"),
     "name long": (lambda: built([("n" * 5000, b"1")]), "too long"),
     "claims too much": (
@@ -271,7 +271,7 @@ def test_bytes_between_members_are_refused(tmp_path: Path) -> None:
     """Every byte in front of the directory belongs to a member."""
     parts = [(b"x", b"1234"), (b"y", b"5678")]
     assert set(directory(joined(parts), tmp_path)) == {"x", "y"}
-    with pytest.raises(InputError, match="4 bytes behind"):
+    with pytest.raises(InputError, match="4 bytes after"):
         directory(joined(parts, b"HIDE"), tmp_path)
 
 

@@ -118,11 +118,11 @@ def test_members_over_4_gib_take_zip64(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "new", "message"),
     [
-        (0, b"PK\6\5", "zip64 end record makes no sense"),
-        (4, b"\x2d", "zip64 end record makes no sense"),
-        (16, b"\1", "zip64 end record makes no sense"),
-        (20, b"\1", "zip64 end record makes no sense"),
-        (24, b"\1", "zip64 end record makes no sense"),
+        (0, b"PK\6\5", "zip64 end record is malformed"),
+        (4, b"\x2d", "zip64 end record is malformed"),
+        (16, b"\1", "zip64 end record is malformed"),
+        (20, b"\1", "zip64 end record is malformed"),
+        (24, b"\1", "zip64 end record is malformed"),
         (56 + 16, b"\2", "where its locator says"),
         (56 + 4, b"\1", "where its locator says"),
         (56 + 8, b"\0", "where its locator says"),
