@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ def porter(*arguments: str, cwd: Path, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-c", "from porter.cli import main; main()", *arguments],
         cwd=cwd,
+        env={**os.environ, "PORTER_CACHE_DIR": str(cwd / "cache")},
         capture_output=True,
         text=True,
         check=False,
