@@ -125,7 +125,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
         ("convert pvtv2-b0 none.pth --from torch --to paddle", "none.pth: no such file"),
         ("convert none.toml a.pth --from torch --to paddle", "none.toml: cannot be read"),
         ("convert {files}/bad.toml a.pth --from torch --to paddle", "must be a kind: linear, "),
-        ("convert pvtv2-b0 {files}/junk.pth --from torch --to paddle", "no format that porter"),
+        ("convert pvtv2-b0 {files}/junk.pth --from torch --to paddle", "not a format that porter"),
         ("convert pvtv2-b0 {files}/a.pth -o {files}/a.pth --from torch --to torch", "the input"),
         (
             "convert pvtv2-b0 {files}/a.pth -o o.pth --from torch --to paddle",
