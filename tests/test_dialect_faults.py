@@ -100,7 +100,7 @@ def test_golden_logits_see_what_a_dialect_does_twice(case: Case) -> None:
     good, other = (_plan(case, state, target) for target in (CANONICAL, "paddle"))
     reference = _canonical(good, state)
     model = build(good.architecture, "torch", num_classes=case.logits.shape[1],
-                  image_size=good.image_size)  # fmt: skip
+                  image_size=good.image_size, **case.settings)  # fmt: skip
     fill(model, good.apply(state), "torch")
     model.eval()
     image = case.image()

@@ -22,7 +22,7 @@ def test_converted_case_gives_the_golden_logits(case: Case, framework: str, tmp_
     target = tmp_path / f"converted.{framework}"
     target = target.with_suffix({"torch": ".pth", "paddle": ".pdparams"}[framework])
     done = porter.convert(case.variant, source, target, from_=case.side, to=framework, verify=False)
-    model = porter.load_model(case.variant, target, framework=framework)
+    model = porter.load_model(case.variant, target, framework=framework, **case.settings)
     logits = run(model, framework, case.image())
     assert logits.shape == case.logits.shape
     error = np.abs(logits - case.logits).max() / np.sqrt((case.logits**2).mean())

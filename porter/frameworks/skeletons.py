@@ -97,13 +97,14 @@ def _constant_names(architecture: Architecture, framework: str) -> set[str]:
 
 def _dims(name: str, base: Shape, larger: Shape, symbols: dict[str, int]) -> tuple[Dim, ...]:
     dims: list[Dim] = []
+    tables = {size: symbol for symbol, size in symbols.items() if symbol != "classes"}
     for size, other in zip(base, larger, strict=True):
         if size == other:
             dims.append(size)
         elif size == symbols["classes"] and other == _CLASSES:
             dims.append("classes")
-        elif size == symbols.get("positions"):
-            dims.append("positions")
+        elif size in tables:
+            dims.append(tables[size])
         else:
             raise ValueError(f"{name}: {size} becomes {other} for no reason that is known")
     return tuple(dims)

@@ -2,7 +2,8 @@
 
 Position embeddings are resized as a picture, bicubic with a = -0.75 and no anti-aliasing, as
 `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` and the official
-fine-tuning code do; the head is drawn at random (normal, std 0.02, zero bias).
+fine-tuning code do, or bilinear where the official code resizes so (PVT); the head is drawn at
+random (normal, std 0.02, zero bias).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from porter.errors import UsageError
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.zoo.architectures import Architecture
+from porter.zoo.architectures import Architecture, Positions
 from porter.zoo.seeded import noise
 
 
@@ -41,17 +42,23 @@ def adapt(
             changes.append(
                 f"{name}: {old.shape[axis]} classes became {num_classes}, drawn at random"
             )
-    positions = architecture.positions
-    if image_size is not None and positions is not None and positions.tensor in tensors:
-        old = tensors[positions.tensor]
-        count = positions.count(image_size)
-        symbolic = any("positions" in t.dims for t in architecture.skeleton().tensors)
-        if symbolic and old.shape[positions.axis] != count:
-            tensors[positions.tensor] = _resized(old, positions.axis, positions.prefix, count)
-            changes.append(
-                f"{positions.tensor}: {old.shape[positions.axis]} positions became {count}, bicubic"
-            )
+    if image_size is not None:
+        for table in architecture.position_tables:
+            changes += _resize(architecture, tensors, table, table.count(image_size))
     return StateDict(tensors), changes
+
+
+def _resize(
+    architecture: Architecture, tensors: dict[str, LazyTensor], table: Positions, count: int
+) -> Iterator[str]:
+    """Resize a table of positions in place, and yield a description of the change."""
+    symbolic = any(table.symbol in t.dims for t in architecture.skeleton().tensors)
+    old = tensors.get(table.tensor)
+    if not symbolic or old is None or old.shape[table.axis] == count:
+        return
+    tensors[table.tensor] = _resized(old, table, count)
+    before = old.shape[table.axis]
+    yield f"{table.tensor}: {before} positions became {count}, {table.interpolation}"
 
 
 def _heads(architecture: Architecture) -> Iterator[tuple[str, int]]:
@@ -68,7 +75,8 @@ def _new_head(name: str, old: LazyTensor, num_classes: int, seed: int) -> LazyTe
     return LazyTensor.of((np.float32(0.02) * noise(seed, name, shape)).astype(old.dtype.numpy))
 
 
-def _resized(old: LazyTensor, axis: int, prefix: int, count: int) -> LazyTensor:
+def _resized(old: LazyTensor, positions: Positions, count: int) -> LazyTensor:
+    axis, prefix = positions.axis, positions.prefix
     before, after = isqrt(old.shape[axis] - prefix), isqrt(count - prefix)
     if before**2 + prefix != old.shape[axis] or after**2 + prefix != count:
         raise UsageError("position embeddings that are not square cannot be resized")
@@ -76,7 +84,7 @@ def _resized(old: LazyTensor, axis: int, prefix: int, count: int) -> LazyTensor:
     def read() -> Array:
         table = np.moveaxis(old.read(), axis, 0)
         grid = table[prefix:].reshape(before, before, -1).astype(np.float64)
-        weights = bicubic(before, after)
+        weights = RESIZES[positions.interpolation](before, after)
         new = np.einsum("ai,bj,ijc->abc", weights, weights, grid, optimize=True)
         flat = new.reshape(after * after, *table.shape[1:]).astype(old.dtype.numpy)
         return np.moveaxis(np.concatenate([table[:prefix], flat]), 0, axis)
@@ -98,3 +106,17 @@ def bicubic(before: int, after: int) -> Array:
             far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
             weights[row, min(max(tap, 0), before - 1)] += near if d <= 1 else far if d < 2 else 0.0
     return weights
+
+
+def bilinear(before: int, after: int) -> Array:
+    """Return the (after, before) matrix that resizes a line bilinearly, edges repeated."""
+    weights = np.zeros((after, before))
+    for row in range(after):
+        centre = min(max((row + 0.5) * before / after - 0.5, 0.0), before - 1)
+        base = int(centre)
+        weights[row, base] += 1 - (centre - base)
+        weights[row, min(base + 1, before - 1)] += centre - base
+    return weights
+
+
+RESIZES = {"bicubic": bicubic, "bilinear": bilinear}

@@ -131,7 +131,8 @@ def plan(
     if num_classes:
         check_classes(symbols, num_classes, path)
     size = sizes.image_size(architecture, symbols, source, read, image_size, path)
-    every = {**architecture.symbols(num_classes, size), **symbols}
+    further = {table.symbol: table.count(size) for table in architecture.further_positions}
+    every = {**architecture.symbols(num_classes, size), **symbols, **further}
     bound = architecture.skeleton().bind(every, features)
     if num_classes == 0:
         bound = {name: row for name, row in bound.items() if "classes" not in dims[name]}

@@ -129,7 +129,8 @@ def _elements(variant: str) -> tuple[int, int]:
     """
     tensors = [t for t in find(variant).skeleton().tensors if not t.constant]
     fixed = sum(_size(t.dims, {}) for t in tensors if not t.feature)
-    most = {"classes": _MOST_CLASSES, "positions": _MOST_POSITIONS}
+    symbols = find(variant).skeleton().symbols
+    most = {**dict.fromkeys(symbols, _MOST_POSITIONS), "classes": _MOST_CLASSES}
     whole = sum(_size(t.dims, most) for t in tensors)
     return fixed, 2 * whole
 

@@ -1,8 +1,8 @@
 """Invertible array operations: each has a shape rule, an array rule and an exact inverse.
 
 The set is closed: a table cannot express anything else. Operations on one tensor are
-`Permute`, `Unflatten`/`Flatten`, `Reshape`, `Flip`, `Squeeze`/`Unsqueeze` and
-`Interleave`/`Deinterleave`; `Concat` and `Stack` join several tensors and split them again.
+`Permute`, `Unflatten`/`Flatten`, `Reshape`, `Flip`, `Squeeze`/`Unsqueeze`,
+`Interleave`/`Deinterleave` and `Regroup`; `Concat` and `Stack` join several tensors and split them again.
 No values are computed and none are lost: every rule moves elements.
 """
 
@@ -336,9 +336,49 @@ class Deinterleave:
         return f"deinterleave {self.axis} {self.groups}"
 
 
+@dataclass(frozen=True, slots=True)
+class Regroup:
+    """Cut one axis into factors, reorder these, and merge them again.
+
+    Factor `i` of the result is factor `order[i]` of the input; the factor that is 0 takes what
+    the others leave of the size.
+    """
+
+    axis: int
+    factors: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def shape(self, shape: Shape) -> Shape:
+        fixed = prod(n for n in self.factors if n)
+        if self.axis >= len(shape) or shape[self.axis] % fixed:
+            raise ShapeError(f"axis {self.axis} must be a multiple of {fixed}")
+        return shape
+
+    def apply(self, tensor: LazyTensor) -> LazyTensor:
+        shape, a = self.shape(tensor.shape), self.axis
+        rest = shape[a] // prod(n for n in self.factors if n)
+        cut = (*shape[:a], *(n or rest for n in self.factors), *shape[a + 1 :])
+        last = a + len(self.factors)
+        axes = (*range(a), *(a + n for n in self.order), *range(last, len(cut)))
+        return LazyTensor(
+            tensor.dtype,
+            shape,
+            lambda: tensor.read().reshape(cut).transpose(axes).reshape(shape),
+        )
+
+    def inverse(self) -> Regroup:
+        order = tuple(sorted(range(len(self.order)), key=self.order.__getitem__))
+        return Regroup(self.axis, tuple(self.factors[n] for n in self.order), order)
+
+    def __str__(self) -> str:
+        factors = ",".join(str(n or "*") for n in self.factors)
+        return f"regroup {self.axis} {factors} -> {','.join(map(str, self.order))}"
+
+
 Op = (
     Permute | Reshape | Unflatten | Flatten | Squeeze | Unsqueeze | Flip | Interleave | Deinterleave
-)
+    | Regroup
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,9 +488,11 @@ def parse(text: str, sizes: Mapping[str, int]) -> Op:
 
     `transpose`, `permute 2 3 1 0`, `unflatten 1 num_heads`, `flatten 0 num_heads`, `flip 0`,
     `squeeze 0`, `unsqueeze 0`, `interleave 0 3`, `deinterleave 0 3`,
-    `reshape 64,3 -> 8,8,3`.
+    `reshape 64,3 -> 8,8,3`, `regroup 0 2,2,* -> 2,1,0`.
     """
     verb, *words = text.split()
+    if verb == "regroup":
+        return _parse_regroup(words, sizes, text)
     if verb == "reshape":
         before, arrow, after = words if len(words) == 3 else ("", "", "")
         if arrow != "->":
@@ -480,6 +522,15 @@ def parse(text: str, sizes: Mapping[str, int]) -> Op:
     raise TableError(f"operation {text!r} is unknown or has the wrong number of arguments")
 
 
+def _parse_regroup(words: Sequence[str], sizes: Mapping[str, int], text: str) -> Regroup:
+    if len(words) == 4 and words[2] == "->" and words[1].split(",").count("*") == 1:
+        factors = [0 if w == "*" else _number(w, sizes, text) for w in words[1].split(",")]
+        order = [_number(w, sizes, text) for w in words[3].split(",")]
+        if sorted(order) == list(range(len(factors))):
+            return Regroup(_number(words[0], sizes, text), tuple(factors), tuple(order))
+    raise TableError(f"operation {text!r}: write `regroup 0 2,2,* -> 2,1,0`")
+
+
 def parse_join(text: str, sizes: Mapping[str, int]) -> Join:
     """Read `concat AXIS`, `concat AXIS sizes a,b,c` or `stack AXIS`."""
     verb, *words = text.split()
@@ -494,6 +545,8 @@ def parse_join(text: str, sizes: Mapping[str, int]) -> Join:
 
 
 def _number(word: str, sizes: Mapping[str, int], text: str) -> int:
+    if "*" in word:
+        return prod(_number(part, sizes, text) for part in word.split("*"))
     if word.isdecimal():
         return int(word)
     if word not in sizes:

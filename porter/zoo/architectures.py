@@ -36,6 +36,10 @@ class Positions(NamedTuple):
     axis: int
     patch: int
     prefix: int
+    interpolation: str = "bicubic"
+    """How the table is resized for another image size: `bicubic` or `bilinear`."""
+    symbol: str = "positions"
+    """What the number of entries is called in the skeleton."""
 
     def count(self, image_size: int) -> int:
         """Return the number of positions at an image size (pixels)."""
@@ -67,6 +71,8 @@ class Architecture:
     parameters: int
     preprocessing: Preprocessing
     positions: Positions | None = None
+    further_positions: tuple[Positions, ...] = ()
+    """Tables after the first, where a model has one for each stage."""
     aliases: tuple[str, ...] = ()
     top1: float | None = None
     sibling: str | None = None
@@ -94,6 +100,11 @@ class Architecture:
             if isinstance(value, int) and not isinstance(value, bool)
         }
 
+    @property
+    def position_tables(self) -> tuple[Positions, ...]:
+        """Every tensor whose size follows the image size, that of `positions` first."""
+        return () if self.positions is None else (self.positions, *self.further_positions)
+
     def symbols(
         self, num_classes: int | None = None, image_size: int | None = None
     ) -> dict[str, int]:
@@ -107,9 +118,8 @@ class Architecture:
                 " its relative positions are built for that size"
             )
         symbols = {"classes": num_classes or self.num_classes}
-        if self.positions is not None:
-            symbols["positions"] = self.positions.count(image_size or self.image_size)
-        return symbols
+        size = image_size or self.image_size
+        return symbols | {table.symbol: table.count(size) for table in self.position_tables}
 
 
 @cache
@@ -204,6 +214,10 @@ def _variants(text: str) -> dict[str, Architecture]:
                 preprocessing["crop"],
             ),
             positions=Positions(**positions) if positions else None,
+            further_positions=tuple(
+                Positions(**{**positions, **further})
+                for further in body.get("further_positions", ())
+            ),
             aliases=tuple(both.get("aliases", ())),
             top1=both.get("top1"),
             sibling=both.get("sibling"),

@@ -4,7 +4,8 @@ Four stages of tokens; patches overlap, keys and values are read from a smaller 
 depthwise convolution in the MLP takes the place of position embeddings.
 
 - LayerNorm's eps is 1e-6 in the blocks and after the stages, but 1e-5 (the default) in the
-  patch embeddings and after the spatial reduction.
+  patch embeddings and after the spatial reduction, for which there is `inner_norm_eps`:
+  transformers and PaddleViT have 1e-6 there too.
 - `linear` (the `li` variants): keys and values come from a map pooled to 7×7, at every stage, by
   a 1×1 convolution, LayerNorm and GELU; the MLP has a ReLU before its depthwise convolution.
 """
@@ -64,7 +65,13 @@ class Attention(nn.Layer):
     """Self-attention whose keys and values come from a spatially reduced map."""
 
     def __init__(
-        self, dim: int, num_heads: int, sr_ratio: int, linear: bool, drop_rate: float
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int,
+        linear: bool,
+        drop_rate: float,
+        inner_norm_eps: float,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -79,7 +86,7 @@ class Attention(nn.Layer):
             side = 1 if linear else sr_ratio
             self.pool = nn.AdaptiveAvgPool2D(POOLED) if linear else nn.Identity()
             self.sr = nn.Conv2D(dim, dim, side, stride=side)
-            self.norm = nn.LayerNorm(dim)
+            self.norm = nn.LayerNorm(dim, inner_norm_eps)
             self.act = nn.GELU() if linear else nn.Identity()
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -104,10 +111,11 @@ class Block(nn.Layer):
         linear: bool,
         drop_rate: float,
         drop_path_rate: float,
+        inner_norm_eps: float,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, 1e-6)
-        self.attn = Attention(dim, num_heads, sr_ratio, linear, drop_rate)
+        self.attn = Attention(dim, num_heads, sr_ratio, linear, drop_rate, inner_norm_eps)
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim, 1e-6)
         self.mlp = ConvMlp(dim, dim * mlp_ratio, linear, drop_rate)
@@ -120,10 +128,12 @@ class Block(nn.Layer):
 class OverlapPatchEmbed(nn.Layer):
     """Overlapping patches: (B, in, H, W) -> tokens (B, h * w, dim), h, w."""
 
-    def __init__(self, in_channels: int, dim: int, kernel: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, norm_eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
         x = self.proj(x)
@@ -147,19 +157,26 @@ class PyramidVisionTransformerV2(nn.Layer):
         linear: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        inner_norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.stages = len(depths)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         for s, dim in enumerate(embed_dims):
-            patch_embed = (
-                OverlapPatchEmbed(embed_dims[s - 1], dim, kernel=3, stride=2)
-                if s
-                else OverlapPatchEmbed(in_channels, dim, kernel=7, stride=4)
-            )
+            before, kernel, stride = (embed_dims[s - 1], 3, 2) if s else (in_channels, 7, 4)
+            patch_embed = OverlapPatchEmbed(before, dim, kernel, stride, inner_norm_eps)
             done = sum(depths[:s])
             blocks = [
-                Block(dim, num_heads[s], mlp_ratios[s], sr_ratios[s], linear, drop_rate, rate)
+                Block(
+                    dim=dim,
+                    num_heads=num_heads[s],
+                    mlp_ratio=mlp_ratios[s],
+                    sr_ratio=sr_ratios[s],
+                    linear=linear,
+                    drop_rate=drop_rate,
+                    drop_path_rate=rate,
+                    inner_norm_eps=inner_norm_eps,
+                )
                 for rate in rates[done : done + depths[s]]
             ]
             setattr(self, f"patch_embed{s + 1}", patch_embed)

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from porter.zoo.architectures import find
+
 HERE = Path(__file__).resolve().parent
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("pvt", "hf"): {"inner_norm_eps": 1e-6},
+    ("pvtv2", "hf"): {"inner_norm_eps": 1e-6},
+    ("pvtv2", "paddlevit"): {"inner_norm_eps": 1e-6},
+}
+"""What a dialect's own model computes otherwise, as options of the reference models."""
 _SUFFIX = {"torch": ".pth", "paddle": ".pdparams", "numpy": ".npz"}
 
 
@@ -53,9 +61,14 @@ class Case:
         """What `--from` says for it."""
         dialect = self.name.partition(".")[2].partition("-")[0]
         own = dialect in ("official", "seed") or (
-            dialect == "timm" and self.variant.startswith(("vit", "deit"))
+            dialect == "timm" and self.variant.startswith(("vit-", "deit-"))
         )
         return self.framework if own else f"{self.framework}:{dialect}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Options with which the reference model computes what the case's own code does."""
+        return SETTINGS.get((find(self.variant).family, self.name.partition(".")[2]), {})
 
     @property
     def logits(self) -> np.ndarray:

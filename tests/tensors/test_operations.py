@@ -31,6 +31,9 @@ def shapes_and_ops(draw: st.DrawFn) -> tuple[tuple[int, ...], operations.Op]:
         operations.Interleave(axis, draw(st.sampled_from(divisors))),
         operations.Deinterleave(axis, draw(st.sampled_from(divisors))),
         operations.Reshape(shape, (prod(shape),)),
+        operations.Regroup(
+            axis, (draw(st.sampled_from(divisors)), 0), tuple(draw(st.permutations(range(2))))
+        ),
     ]
     if len(shape) > axis + 1:
         choices.append(operations.Flatten(axis, shape[axis]))
@@ -106,6 +109,30 @@ def test_permutations_that_cancel_give_the_source_back() -> None:
     tensor = LazyTensor.of(counting((2, 3)))
     transpose = operations.Permute((1, 0))
     assert transpose.apply(transpose.apply(tensor)) is tensor
+
+
+def test_a_number_may_be_a_product() -> None:
+    """Numbers and sizes of the architecture are multiplied."""
+    op = operations.parse("flatten 0 window_size*window_size", {"window_size": 7})
+    assert op == operations.Flatten(0, 49)
+    with pytest.raises(TableError, match="no size"):
+        operations.parse("flatten 0 7*", {})
+
+
+def test_regroup_is_what_it_says() -> None:
+    """The factors of an axis change places; the one that is open takes what is left."""
+    columns_rows = np.arange(12).reshape(2, 2, 3)
+    op = operations.parse("regroup 1 2,2,* -> 2,1,0", {})
+    tensor = LazyTensor.of(columns_rows.reshape(1, 12))
+    assert op.apply(tensor).read().tolist() == [columns_rows.transpose(2, 1, 0).ravel().tolist()]
+    assert str(op.inverse()) == "regroup 1 *,2,2 -> 2,1,0"
+
+
+@pytest.mark.parametrize("text", ["regroup 1 2,2", "regroup 1 2,2 -> 1,0", "regroup 0 2,* -> 1,1"])
+def test_a_regroup_that_is_no_permutation_is_refused(text: str) -> None:
+    """One factor is open, and each has one place."""
+    with pytest.raises(TableError, match="regroup"):
+        operations.parse(text, {})
 
 
 def test_interleave_is_what_it_says() -> None:

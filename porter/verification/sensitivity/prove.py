@@ -189,7 +189,8 @@ def smallest(architecture: Architecture) -> int:
     if not architecture.resizable or "window_size" in architecture.config:
         return architecture.image_size
     if architecture.positions is not None:
-        return min(2 * architecture.positions.patch, architecture.image_size)
+        coarsest = max(table.patch for table in architecture.position_tables)
+        return min(2 * coarsest, architecture.image_size)
     return min(64, architecture.image_size)
 
 

@@ -1,0 +1,93 @@
+"""DeiT III, arXiv 2204.07118; facebookresearch/deit, models_v2.py.
+
+ViT with LayerScale on both branches of each block, and no position for the class token: the
+positions are added to the patches before it joins them, as in CaiT and unlike in DeiT.
+
+- LayerNorm's eps is 1e-6. The official code starts LayerScale at 1e-4.
+- The block is form (d) of figure 1 in CaiT's paper (arXiv 2103.17239) with plain attention.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+
+from .layers import DropPath, Mlp, PatchEmbed, drop_path_rates, init_linear, trunc_normal
+from .vit import Attention
+
+
+class Block(nn.Layer):
+    """Pre-norm transformer block, each branch scaled channel by channel."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: int,
+        layer_scale_init: float,
+        drop_rate: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, 1e-6)
+        self.attn = Attention(dim, num_heads, drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+        self.norm2 = nn.LayerNorm(dim, 1e-6)
+        self.mlp = Mlp(dim, dim * mlp_ratio, drop_rate)
+        self.gamma_1 = self.create_parameter(
+            [dim], default_initializer=nn.initializer.Constant(layer_scale_init)
+        )
+        self.gamma_2 = self.create_parameter(
+            [dim], default_initializer=nn.initializer.Constant(layer_scale_init)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+
+
+class DeiT3(nn.Layer):
+    """DeiT III: (B, in_channels, image_size, image_size) -> (B, num_classes)."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        patch_size: int = 16,
+        dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: int = 4,
+        layer_scale_init: float = 1e-4,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        patch_embed = PatchEmbed(image_size, patch_size, in_channels, dim)
+        self.cls_token = self.create_parameter([1, 1, dim])
+        self.pos_embed = self.create_parameter([1, patch_embed.num_patches, dim])
+        self.patch_embed = patch_embed
+        self.pos_drop = nn.Dropout(drop_rate)
+        rates = drop_path_rates(drop_path_rate, depth)
+        self.blocks = nn.LayerList(
+            [Block(dim, num_heads, mlp_ratio, layer_scale_init, drop_rate, rate) for rate in rates]
+        )
+        self.norm = nn.LayerNorm(dim, 1e-6)
+        self.head = nn.Linear(dim, num_classes)
+        self.apply(init_linear)
+        trunc_normal(self.cls_token)
+        trunc_normal(self.pos_embed)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return all tokens after the last norm: (B, C, H, W) -> (B, 1 + N, dim)."""
+        x = self.pos_drop(self.patch_embed(x) + self.pos_embed)  # B, N, C
+        cls_token = self.cls_token.expand([x.shape[0], -1, -1])
+        x = paddle.concat([cls_token, x], axis=1)  # B, 1 + N, C
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.forward_features(x)[:, 0])
