@@ -2,7 +2,8 @@
 
 The set is closed: a table cannot express anything else. Operations on one tensor are
 `Permute`, `Unflatten`/`Flatten`, `Reshape`, `Flip`, `Squeeze`/`Unsqueeze`,
-`Interleave`/`Deinterleave` and `Regroup`; `Concat` and `Stack` join several tensors and split them again.
+`Interleave`/`Deinterleave` and `Regroup`; `Concat` and `Stack` join several tensors and split
+them again.
 No values are computed and none are lost: every rule moves elements.
 """
 

@@ -18,7 +18,16 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from .layers import DropPath, Mlp, drop_path_rates, init_linear, to_map, to_tokens, trunc_normal
+from .layers import (
+    DropPath,
+    Mlp,
+    drop_path_rates,
+    init_linear,
+    new_classifier,
+    to_map,
+    to_tokens,
+    trunc_normal,
+)
 from .pvtv2 import Attention
 
 
@@ -114,7 +123,7 @@ class PyramidVisionTransformer(nn.Layer):
         trunc_normal(self.cls_token)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the class token after the norm: (B, C, H, W) -> (B, embed_dims[-1])."""
+        """Return the last stage's tokens after the norm: (B, C, H, W) -> (B, 1 + N, dim)."""
         for s in range(1, self.stages):
             x, height, width = getattr(self, f"patch_embed{s}")(x)
             x = self.pos_drop(x + resized(getattr(self, f"pos_embed{s}"), height, width))
@@ -128,10 +137,18 @@ class PyramidVisionTransformer(nn.Layer):
         x = self.pos_drop(paddle.concat([cls_token, x], 1) + positions)
         for block in getattr(self, f"block{self.stages}"):
             x = block(x, height, width)
-        return self.norm(x)[:, 0]
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1 + N, dim) -> (B, num_classes)."""
+        return self.head(x[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)
 
 
 def resized(positions: Tensor, height: int, width: int) -> Tensor:

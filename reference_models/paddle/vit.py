@@ -7,12 +7,20 @@ blocks are pre-norm; the head reads the class token after the last norm.
 - `pre_logits` is the Linear and tanh between the class token and the head that Google's files
   of pre-training (ImageNet-21k) have and those of fine-tuning have not.
 - `qkv` is one Linear whose rows are q, then k, then v, each of them head by head.
+- Without a class token the head reads the mean of the tokens after the last norm.
+- Hybrids (R+ViT) cut their patches from the map of a ResNet, post-activation, with GroupNorm (eps
+  1e-5) and standardised weights (1e-8 under the root), as in timm; Google's own code has 1e-6
+  there and adds 1e-5 to the deviation. Its padding is TensorFlow's SAME.
+- PaddleClas's "small" has no bias in `qkv` and another scale: `qkv_bias`, `qk_scale`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 from paddle import Tensor, nn
+from paddle.nn import functional as F
 
 from .layers import (
     DropPath,
@@ -24,18 +32,135 @@ from .layers import (
     merge_heads,
     new_classifier,
     split_heads,
+    to_tokens,
     trunc_normal,
 )
+
+
+class StdConv(nn.Conv2D):
+    """Convolution without bias whose kernels have mean 0 and variance 1, SAME padding."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, step: int = 1) -> None:
+        super().__init__(in_channels, channels, kernel, stride=step, bias_attr=False)
+        self.kernel = kernel
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean([1, 2, 3], True)
+        weight = weight / ((weight * weight).mean([1, 2, 3], True) + 1e-8).sqrt()
+        return F.conv2d(pad_same(x, self.kernel, self.step), weight, None, self.step)
+
+
+class Stem(nn.Layer):
+    """Start of the ResNet: (B, in_channels, H, W) -> (B, 64, H/4, W/4)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.conv = StdConv(in_channels, 64, 7, 2)
+        self.norm = nn.GroupNorm(32, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        return F.max_pool2d(pad_same(x, 3, 2), 3, 2)  # after the ReLU, zeros are no maximum
+
+
+class Downsample(nn.Layer):
+    """Shortcut of a stage's first block."""
+
+    def __init__(self, in_channels: int, channels: int, step: int) -> None:
+        super().__init__()
+        self.conv = StdConv(in_channels, channels, 1, step)
+        self.norm = nn.GroupNorm(32, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Bottleneck(nn.Layer):
+    """Residual block of three convolutions: (B, in, H, W) -> (B, channels, H/step, W/step)."""
+
+    def __init__(self, in_channels: int, channels: int, step: int) -> None:
+        super().__init__()
+        same = in_channels == channels
+        width = channels // 4
+        self.downsample = nn.Identity() if same else Downsample(in_channels, channels, step)
+        self.conv1 = StdConv(in_channels, width, 1)
+        self.norm1 = nn.GroupNorm(32, width)
+        self.conv2 = StdConv(width, width, 3, step)
+        self.norm2 = nn.GroupNorm(32, width)
+        self.conv3 = StdConv(width, channels, 1)
+        self.norm3 = nn.GroupNorm(32, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x)
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        return F.relu(self.norm3(self.conv3(x)) + shortcut)
+
+
+class ResNetStage(nn.Layer):
+    """Bottleneck blocks of one width; the first reduces the map, but in the first stage."""
+
+    def __init__(self, stage: int, depth: int) -> None:
+        super().__init__()
+        channels = 256 * 2**stage
+        before = channels // 2 if stage else 64
+        blocks = [Bottleneck(before, channels, 2 if stage else 1)]
+        blocks += [Bottleneck(channels, channels, 1) for _ in range(depth - 1)]
+        self.blocks = nn.LayerList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class ResNet(nn.Layer):
+    """The map that a hybrid's patches are cut from: (B, in_channels, H, W) -> (B, C, h, w)."""
+
+    def __init__(self, in_channels: int, depths: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = Stem(in_channels)
+        self.stages = nn.LayerList([ResNetStage(s, depth) for s, depth in enumerate(depths)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+class HybridEmbed(nn.Layer):
+    """Patches of a ResNet's map, of its stem's if it has no stages: -> (B, N, dim)."""
+
+    def __init__(
+        self, image_size: int, patch_size: int, in_channels: int, dim: int, depths: Sequence[int]
+    ) -> None:
+        super().__init__()
+        stride, channels = (2 * 2 ** len(depths), 128 * 2 ** len(depths)) if depths else (4, 64)
+        self.num_patches = (image_size // stride // patch_size) ** 2
+        self.backbone = ResNet(in_channels, depths) if depths else Stem(in_channels)
+        self.proj = nn.Conv2D(channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_tokens(self.proj(self.backbone(x)))
 
 
 class Attention(nn.Layer):
     """Multi-head self-attention."""
 
-    def __init__(self, dim: int, num_heads: int, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        drop_rate: float = 0.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
-        self.qkv = nn.Linear(dim, dim * 3)
+        self.scale = (dim // num_heads) ** -0.5 if qk_scale is None else qk_scale
+        self.qkv = nn.Linear(dim, dim * 3, bias_attr=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
@@ -57,10 +182,12 @@ class Block(nn.Layer):
         drop_rate: float,
         drop_path_rate: float,
         norm_eps: float,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, norm_eps)
-        self.attn = Attention(dim, num_heads, drop_rate)
+        self.attn = Attention(dim, num_heads, drop_rate, qkv_bias, qk_scale)
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim, norm_eps)
         self.mlp = Mlp(dim, dim * mlp_ratio, drop_rate)
@@ -83,7 +210,10 @@ class PreLogits(nn.Layer):
 
 
 class VisionTransformer(nn.Layer):
-    """ViT: (B, in_channels, image_size, image_size) -> (B, num_classes)."""
+    """ViT: (B, in_channels, image_size, image_size) -> (B, num_classes).
+
+    `stem_depths` makes a hybrid: the blocks in each stage of its ResNet, none of the stem alone.
+    """
 
     def __init__(
         self,
@@ -96,41 +226,67 @@ class VisionTransformer(nn.Layer):
         depth: int = 12,
         num_heads: int = 12,
         mlp_ratio: int = 4,
+        class_token: bool = True,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        stem_depths: Sequence[int] | None = None,
         pre_logits: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        patch_embed = PatchEmbed(image_size, patch_size, in_channels, dim)
-        self.cls_token = self.create_parameter([1, 1, dim])
-        self.pos_embed = self.create_parameter([1, 1 + patch_embed.num_patches, dim])
+        patch_embed = (
+            PatchEmbed(image_size, patch_size, in_channels, dim)
+            if stem_depths is None
+            else HybridEmbed(image_size, patch_size, in_channels, dim, stem_depths)
+        )
+        self.class_token = class_token
+        if class_token:
+            self.cls_token = self.create_parameter([1, 1, dim])
+        tokens = patch_embed.num_patches + int(class_token)
+        self.pos_embed = self.create_parameter([1, tokens, dim])
         self.patch_embed = patch_embed
         self.pos_drop = nn.Dropout(drop_rate)
         rates = drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.LayerList(
-            [Block(dim, num_heads, mlp_ratio, drop_rate, rate, norm_eps) for rate in rates]
+            [
+                Block(
+                    dim=dim,
+                    num_heads=num_heads,
+                    mlp_ratio=mlp_ratio,
+                    drop_rate=drop_rate,
+                    drop_path_rate=rate,
+                    norm_eps=norm_eps,
+                    qkv_bias=qkv_bias,
+                    qk_scale=qk_scale,
+                )
+                for rate in rates
+            ]
         )
         self.norm = nn.LayerNorm(dim, norm_eps)
         self.pre_logits = PreLogits(dim) if pre_logits else nn.Identity()
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_linear)
-        trunc_normal(self.cls_token)
+        if class_token:
+            trunc_normal(self.cls_token)
         trunc_normal(self.pos_embed)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return all tokens after the last norm: (B, C, H, W) -> (B, 1 + N, dim)."""
+        """Return all tokens after the last norm: (B, C, H, W) -> (B, 1 + N or N, dim)."""
         x = self.patch_embed(x)  # B, N, C
-        cls_token = self.cls_token.expand([x.shape[0], -1, -1])
-        x = paddle.concat([cls_token, x], axis=1)  # B, 1 + N, C
+        if self.class_token:
+            cls_token = self.cls_token.expand([x.shape[0], -1, -1])
+            x = paddle.concat([cls_token, x], axis=1)  # B, 1 + N, C
         x = self.pos_drop(x + self.pos_embed)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Return the logits of the class token: (B, 1 + N, dim) -> (B, num_classes)."""
-        return self.head(self.pre_logits(x[:, 0]))
+        """Return the logits of the class token, of the mean of all tokens if there is none."""
+        x = x[:, 0] if self.class_token else x.mean(1)
+        return self.head(self.pre_logits(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -138,3 +294,12 @@ class VisionTransformer(nn.Layer):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head by a freshly initialised one for another number of classes."""
         self.head = new_classifier(self.head, num_classes)
+
+
+def pad_same(x: Tensor, kernel: int, step: int) -> Tensor:
+    """Pad a map with zeros so that its size after a window's steps is size / step, rounded up."""
+    pads: list[int] = []
+    for size in (x.shape[3], x.shape[2]):
+        total = max((-(-size // step) - 1) * step + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads) if any(pads) else x

@@ -12,7 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers import DropPath, Mlp, PatchEmbed, drop_path_rates, init_linear, trunc_normal
+from .layers import (
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    drop_path_rates,
+    init_linear,
+    new_classifier,
+    trunc_normal,
+)
 from .vit import Attention
 
 
@@ -85,5 +93,13 @@ class DeiT3(nn.Module):
             x = block(x)
         return self.norm(x)
 
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Return the logits of the class token: (B, 1 + N, dim) -> (B, num_classes)."""
+        return self.head(x[:, 0])
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x)[:, 0])
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for another number of classes."""
+        self.head = new_classifier(self.head, num_classes)
