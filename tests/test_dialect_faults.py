@@ -36,7 +36,9 @@ FURTHER = [c for c in WITH_LOGITS if ":" in c.side and c.name != "deit-tiny-224.
 AS_ANOTHER = {
     ("deit", "hf-v4"): "hf", ("swin", "hf-v4"): "hf", ("vit", "hf-v4"): "hf",
     ("swin", "paddleclas"): "torch", ("vit", "torchvision-v1"): "torchvision",
-    ("vit", "paddlevit"): "torch",
+    ("vit", "paddlevit"): "torch", ("vit", "mmpretrain"): "torch", ("vit", "passl"): "torch",
+    ("deit3", "mmpretrain"): "timm", ("pvtv2", "paddlevit"): "torch",
+    ("swin", "torchvision"): "timm",
 }  # fmt: skip
 """Dialects without logits, each with one that has some and does the same to every tensor."""
 

@@ -12,6 +12,8 @@ from tests.golden.cases import WITH_LOGITS, Case
 
 LIMIT = 1e-5
 """Normalised error of the float32 logits; the largest measured is 3e-6."""
+LIMITS = {"vit-small-r26-s32-224.timm": 3e-5}
+"""A hybrid's 26 convolutions of standardised weights sum up to 2e-5; 2e-14 in float64."""
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
@@ -26,7 +28,7 @@ def test_converted_case_gives_the_golden_logits(case: Case, framework: str, tmp_
     logits = run(model, framework, case.image())
     assert logits.shape == case.logits.shape
     error = np.abs(logits - case.logits).max() / np.sqrt((case.logits**2).mean())
-    assert error < LIMIT, (done.notes, error)
+    assert error < LIMITS.get(case.name, LIMIT), (done.notes, error)
 
 
 def run(model: object, framework: str, image: np.ndarray) -> np.ndarray:

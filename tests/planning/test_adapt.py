@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from porter.errors import UsageError
-from porter.planning.adapt import adapt, bicubic
+from porter.planning.adapt import RESIZES, adapt, bicubic
 from porter.tensors.lazy import LazyTensor
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
@@ -14,16 +14,17 @@ from porter.zoo.seeded import seeded
 VIT = find("vit-tiny-p16-224")
 
 
+@pytest.mark.parametrize("mode", RESIZES)
 @pytest.mark.parametrize(("before", "after"), [(14, 24), (24, 14), (7, 7), (3, 16), (14, 1)])
-def test_positions_are_torch_s_bicubic(before: int, after: int) -> None:
-    """`interpolate(mode="bicubic", align_corners=False)` in float64 gives the same numbers."""
+def test_positions_are_resized_as_by_torch(before: int, after: int, mode: str) -> None:
+    """`interpolate(mode=…, align_corners=False)` in float64 gives the same numbers."""
     import torch
 
     grid = np.random.default_rng(0).standard_normal((before, before, 5))
     picture = torch.from_numpy(grid).permute(2, 0, 1)[None]
     size = (after, after)
-    wanted = torch.nn.functional.interpolate(picture, size, mode="bicubic", align_corners=False)
-    weights = bicubic(before, after)
+    wanted = torch.nn.functional.interpolate(picture, size, mode=mode, align_corners=False)
+    weights = RESIZES[mode](before, after)
     found = np.einsum("ai,bj,ijc->abc", weights, weights, grid)
     # largest difference measured: 4e-15
     np.testing.assert_allclose(found, wanted[0].permute(1, 2, 0).numpy(), rtol=0, atol=1e-13)
@@ -57,6 +58,14 @@ def test_a_position_embedding_keeps_its_prefix() -> None:
     # torch computes in float32; largest difference measured: 5e-7
     np.testing.assert_allclose(new[:, 1:], wanted.reshape(1, 576, 192), rtol=0, atol=3e-6)
     assert changes == ["pos_embed: 197 positions became 577, bicubic"]
+
+
+def test_every_table_of_a_pyramid_is_resized() -> None:
+    """PVT has a table for each stage, and its code resizes them bilinearly."""
+    variant = find("pvt-tiny")
+    found, changes = adapt(variant, seeded(variant), image_size=384)
+    assert [found[f"pos_embed{n}"].shape[1] for n in (1, 2, 3, 4)] == [9216, 2304, 576, 145]
+    assert changes[3] == "pos_embed4: 50 positions became 145, bilinear"
 
 
 def test_a_head_is_drawn_anew_and_nothing_else() -> None:

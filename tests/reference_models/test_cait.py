@@ -110,7 +110,7 @@ def test_table_gives_each_dialects_tensors(twins: Any, case: str) -> None:
     assert twins.misnamed(case) == []
 
 
-@pytest.mark.parametrize("through", ["torch", "paddle", "paddlevit", "timm"])
+@pytest.mark.parametrize("through", ["torch", "paddle", "paddlevit", "timm", "ppim", "passl"])
 @pytest.mark.parametrize("case", ["cait-xxs24-224.official", "cait-xxs24-224.paddlevit"])
 def test_every_dialect_gives_every_weight_back(twins: Any, case: str, through: str) -> None:
     """There and back again, no tensor changes by a bit."""

@@ -1,4 +1,4 @@
-"""PVTv2's twins and table against the official code, timm and PaddleClas."""
+"""PVTv2's twins and table against the official code, timm, transformers and two Paddle ports."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_table_gives_each_dialects_tensors(twins: Any, case: str) -> None:
     assert twins.misnamed(case) == []
 
 
-@pytest.mark.parametrize("through", ["torch", "paddle", "paddleclas", "timm"])
+@pytest.mark.parametrize("through", ["torch", "paddle", "paddleclas", "timm", "hf", "paddlevit"])
 @pytest.mark.parametrize("case", ["pvtv2-b0.official", "pvtv2-b0.timm"])
 def test_every_dialect_gives_every_weight_back(twins: Any, case: str, through: str) -> None:
     """There and back again, no tensor changes by a bit."""

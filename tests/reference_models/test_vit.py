@@ -13,7 +13,9 @@ import torch
 import porter
 from porter.errors import MappingError
 from porter.planning.check import dialect_tensors
+from porter.planning.fit import fit
 from porter.planning.plan import plan
+from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import families, find
 from porter.zoo.seeded import seeded
 from tests.golden.cases import ALL, Case
@@ -38,32 +40,49 @@ PARAMETERS = {
     "vit-large-p32-224": 306_535_400,
     "vit-large-p32-384": 306_632_680,
     "vit-huge-p14-224": 632_045_800,
+    "vit-base-p8-224": 86_576_872,
+    "vit-small-gap-p16-224": 22_049_896,
+    "vit-base-gap-p16-224": 86_566_120,
+    "vit-small768-p16-224": 48_754_408,
+    "vit-tiny-r-s16-p8-224": 6_337_704,
+    "vit-small-r26-s32-224": 36_431_912,
+    "vit-base-r50-s16-224": 98_659_112,
+    "vit-base-r50-s16-384": 98_950_952,
 }
+TOKENS = {"vit-tiny-r-s16-p8-224": 50, "vit-small-r26-s32-224": 50, "vit-base-r50-s16-224": 197}
+"""Positions of hybrids, whose patches are not those of their names."""
 
 
 def test_variants_are_those_published() -> None:
-    """The family has its fifteen variants, found by timm's and torchvision's names too."""
+    """The family has its variants, found by timm's, Google's and torchvision's names too."""
     assert {name: a.parameters for name, a in VARIANTS.items()} == PARAMETERS
     for alias, name in {
         "vit_base_patch16_224": "vit-base-p16-224",
         "ViT_large_patch32_384": "vit-large-p32-384",
         "vit_huge_patch14_224": "vit-huge-p14-224",
         "vit_b_32": "vit-base-p32-224",
+        "ViT-S_32": "vit-small-p32-224",
+        "R26+ViT-S_32": "vit-small-r26-s32-224",
+        "ViT-B_16-gap-norep": "vit-base-gap-p16-224",
     }.items():
         assert find(alias).name == name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_models_have_the_stated_size_and_positions(twins: Any, variant: str) -> None:
-    """Each model has its row's parameters and one position for each patch and the class token."""
+    """Each model has its row's parameters, a position for each patch and one for a class token."""
     with torch.device("meta"):
         model = twins.build(variant, "torch")
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[variant]
     architecture = VARIANTS[variant]
     assert architecture.positions is not None
     assert model.pos_embed.shape[1] == architecture.positions.count(architecture.image_size)
-    patch, pixels = (int(word.strip("p")) for word in variant.split("-")[2:])
-    assert model.pos_embed.shape[1] == (pixels // patch) ** 2 + 1
+    if "-r" in variant:
+        count = TOKENS.get(variant, 577)
+    else:
+        patch, pixels = (int(word.strip("p")) for word in variant.split("-")[-2:])
+        count = (pixels // patch) ** 2 + ("-gap-" not in variant)
+    assert model.pos_embed.shape[1] == count
 
 
 def test_preprocessing_is_googles() -> None:
@@ -89,12 +108,26 @@ def test_logits_are_timms(twins: Any, framework: str, dtype: str, bound: float) 
     assert twins.golden_error("vit-tiny-p16-224.timm", framework, dtype) < bound
 
 
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize(
+    "variant", ["vit-small-gap-p16-224", "vit-tiny-r-s16-p8-224", "vit-small-r26-s32-224"]
+)
+def test_other_forms_compute_timms_logits(twins: Any, framework: str, variant: str) -> None:
+    """Pooled heads and hybrids compute the golden logits: measured 2e-14 in float64."""
+    assert twins.golden_error(f"{variant}.timm", framework, "float64") < 1e-9
+
+
 @pytest.mark.parametrize(
     ("variant", "features"),
-    [("vit-small-p32-224", ()), ("vit-tiny-p16-224", ("pre_logits",))],
+    [
+        ("vit-small-p32-224", ()),
+        ("vit-tiny-p16-224", ("pre_logits",)),
+        ("vit-small768-p16-224", ()),
+        ("vit-base-r50-s16-224", ()),
+    ],
 )
 def test_twins_agree(twins: Any, variant: str, features: tuple[str, ...]) -> None:
-    """Both frameworks agree in float64 on another patch size, and with `pre_logits`."""
+    """Both frameworks agree in float64 on other patches, with `pre_logits`, as hybrids."""
     found = twins.disagreement(variant, image_size=64, num_classes=11, features=features)
     assert found < 1e-9
 
@@ -127,9 +160,19 @@ def test_drop_path_acts_in_training_alone(twins: Any, framework: str) -> None:
     assert training > 0
 
 
-def test_every_parameter_moves_the_logits(twins: Any) -> None:
+@pytest.mark.parametrize("variant", ["vit-tiny-p16-224", "vit-small-r26-s32-224"])
+def test_every_parameter_moves_the_logits(twins: Any, variant: str) -> None:
     """No parameter of the model is without effect."""
-    assert twins.idle("vit-tiny-p16-224", 32) == set()
+    assert twins.idle(variant, 64) == set()
+
+
+def test_paddleclas_s_small_is_not_vit_s(twins: Any) -> None:
+    """Its attention scales by its whole width, and its file does not fit ViT-S."""
+    model = twins.build("vit-small768-p16-224", "torch", image_size=32)
+    assert model.blocks[0].attn.scale == pytest.approx(768**-0.5, abs=1e-12)
+    state = StateDict.of(Case("vit-small768-p16-224.paddleclas").weights())
+    with pytest.raises(MappingError, match="it fits vit-small768-p16-224 as paddle"):
+        fit(find("vit-small-p16-224"), state, "paddle", "torch")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -26,21 +26,29 @@ FAMILIES = {
     "cait": (
         "cait-xxs24-224 cait-xxs24-384 cait-xxs36-224 cait-xxs36-384 cait-xs24-384 cait-s24-224"
         " cait-s24-384 cait-s36-384 cait-m36-384 cait-m48-448",
-        "torch paddle paddle:paddlevit torch:timm",
+        "torch paddle paddle:paddlevit torch:timm paddle:ppim paddle:passl",
     ),
     "vit": (
         " ".join(f"vit-{s}-p16-{n}" for s in ("tiny", "small", "base", "large") for n in (224, 384))
         + " "
         + " ".join(f"vit-{s}-p32-{n}" for s in ("small", "base", "large") for n in (224, 384))
-        + " vit-huge-p14-224",
+        + " vit-huge-p14-224 vit-base-p8-224 vit-small-gap-p16-224 vit-base-gap-p16-224"
+        " vit-small768-p16-224 vit-tiny-r-s16-p8-224 vit-small-r26-s32-224 vit-base-r50-s16-224"
+        " vit-base-r50-s16-384",
         "torch paddle numpy:google torch:hf torch:torchvision paddle:paddlevit paddle:paddleclas"
-        " torch:timm",
+        " torch:timm torch:mmpretrain paddle:passl",
     ),
     "vit-labml": ("vit-labml-cifar10", "torch paddle"),
     "deit": (
         "deit-tiny-224 deit-small-224 deit-base-224 deit-base-384 deit-tiny-distilled-224"
         " deit-small-distilled-224 deit-base-distilled-224 deit-base-distilled-384",
-        "torch paddle torch:hf paddle:paddlevit paddle:paddleclas torch:timm",
+        "torch paddle torch:hf paddle:paddlevit paddle:paddleclas torch:timm torch:mmpretrain"
+        " paddle:ppim",
+    ),
+    "deit3": (
+        "deit3-small-224 deit3-small-384 deit3-medium-224 deit3-base-224 deit3-base-384"
+        " deit3-large-224 deit3-large-384 deit3-huge-224",
+        "torch torch:timm torch:mmpretrain paddle",
     ),
     "interpret-vit": (
         "vit-tiny-relu-224 vit-tiny-layernorm-224 vit-tiny-depthwise-224 swin-tiny-relu-w7-224"
@@ -50,11 +58,13 @@ FAMILIES = {
     "swin": (
         "swin-tiny-w7-224 swin-small-w7-224 swin-base-w7-224 swin-large-w7-224 swin-base-w12-384"
         " swin-large-w12-384",
-        "torch torch:timm torch:hf paddle paddle:paddlevit paddle:paddleclas",
+        "torch torch:timm torch:hf torch:torchvision torch:mmpretrain paddle paddle:paddlevit"
+        " paddle:paddleclas paddle:ppim paddle:passl",
     ),
+    "pvt": ("pvt-tiny pvt-small pvt-medium pvt-large", "torch torch:hf paddle paddle:ppim"),
     "pvtv2": (
         "pvtv2-b0 pvtv2-b1 pvtv2-b2 pvtv2-b3 pvtv2-b4 pvtv2-b5 pvtv2-b2-li",
-        "torch torch:timm paddle paddle:paddleclas",
+        "torch torch:timm torch:hf paddle paddle:paddleclas paddle:paddlevit",
     ),
 }
 """{family: (variants, what `--from` and `--to` take)}"""
