@@ -36,6 +36,8 @@ def test_variants_are_those_published() -> None:
     assert {name: a.parameters for name, a in VARIANTS.items()} == PARAMETERS
     assert find("swin_large_patch4_window12_384").name == "swin-large-w12-384"
     assert find("SwinTransformer_tiny_patch4_window7_224") is TINY
+    crops = {a.image_size: a.preprocessing.crop for a in VARIANTS.values()}
+    assert crops == {224: 0.875, 384: 1.0}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
