@@ -124,11 +124,10 @@ def test_other_forms_compute_timms_logits(twins: Any, framework: str, variant: s
         ("vit-small-p32-224", ()),
         ("vit-tiny-p16-224", ("pre_logits",)),
         ("vit-small768-p16-224", ()),
-        ("vit-base-r50-s16-224", ()),
     ],
 )
 def test_twins_agree(twins: Any, variant: str, features: tuple[str, ...]) -> None:
-    """Both frameworks agree in float64 on other patches, with `pre_logits`, as hybrids."""
+    """Both frameworks agree in float64 on other patches, with `pre_logits`, without biases of qkv."""
     found = twins.disagreement(variant, image_size=64, num_classes=11, features=features)
     assert found < 1e-9
 
