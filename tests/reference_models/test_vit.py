@@ -127,7 +127,7 @@ def test_other_forms_compute_timms_logits(twins: Any, framework: str, variant: s
     ],
 )
 def test_twins_agree(twins: Any, variant: str, features: tuple[str, ...]) -> None:
-    """Both frameworks agree in float64 on other patches, with `pre_logits`, without biases of qkv."""
+    """Both frameworks agree in float64 on other patches, with `pre_logits`, without qkv biases."""
     found = twins.disagreement(variant, image_size=64, num_classes=11, features=features)
     assert found < 1e-9
 
