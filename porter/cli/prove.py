@@ -55,11 +55,11 @@ def _of(variant: Architecture, pool: Pool, steps: Steps) -> list[Sensitivity]:
         return run
 
     runs: dict[str, list[str]] = {}
-    for dialect in variant.table.dialects:
+    for dialect in variant.dialects:
         runs.setdefault(run_of(dialect), []).append(dialect)
     made = together([task(framework, dialects) for framework, dialects in runs.items()])
     found = {proof.dialect: proof for proofs in made for proof in proofs}
-    return [found[dialect] for dialect in variant.table.dialects]
+    return [found[dialect] for dialect in variant.dialects]
 
 
 def run_of(dialect: str) -> str:

@@ -33,7 +33,7 @@ def build(
     """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
 
     `image_size` is in pixels; `num_classes` 0 leaves the classifier out; `options` are arguments of
-    the model's class (`drop_path_rate` …). With `blank`, parameters (in torch buffers, too) are
+    the model's class (`drop_path_rate` …) and replace those of the variant (`temperature`). With `blank`, parameters (in torch buffers, too) are
     NaN, to be filled: drawing them at random takes longer than reading a checkpoint. `device` is
     where torch allocates them. `MissingPackage` is raised when the framework is not installed.
     """
@@ -46,8 +46,7 @@ def build(
         getattr(module, architecture.model),
         image_size=image_size or architecture.image_size,
         num_classes=num_classes or architecture.num_classes,
-        **config,
-        **options,
+        **{**config, **options},
     )
     if num_classes == 0:
         make = partial(_headless, make, architecture, framework)

@@ -48,13 +48,17 @@ def swin(config: Mapping[str, Any], image_size: int) -> dict[str, Array]:
 
 
 def interpret_vit(config: Mapping[str, Any], image_size: int) -> dict[str, Array]:
-    """Return Swin's constants, or each ViT block's `relative_position_index`.
+    """Return Swin's constants, or each ViT block's `relative_position_index`, if it has one.
 
     ViT's has a class token first: rows of the bias table for class to patch, patch to class and
     class to itself follow those of the offsets.
     """
+    relative = config.get("relative", True)
     if "depths" in config:
-        return swin(config, image_size)
+        found = swin(config, image_size)
+        return {name: array for name, array in found.items() if relative or "attn_mask" in name}
+    if not relative:
+        return {}
     side = image_size // config["patch_size"]
     rows = (2 * side - 1) ** 2
     index = np.pad(_relative_index(side), ((1, 0), (1, 0)))

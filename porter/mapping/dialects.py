@@ -71,10 +71,21 @@ class Dialects:
         for index, body in enumerate(entry.get("cases", ())):
             place = f"[[dialects.{name}.cases]] #{index + 1}"
             when = Pattern(body["when"])
-            if not any(layer.path.overlaps(when) for layer in self.layers):
-                raise TableError(f"{place} when {when.text!r}: not in [tensors] or [layers]")
+            self._check_known(when, f"{place} when")
             cases.append(Case(when, self._form(name, body, dialect, place, trail)))
-        return self._checked(dialect._replace(cases=(*cases, *dialect.cases)), where)
+        dialect = dialect._replace(cases=(*cases, *dialect.cases), only=self._only(entry, where))
+        return self._checked(dialect, where)
+
+    def _only(self, entry: dict[str, Any], where: str) -> Pattern | None:
+        if "only" not in entry:
+            return None
+        only = Pattern(entry["only"])
+        self._check_known(only, f"{where} only")
+        return only
+
+    def _check_known(self, tensor: Pattern, where: str) -> None:
+        if not any(layer.path.overlaps(tensor) for layer in self.layers):
+            raise TableError(f"{where} {tensor.text!r}: not in [tensors] or [layers]")
 
     def _form(
         self,

@@ -94,7 +94,8 @@ def schema() -> Node:
     when = _text("a canonical tensor: the case is that of variants that have it")
     case = _object("a case", {"when": when, **form}, ("when",))
     cases = _several("[[…cases]] tables, the first that applies counting", case)
-    body = _object("a dialect", {**form, "cases": cases}, ())
+    only = _text("a canonical tensor: variants without it do not have this dialect")
+    body = _object("a dialect", {**form, "only": only, "cases": cases}, ())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": IDENTIFIER,

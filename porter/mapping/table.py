@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import NamedTuple
 
-from porter.errors import TableError, listed
+from porter.errors import MappingError, TableError, listed
 from porter.mapping.conventions import Convention
 from porter.mapping.pattern import Pattern
 
@@ -91,6 +91,12 @@ class Dialect(NamedTuple):
     about: str = ""
     container: str = ""
     cases: tuple[Case, ...] = ()
+    only: Pattern | None = None
+    """A canonical tensor: variants without it have no such naming."""
+
+    def names(self, tensors: Iterable[str]) -> bool:
+        """Whether a variant with these canonical names has this naming."""
+        return self.only is None or any(self.only.match(name) is not None for name in tensors)
 
     @property
     def forms(self) -> tuple[Dialect, ...]:
@@ -98,9 +104,15 @@ class Dialect(NamedTuple):
         return (*(case.dialect for case in self.cases), self)
 
     def of(self, names: Iterable[str]) -> Dialect:
-        """Return the form for a variant with these canonical names: the first case that applies."""
-        if self.cases:
+        """Return the form for a variant with these canonical names: the first case that applies.
+
+        `MappingError` is raised for a variant that does not have this naming.
+        """
+        if self.cases or self.only:
             names = list(names)
+        if not self.names(names):
+            assert self.only is not None
+            raise MappingError(f"{self.name} names only variants that have {self.only.text}")
         for case in self.cases:
             if any(case.when.match(name) is not None for name in names):
                 return case.dialect

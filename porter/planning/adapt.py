@@ -13,7 +13,7 @@ from math import isqrt
 
 import numpy as np
 
-from porter.errors import UsageError
+from porter.errors import UsageError, listed
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
@@ -56,9 +56,24 @@ def _resize(
     old = tensors.get(table.tensor)
     if not symbolic or old is None or old.shape[table.axis] == count:
         return
+    _refuse_projections(architecture, table)
     tensors[table.tensor] = _resized(old, table, count)
     before = old.shape[table.axis]
     yield f"{table.tensor}: {before} positions became {count}, {table.interpolation}"
+
+
+def _refuse_projections(architecture: Architecture, table: Positions) -> None:
+    """Raise `UsageError` if other weights have a row for each position, too."""
+    projections = [
+        tensor.name
+        for tensor in architecture.skeleton().tensors
+        if table.symbol in tensor.dims and tensor.name != table.tensor
+    ]
+    if projections:
+        raise UsageError(
+            f"{architecture.name} cannot be adapted to another image size: {listed(projections, 2)}"
+            " mix a fixed number of tokens"
+        )
 
 
 def _heads(architecture: Architecture) -> Iterator[tuple[str, int]]:

@@ -37,7 +37,7 @@ class Proof:
 def check(variants: Iterable[Architecture]) -> Iterator[Proof]:
     """Yield one proof for each dialect of each variant."""
     for architecture in variants:
-        for dialect in architecture.table.dialects:
+        for dialect in architecture.dialects:
             yield prove(architecture, dialect)
 
 

@@ -46,8 +46,9 @@ def recognise(source: Shapes, among: Iterable[Architecture] | None = None) -> li
     """Return the variants that a checkpoint fits, best first; inexact ones if none fits.
 
     Several variants may have the same tensors (ViT-B/16 and DeiT-B): all are returned, those
-    whose default image size and classes are the checkpoint's first. Names select the families, the
-    number of elements the variants that are worth a plan.
+    whose default image size and classes are the checkpoint's first, and forms of which no weights
+    are published last. Names select the families, the number of elements the variants that are
+    worth a plan.
     """
     groups = families() if among is None else _grouped(among)
     found = _recognised(source, groups)
@@ -74,7 +75,7 @@ def _recognised(source: Shapes, groups: Mapping[str, list[Architecture]]) -> lis
         if near is None or one.common > near.common:
             near = one
     if exact:
-        return sorted(exact, key=lambda m: (-_natural(m), -m.overlap))
+        return sorted(exact, key=lambda m: (m.architecture.study, -_natural(m), -m.overlap))
     if near is None or near.common <= NEAR:
         return []
     return [Match(groups[near.family][0], near.dialect, False, near.common)]
@@ -82,14 +83,14 @@ def _recognised(source: Shapes, groups: Mapping[str, list[Architecture]]) -> lis
 
 def best_dialect(architecture: Architecture, source: Shapes, prefer: str) -> str:
     """Return the dialect of a variant that a checkpoint is in, `prefer` if none fits better."""
-    for dialect in dict.fromkeys([prefer, *architecture.table.dialects]):
+    for dialect in dict.fromkeys([prefer, *architecture.dialects]):
         try:
             plan(architecture, source, dialect, CANONICAL)
         except PorterError:
             continue
         return dialect
     mine = {plain(name) for name in source}
-    dialects = list(architecture.table.dialects)
+    dialects = architecture.dialects
     shared = {d: len(mine & _signature(architecture.name, d)) for d in dialects}
     best = max(dialects, key=lambda d: shared[d])
     return best if shared[best] > shared.get(prefer, 0) else prefer

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from porter.errors import UsageError, listed, nearest, printable
 from porter.mapping import reader
+from porter.mapping.pattern import Pattern
 from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
 from porter.zoo import skeleton as skeletons
@@ -81,11 +82,21 @@ class Architecture:
     """Whether the model can be built for another image size."""
     features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Optional parts: {feature: keyword arguments}."""
+    seeded_scales: Mapping[str, float] = field(default_factory=dict)
+    """{pattern of layers: factor of their seeded values}, where the usual sizes overflow."""
+    study: bool = False
+    """Whether it is only a form that an article compares with: no weights are published."""
 
     @property
     def table(self) -> Table:
         """The family's mapping table."""
         return reader.builtin(self.family)
+
+    @property
+    def dialects(self) -> tuple[str, ...]:
+        """The dialects of the table that this variant has."""
+        names = [tensor.name for tensor in self.skeleton().tensors]
+        return tuple(name for name, one in self.table.dialects.items() if one.names(names))
 
     def skeleton(self, framework: str = CANONICAL) -> skeletons.Skeleton:
         """Return the tensors of the reference model in torch or paddle."""
@@ -105,6 +116,11 @@ class Architecture:
         """Every tensor whose size follows the image size, that of `positions` first."""
         return () if self.positions is None else (self.positions, *self.further_positions)
 
+    def seeded_scale(self, path: str) -> float:
+        """Return the factor of a layer's seeded values."""
+        factors = (f for text, f in self.seeded_scales.items() if Pattern(text).match(path))
+        return next(factors, 1.0)
+
     def symbols(
         self, num_classes: int | None = None, image_size: int | None = None
     ) -> dict[str, int]:
@@ -115,7 +131,7 @@ class Architecture:
         if not self.resizable and image_size not in (None, self.image_size):
             raise UsageError(
                 f"{self.name} takes images of {self.image_size} px only, not {image_size}:"
-                " its relative positions are built for that size"
+                " its relative positions or norms are built for that size"
             )
         symbols = {"classes": num_classes or self.num_classes}
         size = image_size or self.image_size
@@ -223,6 +239,8 @@ def _variants(text: str) -> dict[str, Architecture]:
             sibling=both.get("sibling"),
             resizable=both.get("resizable", True),
             features=body.get("features", {}),
+            seeded_scales=body.get("seeded", {}),
+            study=both.get("study", False),
         )
     return variants
 

@@ -55,8 +55,9 @@ def _tensor(
     assert place is not None, name
     kind, leaf = place[0].kind, place[2]
     chosen = DTYPES[dtype]
+    factor = np.float32(architecture.seeded_scale(place[1]))
     return LazyTensor(
-        chosen, shape, lambda: values(seed, name, kind, leaf, shape).astype(chosen.numpy)
+        chosen, shape, lambda: (values(seed, name, kind, leaf, shape) * factor).astype(chosen.numpy)
     )
 
 
@@ -79,7 +80,7 @@ def values(seed: int, name: str, kind: str, leaf: str, shape: Shape) -> Array:
     if kind in ("norm", "batchnorm"):
         return 1 + np.float32(0.1) * drawn
     if leaf == "weight":
-        fan_in = shape[0] if kind == "conv_transpose" else prod(shape[1:])
+        fan_in = shape[0] if kind == "conv_transpose" else prod(shape[1 + (kind == "conv_bank") :])
         return drawn * np.float32(max(fan_in, 1) ** -0.5)
     if len(shape) == 1:
         return np.float32(0.3) * (1 + np.float32(0.3) * drawn)

@@ -11,6 +11,22 @@ Official code, and the origin of every name: facebookresearch/deit, cait_models.
 - `pos_embed` has one position a patch and none for the class token.
 - The softmax makes `proj_l.bias` and the class attention's `k.bias` of no effect on the output.
 - Every block has the same drop-path rate; the class-attention blocks drop nothing.
+
+The paper compares with other forms of the same network. They are settings here; no code of them
+is published, and their names and what the paper leaves open are chosen here. With η the norm and F
+attention or the MLP, the branches of Figure 1 are
+
+    plain                      x + F(η(x))               (a), DeiT
+    rezero, skipinit, fixup    x + α F(x)                (b), one scalar α a branch, no norm
+    the same, `branch_norm`    x + α F(η(x))             (c)
+    layerscale                 x + diag(γ) F(η(x))       (d)
+
+- α (`alpha_1`, `alpha_2`) starts at 0 in ReZero, at 1/√depth in SkipInit and at 1 in Fixup.
+- Fixup starts the last layer of each branch and the head at 0, the first layers smaller by √depth,
+  and has scalar biases: x + α F(x + a) + b, with a and b `bias_1a`, `bias_1b` (and `2`). Within a
+  branch the layers have their own biases, and no scalars are added.
+- `class_at`: the class token joins before that block and there is no class attention; at 0 it has
+  a position, as in DeiT. `pool="mean"`: there is no class token, the head reads the mean.
 """
 
 from __future__ import annotations
@@ -30,6 +46,9 @@ from .layers import (
     split_heads,
     trunc_normal,
 )
+from .vit import Attention
+
+RESIDUALS = ("plain", "layerscale", "rezero", "skipinit", "fixup")
 
 
 class TalkingHeadAttention(nn.Layer):
@@ -75,7 +94,54 @@ class ClassAttention(nn.Layer):
         return self.proj_drop(self.proj(x))
 
 
-class Block(nn.Layer):
+class ResidualBlock(nn.Layer):
+    """Attention and MLP as residual branches of one of the forms of Figure 1."""
+
+    def __init__(
+        self,
+        dim: int,
+        attn: nn.Layer,
+        mlp: Mlp,
+        residual: str,
+        branch_norm: bool,
+        scale_init: float,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-6) if branch_norm else nn.Identity()
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim, epsilon=1e-6) if branch_norm else nn.Identity()
+        self.mlp = mlp
+        if residual == "layerscale":
+            self.gamma_1 = self.constant(dim, scale_init)
+            self.gamma_2 = self.constant(dim, scale_init)
+        elif residual != "plain":
+            self.alpha_1 = self.constant(1, scale_init)
+            self.alpha_2 = self.constant(1, scale_init)
+        if residual == "fixup":
+            self.bias_1a = self.constant(1, 0.0)
+            self.bias_1b = self.constant(1, 0.0)
+            self.bias_2a = self.constant(1, 0.0)
+            self.bias_2b = self.constant(1, 0.0)
+
+    def constant(self, size: int, value: float) -> Tensor:
+        """Return a vector of equal parameters."""
+        return self.create_parameter([size], default_initializer=nn.initializer.Constant(value))
+
+    def branch(self, number: int, x: Tensor) -> Tensor:
+        """Return the residual that branch 1 (attention) or 2 (MLP) adds."""
+        x = getattr(self, f"norm{number}")(x)
+        if self.residual == "fixup":
+            x = x + getattr(self, f"bias_{number}a")
+        x = self.attn(x) if number == 1 else self.mlp(x)
+        if self.residual == "layerscale":
+            x = getattr(self, f"gamma_{number}") * x
+        elif self.residual != "plain":
+            x = getattr(self, f"alpha_{number}") * x
+        return x + getattr(self, f"bias_{number}b") if self.residual == "fixup" else x
+
+
+class Block(ResidualBlock):
     """Block of the patch tokens: (B, N, C) -> (B, N, C)."""
 
     def __init__(
@@ -83,53 +149,49 @@ class Block(nn.Layer):
         dim: int,
         num_heads: int,
         mlp_ratio: int,
-        layer_scale_init: float,
+        talking_heads: bool,
+        residual: str,
+        branch_norm: bool,
+        scale_init: float,
         drop_rate: float,
         drop_path_rate: float,
     ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-6)
-        self.attn = TalkingHeadAttention(dim, num_heads, drop_rate)
+        make = TalkingHeadAttention if talking_heads else Attention
+        attn = make(dim, num_heads, drop_rate)
+        mlp = Mlp(dim, dim * mlp_ratio, drop_rate)
+        super().__init__(dim, attn, mlp, residual, branch_norm, scale_init)
         self.drop_path = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(dim, epsilon=1e-6)
-        self.mlp = Mlp(dim, dim * mlp_ratio, drop_rate)
-        self.gamma_1 = self.create_parameter(
-            [dim], default_initializer=nn.initializer.Constant(layer_scale_init)
-        )
-        self.gamma_2 = self.create_parameter(
-            [dim], default_initializer=nn.initializer.Constant(layer_scale_init)
-        )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
-        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.branch(1, x))
+        return x + self.drop_path(self.branch(2, x))
 
 
-class ClassBlock(nn.Layer):
+class ClassBlock(ResidualBlock):
     """Block of the class token: (B, 1, C) and the patches (B, N, C) -> (B, 1, C)."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: int, layer_scale_init: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-6)
-        self.attn = ClassAttention(dim, num_heads, 0.0)
-        self.norm2 = nn.LayerNorm(dim, epsilon=1e-6)
-        self.mlp = Mlp(dim, dim * mlp_ratio)
-        self.gamma_1 = self.create_parameter(
-            [dim], default_initializer=nn.initializer.Constant(layer_scale_init)
-        )
-        self.gamma_2 = self.create_parameter(
-            [dim], default_initializer=nn.initializer.Constant(layer_scale_init)
-        )
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: int,
+        residual: str,
+        branch_norm: bool,
+        scale_init: float,
+    ) -> None:
+        attn, mlp = ClassAttention(dim, num_heads, 0.0), Mlp(dim, dim * mlp_ratio)
+        super().__init__(dim, attn, mlp, residual, branch_norm, scale_init)
 
     def forward(self, token: Tensor, x: Tensor) -> Tensor:
-        token = token + self.gamma_1 * self.attn(self.norm1(paddle.concat([token, x], 1)))
-        return token + self.gamma_2 * self.mlp(self.norm2(token))
+        token = token + self.branch(1, paddle.concat([token, x], 1))
+        return token + self.branch(2, token)
 
 
 class CaiT(nn.Layer):
     """CaiT: (B, 3, image_size, image_size) -> (B, num_classes) logits.
 
-    `layer_scale_init` defaults to what the paper gives a model of this depth.
+    `layer_scale_init`, the first value of the branches' scales, defaults to the paper's for the
+    form and a model of this depth.
     """
 
     def __init__(
@@ -144,45 +206,83 @@ class CaiT(nn.Layer):
         class_depth: int = 2,
         num_heads: int = 4,
         mlp_ratio: int = 4,
+        talking_heads: bool = True,
+        residual: str = "layerscale",
+        branch_norm: bool = True,
         layer_scale_init: float | None = None,
+        class_at: int | None = None,
+        pool: str = "class",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        scale = layer_scale(depth) if layer_scale_init is None else layer_scale_init
+        check_form(residual, branch_norm, class_depth, class_at, pool)
+        scale = scale_init(residual, depth) if layer_scale_init is None else layer_scale_init
+        branches = (residual, branch_norm, scale)
         patch_embed = PatchEmbed(image_size, patch_size, in_channels, dim)
-        self.cls_token = self.create_parameter([1, 1, dim])
-        self.pos_embed = self.create_parameter([1, patch_embed.num_patches, dim])
+        positions = patch_embed.num_patches + (class_at == 0)
+        self.class_at = class_at
+        self.cls_token = self.create_parameter([1, 1, dim]) if pool == "class" else None
+        self.pos_embed = self.create_parameter([1, positions, dim])
         self.patch_embed = patch_embed
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(
             [
-                Block(dim, num_heads, mlp_ratio, scale, drop_rate, drop_path_rate)
+                Block(
+                    dim, num_heads, mlp_ratio, talking_heads, *branches, drop_rate, drop_path_rate
+                )
                 for _ in range(depth)
             ]
         )
         self.blocks_token_only = nn.LayerList(
-            [ClassBlock(dim, num_heads, mlp_ratio, scale) for _ in range(class_depth)]
+            [ClassBlock(dim, num_heads, mlp_ratio, *branches) for _ in range(class_depth)]
         )
         self.norm = nn.LayerNorm(dim, epsilon=1e-6)
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_linear)
-        trunc_normal(self.cls_token)
         trunc_normal(self.pos_embed)
+        if self.cls_token is not None:
+            trunc_normal(self.cls_token)
+        if residual == "fixup":
+            self.init_fixup()
+
+    def init_fixup(self) -> None:
+        """Start each branch and the head at zero, and the other layers of a branch smaller."""
+        for block in [*self.blocks, *self.blocks_token_only]:
+            for layer in (block.attn.proj, block.mlp.fc2):
+                nn.initializer.Constant(0.0)(layer.weight)
+            first = [block.mlp.fc1]
+            first += [
+                getattr(block.attn, n) for n in ("qkv", "q", "k", "v") if hasattr(block.attn, n)
+            ]
+            for layer in first:
+                trunc_normal(layer.weight, std=0.02 * len(self.blocks) ** -0.5)
+        nn.initializer.Constant(0.0)(self.head.weight)
+
+    def with_class_token(self, x: Tensor) -> Tensor:
+        """Put the class token first: (B, N, C) -> (B, 1 + N, C)."""
+        return paddle.concat([self.cls_token.expand_as(x[:, :1]), x], 1)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return all tokens after the last norm: (B, 3, H, W) -> (B, 1 + N, C)."""
-        x = self.pos_drop(self.patch_embed(x) + self.pos_embed)  # B, N, C
-        for block in self.blocks:
+        """Return all tokens after the last norm: (B, 3, H, W) -> (B, 1 + N, C), or (B, N, C)."""
+        x = self.patch_embed(x)  # B, N, C
+        if self.class_at == 0:
+            x = self.with_class_token(x)
+        x = self.pos_drop(x + self.pos_embed)
+        for i, block in enumerate(self.blocks):
+            if i > 0 and i == self.class_at:
+                x = self.with_class_token(x)
             x = block(x)
-        token = self.cls_token.expand_as(x[:, :1])  # B, 1, C
-        for block in self.blocks_token_only:
-            token = block(token, x)
-        return self.norm(paddle.concat([token, x], 1))
+        if self.class_at is None and self.cls_token is not None:
+            token = self.cls_token.expand_as(x[:, :1])  # B, 1, C
+            for block in self.blocks_token_only:
+                token = block(token, x)
+            x = paddle.concat([token, x], 1)
+        return self.norm(x)
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Return the logits of the class token: (B, 1 + N, C) -> (B, num_classes)."""
-        return self.head(x[:, 0])
+        """Return the logits of the class token, or else of the mean: -> (B, num_classes)."""
+        return self.head(x.mean(1) if self.cls_token is None else x[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -192,8 +292,24 @@ class CaiT(nn.Layer):
         self.head = new_classifier(self.head, num_classes)
 
 
-def layer_scale(depth: int) -> float:
-    """Return the paper's first value of LayerScale for a depth (section 4.1)."""
-    if depth <= 18:
-        return 0.1
-    return 1e-5 if depth <= 24 else 1e-6
+def check_form(
+    residual: str, branch_norm: bool, class_depth: int, class_at: int | None, pool: str
+) -> None:
+    """Raise `ValueError` for settings that contradict one another."""
+    if residual not in RESIDUALS:
+        raise ValueError(f"residual {residual!r} is none of {', '.join(RESIDUALS)}")
+    if residual in ("plain", "layerscale") and not branch_norm:
+        raise ValueError(f"the {residual} branches have a norm")
+    if pool not in ("class", "mean"):
+        raise ValueError(f"pool {pool!r} is neither class nor mean")
+    if class_depth and (class_at is not None or pool == "mean"):
+        raise ValueError("class attention is for a class token that joins after the blocks")
+    if class_at is not None and pool == "mean":
+        raise ValueError("pool mean has no class token, and class_at no meaning")
+
+
+def scale_init(residual: str, depth: int) -> float:
+    """Return the first value of the branches' scales in a form and for a depth (section 4.1)."""
+    if residual == "layerscale":
+        return 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
+    return {"plain": 1.0, "rezero": 0.0, "skipinit": depth**-0.5, "fixup": 1.0}[residual]

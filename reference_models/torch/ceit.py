@@ -10,6 +10,10 @@ Official code, and the origin of every name: coeusguo/ceit.
 - LCA's fused `qkv` serves all class tokens, but only the last one is asked for and goes on.
 - The last block's `leff` has no effect: only class tokens leave that block.
 - `pos_layer_embed`, one position a layer, is added to the collected class tokens.
+
+What the paper's ablation varies are settings: the kernel and stride of I2T's convolution, with or
+without its norm and pooling; the kernel of LeFF, with or without its norms; LCA or the last block's
+class token. Convolutions are padded to keep a map of H / stride.
 """
 
 from __future__ import annotations
@@ -36,13 +40,20 @@ from .layers import (
 class Image2Tokens(nn.Module):
     """Convolution and pooling of the stem: (B, 3, H, W) -> (B, out, H/4, W/4)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, norm: bool, pool: bool
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False
+            in_channels,
+            out_channels,
+            kernel_size=kernel,
+            stride=stride,
+            padding=kernel // 2,
+            bias=False,
         )
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.bn = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.maxpool(self.bn(self.conv(x)))
@@ -51,10 +62,11 @@ class Image2Tokens(nn.Module):
 class HybridEmbed(nn.Module):
     """Patches of the stem's map: (B, 3, H, W) -> (B, dim, H / (4 P), W / (4 P))."""
 
-    def __init__(self, in_channels: int, stem_channels: int, patch_size: int, dim: int) -> None:
+    def __init__(self, backbone: Image2Tokens, patch_size: int, dim: int) -> None:
         super().__init__()
-        self.backbone = Image2Tokens(in_channels, stem_channels)
-        self.proj = nn.Conv2d(stem_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.backbone = backbone
+        channels = backbone.conv.weight.shape[0]
+        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(self.backbone(x))
@@ -83,14 +95,16 @@ class Attention(nn.Module):
 class LeFF(nn.Module):
     """Locally-enhanced feed-forward layer of the patch tokens; the first token passes through."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, kernel: int, norm: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(dim, hidden_dim, kernel_size=1)
-        self.conv2 = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1, groups=hidden_dim)
+        self.conv2 = nn.Conv2d(
+            hidden_dim, hidden_dim, kernel_size=kernel, padding=kernel // 2, groups=hidden_dim
+        )
         self.conv3 = nn.Conv2d(hidden_dim, dim, kernel_size=1)
-        self.bn1 = nn.BatchNorm2d(hidden_dim)
-        self.bn2 = nn.BatchNorm2d(hidden_dim)
-        self.bn3 = nn.BatchNorm2d(dim)
+        self.bn1 = nn.BatchNorm2d(hidden_dim) if norm else nn.Identity()
+        self.bn2 = nn.BatchNorm2d(hidden_dim) if norm else nn.Identity()
+        self.bn3 = nn.BatchNorm2d(dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         grid = to_map(x[:, 1:], height, width)  # B, C, h, w
@@ -104,14 +118,14 @@ class Block(nn.Module):
     """Pre-norm attention and LeFF: (B, 1 + N, C) -> (B, 1 + N, C)."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: int, drop_rate: float, drop_path_rate: float
+        self, dim: int, num_heads: int, leff: LeFF, drop_rate: float, drop_path_rate: float
     ) -> None:
         super().__init__()
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, drop_rate)
-        self.leff = LeFF(dim, dim * mlp_ratio)
+        self.leff = leff
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
@@ -148,23 +162,40 @@ class CeiT(nn.Module):
         depth: int = 12,
         num_heads: int = 3,
         mlp_ratio: int = 4,
+        stem_kernel: int = 7,
+        stem_stride: int = 2,
+        stem_norm: bool = True,
+        stem_pool: bool = True,
+        leff_kernel: int = 3,
+        leff_norm: bool = True,
+        lca: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        num_patches = (image_size // (4 * patch_size)) ** 2  # the stem halves twice
+        stride = stem_stride * (2 if stem_pool else 1)  # the official stem halves twice
+        num_patches = (image_size // (stride * patch_size)) ** 2
         self.cls_token = nn.Parameter(torch.zeros([1, 1, dim]))
         self.pos_embed = nn.Parameter(torch.zeros([1, num_patches + 1, dim]))
-        self.pos_layer_embed = nn.Parameter(torch.zeros([1, depth, dim]))
-        self.i2t = HybridEmbed(in_channels, stem_channels, patch_size, dim)
+        self.pos_layer_embed = nn.Parameter(torch.zeros([1, depth, dim])) if lca else None
+        stem = Image2Tokens(
+            in_channels, stem_channels, stem_kernel, stem_stride, stem_norm, stem_pool
+        )
+        self.i2t = HybridEmbed(stem, patch_size, dim)
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.ModuleList(
             [
-                Block(dim, num_heads, mlp_ratio, drop_rate, rate)
+                Block(
+                    dim,
+                    num_heads,
+                    LeFF(dim, dim * mlp_ratio, leff_kernel, leff_norm),
+                    drop_rate,
+                    rate,
+                )
                 for rate in drop_path_rates(drop_path_rate, depth)
             ]
         )
-        self.lca = LayerwiseClassAttention(dim, num_heads, mlp_ratio, drop_rate)
+        self.lca = LayerwiseClassAttention(dim, num_heads, mlp_ratio, drop_rate) if lca else None
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_linear)
@@ -172,7 +203,10 @@ class CeiT(nn.Module):
         trunc_normal(self.pos_embed)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return what LCA leaves, one token, after the last norm: (B, 3, H, W) -> (B, 1, C)."""
+        """Return what LCA leaves, one token, after the last norm: (B, 3, H, W) -> (B, 1, C).
+
+        Without LCA these are all tokens of the last block, (B, 1 + N, C), the class token first.
+        """
         grid = self.i2t(x)  # B, C, h, w
         x = to_tokens(grid)  # B, N, C
         x = torch.cat([self.cls_token.expand_as(x[:, :1]), x], 1)
@@ -181,7 +215,8 @@ class CeiT(nn.Module):
         for block in self.blocks:
             x = block(x, grid.shape[2], grid.shape[3])
             collected.append(x[:, :1])
-        x = self.lca(torch.cat(collected, 1) + self.pos_layer_embed)  # B, 1, C
+        if self.lca is not None:
+            x = self.lca(torch.cat(collected, 1) + self.pos_layer_embed)  # B, 1, C
         return self.norm(x)
 
     def forward_head(self, x: Tensor) -> Tensor:

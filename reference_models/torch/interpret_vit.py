@@ -6,7 +6,14 @@ makes two studies of it. Here they are as attentions that take the place of thos
 DeiT-T's sizes) and in Swin-T; p is a relative position embedding per head.
 
     relu, layernorm   o_i = Σ_j a(q_i · k_j / √d + p_ij) v_j, where a is ReLU or LayerNorm over j
+    softmax           the same with softmax, to compare with
+    relumean          the same with ReLU over the number of keys; not of this paper but of a
+                      neighbour, arXiv 2309.08586
     depthwise         o_i = q_i ⊙ mean_j(k_j) + Σ_j p_ij k_j; there are no values
+
+Each is there without relative positions too (`relative=False`: p is 0). softmax with them is Swin
+itself, and without them ViT itself. The paper's tables were not at hand: which further rows its
+study of activations has is not known here.
 
 The paper leaves open, and chosen here:
 
@@ -19,8 +26,8 @@ The paper leaves open, and chosen here:
   1e-6, ViT's (Swin's own norms keep 1e-5).
 - The heads of the depth-wise attention matter only to p: head h of p acts on channels h of k.
 - Where a shifted window of Swin joins tokens that were not neighbours, there is no softmax to
-  silence one for the other: its term is left out of the sums and of the mean of the keys (but
-  not of LayerNorm's mean and variance).
+  silence one for the other: its term is left out of the sums, of the mean of the keys and of the
+  number of keys (but not of LayerNorm's mean and variance). Softmax has Swin's mask.
 - A static convolution with a bias before (`qkv` or `qk`) and after (`proj`), as in ViT and Swin.
 """
 
@@ -35,6 +42,8 @@ from .layers import init_linear, merge_heads, split_heads, trunc_normal
 from .swin import SwinTransformer, relative_position_index
 from .vit import VisionTransformer
 
+ACTIVATIONS = ("relu", "layernorm", "softmax", "relumean")
+
 
 def class_position_index(side: int) -> Tensor:
     """Return `relative_position_index` of a class token and side² patches: (1 + N, 1 + N)."""
@@ -48,17 +57,21 @@ def class_position_index(side: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """What both studies share: the relative position embedding of side² tokens."""
+    """What both studies share: the relative position embedding of side² tokens, if any."""
 
-    def __init__(self, num_heads: int, side: int, class_token: bool, drop_rate: float) -> None:
+    def __init__(
+        self, num_heads: int, side: int, class_token: bool, relative: bool, drop_rate: float
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        entries = (2 * side - 1) ** 2 + 3 * class_token
-        index = class_position_index(side) if class_token else relative_position_index(side)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros([entries, num_heads]))
-        self.register_buffer("relative_position_index", index)
+        self.relative = relative
+        if relative:
+            entries = (2 * side - 1) ** 2 + 3 * class_token
+            index = class_position_index(side) if class_token else relative_position_index(side)
+            self.relative_position_bias_table = nn.Parameter(torch.zeros([entries, num_heads]))
+            self.register_buffer("relative_position_index", index)
+            trunc_normal(self.relative_position_bias_table)
         self.drop = nn.Dropout(drop_rate)
-        trunc_normal(self.relative_position_bias_table)
 
     def positions(self) -> Tensor:
         """Return p: (heads, N, N)."""
@@ -69,7 +82,7 @@ class Attention(nn.Module):
 
 
 class DynamicAttention(Attention):
-    """The first study: ReLU or LayerNorm over the keys in place of softmax."""
+    """The first study: other activations in place of softmax."""
 
     def __init__(
         self,
@@ -77,49 +90,75 @@ class DynamicAttention(Attention):
         num_heads: int,
         side: int,
         class_token: bool,
+        relative: bool,
         drop_rate: float,
         activation: str,
     ) -> None:
-        super().__init__(num_heads, side, class_token, drop_rate)
+        super().__init__(num_heads, side, class_token, relative, drop_rate)
+        self.activation = activation
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, dim * 3)
         keys = side * side + class_token
-        self.act = nn.LayerNorm(keys, 1e-6) if activation == "layernorm" else nn.ReLU()
+        self.act = nn.Softmax(-1) if activation == "softmax" else nn.ReLU()
+        if activation == "layernorm":
+            self.act = nn.LayerNorm(keys, 1e-6)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         n = x.shape[1]
         q, k, v = (split_heads(t, self.num_heads) for t in self.qkv(x).chunk(3, -1))
-        scores = (q * self.scale) @ k.permute([0, 1, 3, 2]) + self.positions()
-        weights = self.act(scores)  # B, heads, N, N
-        if mask is not None:
-            weights = weights.reshape([-1, mask.shape[0], self.num_heads, n, n])
-            weights = (weights * neighbours(mask)).reshape([-1, self.num_heads, n, n])
+        scores = (q * self.scale) @ k.permute([0, 1, 3, 2])  # B, heads, N, N
+        if self.relative:
+            scores = scores + self.positions()
+        if mask is None:
+            weights = self.weights(scores)
+        else:
+            scores = scores.reshape([-1, mask.shape[0], self.num_heads, n, n])
+            weights = self.masked_weights(scores, mask).reshape([-1, self.num_heads, n, n])
         return self.drop(self.proj(merge_heads(weights @ v)))
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """Return the weight of each key: as `scores`, (…, N, N)."""
+        weights = self.act(scores)
+        return weights / weights.shape[-1] if self.activation == "relumean" else weights
+
+    def masked_weights(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return the weights within shifted windows: as `scores`, (B, windows, heads, N, N)."""
+        if self.activation == "softmax":
+            return self.act(scores + mask.unsqueeze(1))
+        near = neighbours(mask)  # windows, 1, N, N
+        weights = self.act(scores) * near
+        return weights / near.sum(-1).unsqueeze(-1) if self.activation == "relumean" else weights
 
 
 class DepthwiseAttention(Attention):
     """The second study: kernels are averaged, not weighed, and applied channel by channel."""
 
     def __init__(
-        self, dim: int, num_heads: int, side: int, class_token: bool, drop_rate: float
+        self,
+        dim: int,
+        num_heads: int,
+        side: int,
+        class_token: bool,
+        relative: bool,
+        drop_rate: float,
     ) -> None:
-        super().__init__(num_heads, side, class_token, drop_rate)
+        super().__init__(num_heads, side, class_token, relative, drop_rate)
         self.qk = nn.Linear(dim, dim * 2)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k = (split_heads(t, self.num_heads) for t in self.qk(x).chunk(2, -1))
-        p = self.positions()
         if mask is None:
-            mean = k.mean(2).unsqueeze(2)  # B, heads, 1, C / heads
+            x = q * k.mean(2).unsqueeze(2)  # B, heads, N, C / heads
+            x = x + self.positions() @ k if self.relative else x
         else:
             near = neighbours(mask)  # windows, 1, N, N
             k = k.reshape([-1, mask.shape[0], *q.shape[1:]])  # B, windows, heads, N, C / heads
-            mean = (near / near.sum(-1).unsqueeze(-1) @ k).reshape([-1, *q.shape[1:]])
-            p = p * near  # windows, heads, N, N
-        x = merge_heads(q * mean + (p @ k).reshape([-1, *q.shape[1:]]))
-        return self.drop(self.proj(x))
+            x = q * (near / near.sum(-1).unsqueeze(-1) @ k).reshape([-1, *q.shape[1:]])
+            if self.relative:
+                x = x + (self.positions() * near @ k).reshape([-1, *q.shape[1:]])
+        return self.drop(self.proj(merge_heads(x)))
 
 
 def neighbours(mask: Tensor) -> Tensor:
@@ -128,14 +167,20 @@ def neighbours(mask: Tensor) -> Tensor:
 
 
 def make_attention(
-    attention: str, dim: int, num_heads: int, side: int, class_token: bool, drop_rate: float
+    attention: str,
+    dim: int,
+    num_heads: int,
+    side: int,
+    class_token: bool,
+    drop_rate: float,
+    relative: bool = True,
 ) -> Attention:
-    """Return the attention of a study: `relu`, `layernorm` or `depthwise`."""
+    """Return the attention of a study: `depthwise` or one of `ACTIVATIONS`."""
     if attention == "depthwise":
-        return DepthwiseAttention(dim, num_heads, side, class_token, drop_rate)
-    if attention in ("relu", "layernorm"):
-        return DynamicAttention(dim, num_heads, side, class_token, drop_rate, attention)
-    raise ValueError(f"attention {attention!r} is none of relu, layernorm, depthwise")
+        return DepthwiseAttention(dim, num_heads, side, class_token, relative, drop_rate)
+    if attention in ACTIVATIONS:
+        return DynamicAttention(dim, num_heads, side, class_token, relative, drop_rate, attention)
+    raise ValueError(f"attention {attention!r} is none of {', '.join(ACTIVATIONS)}, depthwise")
 
 
 class InterpretViT(VisionTransformer):
@@ -145,6 +190,7 @@ class InterpretViT(VisionTransformer):
         self,
         *,
         attention: str,
+        relative: bool = True,
         image_size: int = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
@@ -170,7 +216,7 @@ class InterpretViT(VisionTransformer):
         )
         side = image_size // patch_size
         for block in self.blocks:
-            block.attn = make_attention(attention, dim, num_heads, side, True, drop_rate)
+            block.attn = make_attention(attention, dim, num_heads, side, True, drop_rate, relative)
         self.blocks.apply(init_linear)
 
 
@@ -181,6 +227,7 @@ class InterpretSwin(SwinTransformer):
         self,
         *,
         attention: str,
+        relative: bool = True,
         image_size: int = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
@@ -209,6 +256,12 @@ class InterpretSwin(SwinTransformer):
         for s, stage in enumerate(self.layers):
             for block in stage.blocks:
                 block.attn = make_attention(
-                    attention, embed_dim * 2**s, num_heads[s], block.window, False, drop_rate
+                    attention,
+                    embed_dim * 2**s,
+                    num_heads[s],
+                    block.window,
+                    False,
+                    drop_rate,
+                    relative,
                 )
         self.layers.apply(init_linear)

@@ -25,7 +25,7 @@ ALL = [
     (smallest.name, dialect)
     for variants in families().values()
     for smallest in [min(variants, key=lambda v: v.parameters)]
-    for dialect in smallest.table.dialects
+    for dialect in smallest.dialects
     if dialect != CANONICAL
 ]
 

@@ -47,7 +47,7 @@ def test_every_table_is_proven_for_every_variant(variant: str) -> None:
     """Total, unambiguous and exact, in every dialect, both ways, without a weight."""
     architecture = find(variant)
     proofs = list(check([architecture]))
-    assert [p.dialect for p in proofs] == list(architecture.table.dialects)
+    assert [p.dialect for p in proofs] == list(architecture.dialects)
     assert [p.problems for p in proofs if not p.holds] == []
     assert all(p.tensors > 20 for p in proofs)
 

@@ -13,7 +13,9 @@ import porter
 from porter.zoo.architectures import families, find
 from tests.golden.cases import ALL, Case
 
-VARIANTS = {a.name: a for a in families()["cait"]}
+ALL_VARIANTS = {a.name: a for a in families()["cait"]}
+VARIANTS = {name: a for name, a in ALL_VARIANTS.items() if not a.study}
+STUDY = {name: a for name, a in ALL_VARIANTS.items() if a.study}
 OFFICIAL = [c.name for c in ALL if c.variant in VARIANTS and c.name.endswith(".official")]
 CASES = [c.name for c in ALL if c.variant in VARIANTS]
 PARAMETERS = {
@@ -143,3 +145,105 @@ def test_official_file_becomes_paddlevits(tmp_path: Path) -> None:
     assert (made["patch_embed.patch_embed.weight"] == own).all()
     own = weights["module.blocks.3.attn.proj_l.weight"].numpy()
     assert (made["blocks.3.attn.proj_l.weight"] == own.T).all()
+
+
+FORMS = ["rezero", "skipinit", "fixup"]
+
+
+def test_the_study_has_the_forms_of_figure_1() -> None:
+    """Scales, norms and scalar biases change DeiT-S's parameters by what they have."""
+    deit, norms = find("deit-small-224").parameters, 12 * 2 * 2 * 384
+    scalars = {"rezero": 24, "skipinit": 24, "fixup": 24 + 48}
+    wanted = {f"deit-small-{form}-norm-224": deit + n for form, n in scalars.items()}
+    wanted |= {f"deit-small-{form}-224": deit + n - norms for form, n in scalars.items()}
+    wanted["deit-small-layerscale-224"] = deit + 24 * 384
+    wanted |= {f"deit-small-class{i}-224": deit - 384 for i in (2, 4, 8, 10, 11)}
+    wanted["deit-small-avgpool-224"] = deit - 2 * 384
+    assert {name: a.parameters for name, a in STUDY.items()} == wanted
+
+
+@pytest.mark.parametrize("variant", STUDY)
+def test_twins_of_the_study_agree(twins: Any, variant: str) -> None:
+    """Both frameworks agree in float64, and every parameter matters."""
+    assert twins.disagreement(variant, image_size=32, num_classes=11) < 1e-9
+    assert twins.idle(variant, 32) == set()
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize(("form", "start"), [("rezero", 0), ("skipinit", 0.5), ("fixup", 1)])
+def test_scalars_start_as_their_papers_say(framework: str, form: str, start: float) -> None:
+    """ReZero starts at 0, SkipInit at 1/sqrt(depth), Fixup at 1 with branches of 0."""
+    module = __import__(f"porter.reference_models.{framework}.cait", fromlist=["CaiT"])
+    model = module.CaiT(
+        image_size=16, num_classes=2, dim=4, num_heads=1, depth=4, class_depth=0, class_at=0,
+        talking_heads=False, residual=form, branch_norm=False,
+    )  # fmt: skip
+    for block in model.blocks:
+        assert [float(block.alpha_1), float(block.alpha_2)] == [start] * 2
+        assert (float(abs(block.mlp.fc2.weight).max()) == 0) is (form == "fixup")
+
+
+def by_formula(form: str, block: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return a block's output as Figure 1 writes it: form (b), or (c) after a dash and "norm"."""
+    norm = form.endswith("-norm")
+    for n, branch in ((1, block.attn), (2, block.mlp)):
+        inner = getattr(block, f"norm{n}")(x) if norm else x
+        alpha = getattr(block, f"alpha_{n}")
+        if form.startswith("fixup"):
+            before, after = getattr(block, f"bias_{n}a"), getattr(block, f"bias_{n}b")
+            x = x + alpha * branch(inner + before) + after
+        else:
+            x = x + alpha * branch(inner)
+    return x
+
+
+@pytest.mark.parametrize("form", [*FORMS, *(f"{form}-norm" for form in FORMS)])
+def test_a_block_follows_the_formula(twins: Any, form: str) -> None:
+    """Branches are scaled by a scalar, with or without a norm before them."""
+    model = twins.build(f"deit-small-{form}-224", "torch", image_size=32).double().eval()
+    weights = twins.seeded(model)
+    model.load_state_dict({n: torch.from_numpy(a) for n, a in weights.items()})
+    x = torch.randn(2, 5, 384, dtype=torch.float64)
+    block = model.blocks[3]
+    assert torch.allclose(block(x), by_formula(form, block, x), rtol=0, atol=1e-12)
+
+
+def test_plain_branches_with_the_token_at_the_start_are_deit(twins: Any) -> None:
+    """Form (a) with the class token before the first block has DeiT's names and computes DeiT."""
+    options = {"residual": "plain", "image_size": 32, "num_classes": 3}
+    model = twins.build("deit-small-layerscale-224", "torch", **options)
+    deit = twins.build("deit-small-224", "torch", image_size=32, num_classes=3)
+    weights, image = twins.seeded(deit), np.random.default_rng(0).standard_normal((1, 3, 32, 32))
+    found = [twins.run_torch(m, weights, image, "float64") for m in (model, deit)]
+    assert twins.error(*found) == 0
+
+
+def test_the_class_token_joins_before_its_block(twins: Any) -> None:
+    """Blocks before it see the patches only."""
+    model = twins.build("deit-small-class8-224", "torch", image_size=32).eval()
+    seen: list[int] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
+    model(torch.zeros(1, 3, 32, 32))
+    assert seen == [4] * 8 + [5] * 4
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"residual": "highway"}, "none of plain"),
+        ({"branch_norm": False}, "layerscale branches have a norm"),
+        ({"class_at": 0}, "class attention"),
+        ({"pool": "mean"}, "class attention"),
+        ({"pool": "max"}, "neither class nor mean"),
+        ({"pool": "mean", "class_depth": 0, "class_at": 3}, "has no class token"),
+    ],
+)
+def test_settings_that_contradict_are_refused(
+    framework: str, options: dict[str, Any], message: str
+) -> None:
+    """A combination that no form has is an error that says why."""
+    module = __import__(f"porter.reference_models.{framework}.cait", fromlist=["CaiT"])
+    with pytest.raises(ValueError, match=message):
+        module.CaiT(image_size=16, dim=4, num_heads=1, depth=2, **options)

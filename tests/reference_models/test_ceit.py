@@ -10,7 +10,9 @@ import torch
 from porter.zoo.architectures import families, find
 from tests.golden.cases import ALL, Case
 
-VARIANTS = {a.name: a for a in families()["ceit"]}
+ALL_VARIANTS = {a.name: a for a in families()["ceit"]}
+VARIANTS = {name: a for name, a in ALL_VARIANTS.items() if not a.study}
+STUDY = {name: a for name, a in ALL_VARIANTS.items() if a.study}
 CASES = [c.name for c in ALL if c.variant in VARIANTS]
 PARAMETERS = {
     "ceit-tiny-224": 6_356_904,
@@ -18,6 +20,13 @@ PARAMETERS = {
     "ceit-base-224": 94_405_416,
     "ceit-tiny-384": 6_429_864,
     "ceit-small-384": 24_350_760,
+}
+
+
+LEFF = {
+    f"{name}.{leaf}"
+    for name in ("conv1", "conv2", "conv3", "bn1", "bn2", "bn3")
+    for leaf in ("weight", "bias")
 }
 
 
@@ -86,3 +95,35 @@ def test_paddle_gives_every_weight_back(twins: Any) -> None:
 def test_table_agrees_with_the_kinds_of_paddles_layers(twins: Any) -> None:
     """What the table makes for Paddle is what transposing by the layers' kinds makes."""
     twins.assert_converted("ceit-tiny-224.official")
+
+
+def test_the_study_varies_one_part_at_a_time() -> None:
+    """Kernels, pooling, norms and LCA change the number of parameters by what they have."""
+    base, dim, hidden = PARAMETERS["ceit-tiny-224"], 192, 768
+    lca = dim * 12 + 4 * dim + (dim + 1) * 3 * dim + (dim + 1) * dim + 2 * dim * hidden
+    assert {name: base - a.parameters for name, a in STUDY.items()} == {
+        "ceit-tiny-i2t-k7s4-224": 0,
+        "ceit-tiny-i2t-k5s4-224": 64 * 3 * (49 - 25),
+        "ceit-tiny-i2t-k3s2-224": 64 * 3 * (49 - 9),
+        "ceit-tiny-i2t-nonorm-224": 2 * 64,
+        "ceit-tiny-leff-k1-224": 12 * hidden * (9 - 1),
+        "ceit-tiny-leff-k5-224": 12 * hidden * (9 - 25),
+        "ceit-tiny-leff-nonorm-224": 12 * 2 * (2 * hidden + dim),
+        "ceit-tiny-nolca-224": lca + hidden + dim,
+    }
+
+
+@pytest.mark.parametrize("variant", STUDY)
+def test_twins_of_the_study_agree(twins: Any, variant: str) -> None:
+    """Both frameworks agree in float64, and all but the last block's LeFF matters."""
+    assert twins.disagreement(variant, image_size=48, num_classes=11) < 1e-9
+    idle = {name.removeprefix("blocks.11.leff.") for name in twins.idle(variant, 48)}
+    assert idle == {n for n in LEFF if "nonorm" not in variant or "i2t" in variant or "bn" not in n}
+
+
+def test_without_lca_the_head_reads_the_last_class_token(twins: Any) -> None:
+    """The tokens are those of the last block, and the class token decides."""
+    model = twins.build("ceit-tiny-nolca-224", "torch", image_size=32, num_classes=3).eval()
+    tokens = model.forward_features(torch.ones(1, 3, 32, 32))
+    assert tokens.shape == (1, 5, 192)
+    assert torch.equal(model.forward_head(tokens), model.head(tokens[:, 0]))

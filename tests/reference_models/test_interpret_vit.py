@@ -19,13 +19,26 @@ from porter.zoo.seeded import seeded
 VARIANTS = {a.name: a for a in families()["interpret-vit"]}
 VIT = [name for name in VARIANTS if name.startswith("vit")]
 SWIN = [name for name in VARIANTS if name.startswith("swin")]
-STUDIES = ["relu", "layernorm", "depthwise"]
+STUDIES = ["relu", "layernorm", "relumean", "softmax", "depthwise"]
 PARAMETERS = {
     "vit-tiny-relu-224": 5_743_768,
+    "vit-tiny-relu-norel-224": 5_717_416,
     "vit-tiny-layernorm-224": 5_748_496,
+    "vit-tiny-layernorm-norel-224": 5_722_144,
+    "vit-tiny-relumean-224": 5_743_768,
+    "vit-tiny-relumean-norel-224": 5_717_416,
+    "vit-tiny-softmax-224": 5_743_768,
     "vit-tiny-depthwise-224": 5_299_096,
+    "vit-tiny-depthwise-norel-224": 5_272_744,
     "swin-tiny-relu-w7-224": 28_288_354,
+    "swin-tiny-relu-norel-w7-224": 28_265_032,
+    "swin-tiny-layernorm-w7-224": 28_289_530,
+    "swin-tiny-layernorm-norel-w7-224": 28_266_208,
+    "swin-tiny-relumean-w7-224": 28_288_354,
+    "swin-tiny-relumean-norel-w7-224": 28_265_032,
+    "swin-tiny-softmax-norel-w7-224": 28_265_032,
     "swin-tiny-depthwise-w7-224": 26_127_394,
+    "swin-tiny-depthwise-norel-w7-224": 26_104_072,
 }
 DIM, HEADS, SIDE = 8, 2, 3
 Weights = dict[str, np.ndarray]
@@ -58,7 +71,9 @@ def by_formula(study: str, x: np.ndarray, w: Weights, near: np.ndarray) -> np.nd
     `near` (N, N) says which keys a query may use.
     """
     n = len(x)
-    p = positions(w["relative_position_bias_table"], n > SIDE * SIDE)
+    p = np.zeros((HEADS, n, n))
+    if "relative_position_bias_table" in w:
+        p = positions(w["relative_position_bias_table"], n > SIDE * SIDE)
     name = "qk" if study == "depthwise" else "qkv"
     banks = np.split(x @ w[f"{name}.weight"].T + w[f"{name}.bias"], len(name), axis=1)
     out = np.zeros((n, DIM))
@@ -73,8 +88,10 @@ def by_formula(study: str, x: np.ndarray, w: Weights, near: np.ndarray) -> np.nd
                 out[i, own] = q[i] * mean + sum(p[h, i, j] * k[j] for j in js)
                 continue
             scores = np.array([q[i] @ k[j] / np.sqrt(d) + p[h, i, j] for j in range(n)])
-            if study == "relu":
-                active = np.maximum(scores, 0)
+            if study in ("relu", "relumean"):
+                active = np.maximum(scores, 0) / (len(js) if study == "relumean" else 1)
+            elif study == "softmax":
+                active = np.exp(scores) / sum(np.exp(scores[j]) for j in js)
             else:
                 active = (scores - scores.mean()) / np.sqrt(scores.var() + 1e-6)
                 active = active * w["act.weight"] + w["act.bias"]
@@ -82,10 +99,12 @@ def by_formula(study: str, x: np.ndarray, w: Weights, near: np.ndarray) -> np.nd
     return out @ w["proj.weight"].T + w["proj.bias"]
 
 
-def attention(framework: str, study: str, class_token: bool) -> tuple[Any, Weights]:
+def attention(
+    framework: str, study: str, class_token: bool, relative: bool = True
+) -> tuple[Any, Weights]:
     """Return an attention in float64 and its weights in PyTorch's layout."""
     module = __import__(f"porter.reference_models.{framework}.interpret_vit", fromlist=["x"])
-    layer = module.make_attention(study, DIM, HEADS, SIDE, class_token, 0.0)
+    layer = module.make_attention(study, DIM, HEADS, SIDE, class_token, 0.0, relative)
     rng = np.random.default_rng(1)
     weights, given = {}, {}
     for name, value in layer.state_dict().items():
@@ -114,10 +133,13 @@ def ran(framework: str, layer: Any, *arrays: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
 @pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("study", STUDIES)
-def test_attention_follows_the_formula(framework: str, study: str, class_token: bool) -> None:
-    """Each study's attention is the paper's sum over keys, with and without a class token."""
-    layer, weights = attention(framework, study, class_token)
+def test_attention_follows_the_formula(
+    framework: str, study: str, class_token: bool, relative: bool
+) -> None:
+    """Each study's attention is its sum over keys, with and without class token and positions."""
+    layer, weights = attention(framework, study, class_token, relative)
     n = SIDE * SIDE + class_token
     x = np.random.default_rng(2).standard_normal((2, n, DIM))
     everyone = np.ones((n, n), bool)
@@ -126,10 +148,11 @@ def test_attention_follows_the_formula(framework: str, study: str, class_token: 
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("study", STUDIES)
-def test_masked_tokens_are_left_out(framework: str, study: str) -> None:
+def test_masked_tokens_are_left_out(framework: str, study: str, relative: bool) -> None:
     """In a shifted window the sums run over the tokens that were neighbours before the shift."""
-    layer, weights = attention(framework, study, False)
+    layer, weights = attention(framework, study, False, relative)
     rng = np.random.default_rng(3)
     regions = rng.integers(0, 2, (2, SIDE * SIDE))  # of each of two windows
     near = regions[:, :, None] == regions[:, None, :]
@@ -140,7 +163,7 @@ def test_masked_tokens_are_left_out(framework: str, study: str) -> None:
 
 
 def test_variants_are_both_studies_on_vit_and_swin() -> None:
-    """The family has its five variants with the parameters that the studies leave."""
+    """The family has each form on both models with the parameters that the studies leave."""
     assert {name: a.parameters for name, a in VARIANTS.items()} == PARAMETERS
     plain = find("swin-tiny-w7-224").parameters
     assert PARAMETERS["swin-tiny-relu-w7-224"] == plain  # nothing is added, nothing goes
@@ -165,8 +188,9 @@ def test_vit_twins_agree(twins: Any, variant: str) -> None:
     assert twins.disagreement(variant, image_size=64, num_classes=11) < 1e-9
 
 
+@pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("study", STUDIES)
-def test_swin_twins_agree(twins: Any, study: str) -> None:
+def test_swin_twins_agree(twins: Any, study: str, relative: bool) -> None:
     """Both frameworks agree in float64 with shifted windows, small model."""
     found, weights = [], {}
     image = np.random.default_rng(5).standard_normal((2, 3, 32, 32))
@@ -174,6 +198,7 @@ def test_swin_twins_agree(twins: Any, study: str) -> None:
         module = __import__(f"porter.reference_models.{framework}.interpret_vit", fromlist=["x"])
         model = module.InterpretSwin(
             attention=study,
+            relative=relative,
             image_size=32,
             patch_size=2,
             window_size=4,
@@ -188,7 +213,7 @@ def test_swin_twins_agree(twins: Any, study: str) -> None:
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
-@pytest.mark.parametrize("variant", ["vit-tiny-relu-224", "swin-tiny-depthwise-w7-224"])
+@pytest.mark.parametrize("variant", ["vit-tiny-relu-224", "swin-tiny-depthwise-norel-w7-224"])
 def test_constants_are_computed_bit_for_bit(twins: Any, variant: str, framework: str) -> None:
     """What porter writes for the buffers is what the models register."""
     model = twins.build(variant, framework, num_classes=2)
@@ -218,8 +243,8 @@ def test_every_parameter_moves_the_logits(twins: Any, variant: str) -> None:
 def test_an_unknown_study_is_refused(framework: str) -> None:
     """A study that there is not is an error that lists those there are."""
     module = __import__(f"porter.reference_models.{framework}.interpret_vit", fromlist=["x"])
-    with pytest.raises(ValueError, match="none of relu, layernorm, depthwise"):
-        module.make_attention("softmax", DIM, HEADS, SIDE, False, 0.0)
+    with pytest.raises(ValueError, match="none of relu, layernorm, softmax, relumean, depthwise"):
+        module.make_attention("gelu", DIM, HEADS, SIDE, False, 0.0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -245,7 +270,7 @@ def test_paddle_gives_every_weight_back(variant: str) -> None:
 def test_a_vit_is_for_one_image_size() -> None:
     """Its relative positions are for 224 px: another size is refused, Swin's is not."""
     shapes = {n: (t.dtype.name, t.shape) for n, t in seeded(VARIANTS[VIT[0]]).items()}
-    with pytest.raises(UsageError, match="images of 224 px alone"):
+    with pytest.raises(UsageError, match="images of 224 px only"):
         plan(VARIANTS[VIT[0]], shapes, "torch", "paddle", image_size=384)
     shapes = {n: (t.dtype.name, t.shape) for n, t in seeded(VARIANTS[SWIN[0]]).items()}
     assert plan(VARIANTS[SWIN[0]], shapes, "torch", "paddle", image_size=448).image_size == 448

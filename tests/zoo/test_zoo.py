@@ -19,13 +19,24 @@ ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = {
     "shunted": ("shunted-t shunted-s shunted-b", "torch paddle"),
     "ceit": (
-        "ceit-tiny-224 ceit-small-224 ceit-base-224 ceit-tiny-384 ceit-small-384",
+        "ceit-tiny-224 ceit-small-224 ceit-base-224 ceit-tiny-384 ceit-small-384 "
+        + " ".join(f"ceit-tiny-i2t-{part}-224" for part in ("k7s4", "k5s4", "k3s2", "nonorm"))
+        + " ceit-tiny-leff-k1-224 ceit-tiny-leff-k5-224 ceit-tiny-leff-nonorm-224"
+        + " ceit-tiny-nolca-224",
         "torch paddle",
     ),
     "ceit-rishikksh20": ("ceit-rishikksh20 ceit-rishikksh20-lca", "torch paddle"),
     "cait": (
         "cait-xxs24-224 cait-xxs24-384 cait-xxs36-224 cait-xxs36-384 cait-xs24-384 cait-s24-224"
-        " cait-s24-384 cait-s36-384 cait-m36-384 cait-m48-448",
+        " cait-s24-384 cait-s36-384 cait-m36-384 cait-m48-448"
+        " deit-small-layerscale-224 deit-small-avgpool-224 "
+        + " ".join(
+            f"deit-small-{form}{norm}-224"
+            for form in ("rezero", "skipinit", "fixup")
+            for norm in ("", "-norm")
+        )
+        + " "
+        + " ".join(f"deit-small-class{block}-224" for block in (2, 4, 8, 10, 11)),
         "torch paddle paddle:paddlevit torch:timm paddle:ppim paddle:passl",
     ),
     "vit": (
@@ -51,10 +62,28 @@ FAMILIES = {
         "torch torch:timm torch:mmpretrain paddle",
     ),
     "interpret-vit": (
-        "vit-tiny-relu-224 vit-tiny-layernorm-224 vit-tiny-depthwise-224 swin-tiny-relu-w7-224"
-        " swin-tiny-depthwise-w7-224",
+        "vit-tiny-softmax-224 swin-tiny-softmax-norel-w7-224 "
+        + " ".join(
+            f"{model}-{form}{relative}-{size}"
+            for model, size in (("vit-tiny", "224"), ("swin-tiny", "w7-224"))
+            for form in ("relu", "layernorm", "relumean", "depthwise")
+            for relative in ("", "-norel")
+        ),
         "torch paddle",
     ),
+    "linformer": (
+        " ".join(f"vit-tiny-linformer-{n}224" for n in ("", "sharekv-", "onekv-", "perhead-")),
+        "torch torch:lucidrains torch:tatp22 paddle",
+    ),
+    "dwnet": (
+        " ".join(
+            f"{form}dwnet-{size}"
+            for form in ("", "dynamic-", "i-dynamic-")
+            for size in ("tiny", "base")
+        ),
+        "torch paddle",
+    ),
+    "dy-resnet": ("dy-resnet18 dy-resnet50", "torch paddle"),
     "swin": (
         "swin-tiny-w7-224 swin-small-w7-224 swin-base-w7-224 swin-large-w7-224 swin-base-w12-384"
         " swin-large-w12-384",
