@@ -13,7 +13,7 @@ from porter.cli.output import json_option, progress, quiet_option, say_json, siz
 
 @click.command("export-templates")
 @click.argument("archs", metavar="[ARCH]...", nargs=-1, shell_complete=complete.architectures)
-@click.option("--all", "everything", is_flag=True, help="Every variant.")
+@click.option("--all", "everything", is_flag=True, help="Every variant but those of studies.")
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER",
               help="Copy them to a folder, for another machine.")  # fmt: skip
 @click.option("--opset", type=click.IntRange(1), help="Operator set (default 20).")
@@ -40,7 +40,8 @@ def command(
 
     if bool(archs) == everything:
         raise click.UsageError("name the architectures, or pass --all")
-    chosen = list(all_variants().values()) if everything else [find(name) for name in archs]
+    published = [one for one in all_variants().values() if not one.study]
+    chosen = published if everything else [find(name) for name in archs]
     templates = []
     for variant in chosen:
         with progress(quiet or as_json) as move:

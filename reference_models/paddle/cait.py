@@ -24,7 +24,8 @@ attention or the MLP, the branches of Figure 1 are
 - α (`alpha_1`, `alpha_2`) starts at 0 in ReZero, at 1/√depth in SkipInit and at 1 in Fixup.
 - Fixup starts the last layer of each branch and the head at 0, the first layers smaller by √depth,
   and has scalar biases: x + α F(x + a) + b, with a and b `bias_1a`, `bias_1b` (and `2`). Within a
-  branch the layers have their own biases, and no scalars are added.
+  branch the layers have their own biases, and no scalars are added. A norm that follows takes b
+  away again: all of them in form (c), that of the last block in form (b).
 - `class_at`: the class token joins before that block and there is no class attention; at 0 it has
   a position, as in DeiT. `pool="mean"`: there is no class token, the head reads the mean.
 """

@@ -7,7 +7,8 @@ kaijieshi7/Dynamic-convolution-Pytorch (dynamic_models/dy_resnet.py).
 - `weight` is a bank of K kernels (K, out, in, k, k); `attention.fc1` and `attention.fc2` weigh
   them from the pooled map: softmax(fc2(relu(fc1(pooled))) / temperature).
 - The temperature is a setting and no tensor: it is 34 at first and falls by 3 an epoch, to 1, at
-  which a trained model runs. The same weights give other logits at another temperature.
+  which a trained model runs. The same weights give other logits at another temperature
+  (`set_temperature`).
 - Blocks are torchvision's: the 3×3 convolution of a bottleneck has the stride.
 """
 
@@ -20,7 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import init_conv, new_classifier, trunc_normal
+from .layers import (
+    DropPath,
+    drop_path_rates,
+    init_conv,
+    new_classifier,
+    to_tokens,
+    trunc_normal,
+)
 
 EXPANSION = 4  # channels after a bottleneck over those within it
 
@@ -81,6 +89,7 @@ class Block(nn.Module):
         bottleneck: bool,
         num_kernels: int,
         temperature: float,
+        drop_path_rate: float,
     ) -> None:
         super().__init__()
         out_channels = dim * EXPANSION if bottleneck else dim
@@ -98,6 +107,7 @@ class Block(nn.Module):
             self.conv2 = DynamicConv(dim, dim, 3, 1, *bank)
             self.bn2 = nn.BatchNorm2d(dim)
         self.bottleneck = bottleneck
+        self.drop_path = DropPath(drop_path_rate)
         self.downsample = None
         if stride > 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -111,7 +121,7 @@ class Block(nn.Module):
         x = self.bn2(self.conv2(x))
         if self.bottleneck:
             x = self.bn3(self.conv3(F.relu(x)))
-        return F.relu(x + shortcut)
+        return F.relu(self.drop_path(x) + shortcut)
 
 
 class DyResNet(nn.Module):
@@ -128,33 +138,38 @@ class DyResNet(nn.Module):
         bottleneck: bool = False,
         num_kernels: int = 4,
         temperature: float = 1.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, dims[0], kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(dims[0])
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         width = dims[0]
+        rates = drop_path_rates(drop_path_rate, sum(depths))
         for s, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
             blocks = []
             for i in range(depth):
                 stride = 2 if s and not i else 1
-                blocks.append(Block(width, dim, stride, bottleneck, num_kernels, temperature))
+                rate = rates[sum(depths[:s]) + i]
+                blocks.append(Block(width, dim, stride, bottleneck, num_kernels, temperature, rate))
                 width = dim * EXPANSION if bottleneck else dim
             setattr(self, f"layer{s + 1}", nn.Sequential(*blocks))
         self.stages = len(depths)
+        self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(width, num_classes)
         self.apply(init_conv)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last stage's map: (B, C, H, W) -> (B, dim, H / 32, W / 32)."""
+        """Return the last stage's map as tokens: (B, C, H, W) -> (B, H / 32 * W / 32, dim)."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for s in range(self.stages):
             x = getattr(self, f"layer{s + 1}")(x)
-        return x
+        return to_tokens(x)
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Return the logits of the mean over the map: (B, dim, H, W) -> (B, num_classes)."""
-        return self.fc(x.mean([2, 3]))
+        """Return the logits of the tokens' mean: (B, N, dim) -> (B, num_classes)."""
+        return self.fc(self.drop(x.mean(1)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -162,3 +177,9 @@ class DyResNet(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace `fc` by a freshly initialised one for another number of classes."""
         self.fc = new_classifier(self.fc, num_classes)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Set the temperature at which every convolution mixes its kernels."""
+        for module in self.modules():
+            if isinstance(module, KernelAttention):
+                module.temperature = temperature

@@ -164,9 +164,13 @@ def test_the_study_has_the_forms_of_figure_1() -> None:
 
 @pytest.mark.parametrize("variant", STUDY)
 def test_twins_of_the_study_agree(twins: Any, variant: str) -> None:
-    """Both frameworks agree in float64, and every parameter matters."""
+    """Both frameworks agree in float64; all matters but a scalar that the next norm takes away."""
     assert twins.disagreement(variant, image_size=32, num_classes=11) < 1e-9
-    assert twins.idle(variant, 32) == set()
+    cancelled = {
+        "deit-small-fixup-224": {"blocks.11.bias_2b"},
+        "deit-small-fixup-norm-224": {f"blocks.{i}.bias_{n}b" for i in range(12) for n in (1, 2)},
+    }
+    assert twins.idle(variant, 32) == cancelled.get(variant, set())
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
@@ -179,7 +183,7 @@ def test_scalars_start_as_their_papers_say(framework: str, form: str, start: flo
         talking_heads=False, residual=form, branch_norm=False,
     )  # fmt: skip
     for block in model.blocks:
-        assert [float(block.alpha_1), float(block.alpha_2)] == [start] * 2
+        assert block.alpha_1.tolist() == block.alpha_2.tolist() == [start]
         assert (float(abs(block.mlp.fc2.weight).max()) == 0) is (form == "fixup")
 
 

@@ -83,20 +83,27 @@ def test_a_dynamic_convolution_mixes_its_bank(framework: str, kernel: int, strid
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
 def test_the_temperature_changes_the_logits(twins: Any, framework: str) -> None:
-    """The same weights give other logits at another temperature."""
+    """The same weights give other logits at another temperature, set before or afterwards."""
     weights = twins.seeded(twins.build("dy-resnet18", "torch", num_classes=5))
     image = np.random.default_rng(1).standard_normal((1, 3, 32, 32))
-    cold, warm = (
-        twins.run(
-            framework,
-            twins.build("dy-resnet18", framework, num_classes=5, **options),
-            weights,
-            image,
-            "float64",
-        )
-        for options in ({}, {"temperature": 34.0})
+    models = [
+        twins.build("dy-resnet18", framework, num_classes=5, **options)
+        for options in ({}, {"temperature": 34.0}, {})
+    ]
+    models[2].set_temperature(34.0)
+    cold, warm, heated = (
+        twins.run(framework, model, weights, image, "float64") for model in models
     )
     assert twins.error(warm, cold) > 1e-3
+    assert twins.error(heated, warm) == 0
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_drop_path_acts_in_training_alone(twins: Any, framework: str) -> None:
+    """Residual branches are dropped at random in training and kept in evaluation."""
+    evaluation, training = twins.drop_path_spread("dy-resnet18", framework, 32)
+    assert evaluation == 0
+    assert training > 0
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
