@@ -23,7 +23,8 @@ TOKENS = {
 """Tokens before pooling of a small image; LCA leaves one."""
 POOLED = {"shunted-t", "pvtv2-b0", "swin-tiny-w7-224", "swin-tiny-relu-w7-224"}
 """Variants whose head averages the tokens; the head of the others reads the class token."""
-HEADS = {"dy-resnet18": ["fc"], "vit-labml-cifar10": ["classification.linear2"], "ceit-rishikksh20": ["mlp_head.1"],
+HEADS = {"dy-resnet18": ["fc"], "vit-labml-cifar10": ["classification.linear2"],
+         "ceit-rishikksh20": ["mlp_head.1"],
          "ceit-rishikksh20-lca": ["mlp_head.1"],
          "deit-tiny-distilled-224": ["head", "head_dist"]}  # fmt: skip
 
