@@ -33,11 +33,12 @@ GOLDEN = [
     "cait-xxs24-224.official", "cait-xxs24-224.paddlevit", "vit-tiny-p16-224.timm",
     "vit-labml-cifar10.seed", "deit-tiny-distilled-224.timm", "deit-tiny-224.paddleclas",
     "swin-tiny-w7-224.official", "swin-tiny-w7-224.paddlevit", "pvtv2-b0.official",
+    "dynamic-dwnet-tiny.official", "dy-resnet18.official", "vit-tiny-linformer-224.lucidrains",
 ]  # fmt: skip
 EXOTIC = [
     "vit-small-p16-224.google", "vit-base-p32-224.torchvision", "deit-tiny-224.paddlevit",
     "deit-tiny-distilled-224.hf", "swin-tiny-w7-224.hf", "swin-tiny-w7-224.timm",
-    "pvtv2-b0.timm",
+    "pvtv2-b0.timm", "vit-tiny-linformer-224.tatp22", "i-dynamic-dwnet-tiny.official",
 ]  # fmt: skip
 """Checkpoints in the naming and layout of other libraries."""
 HALF_LIMIT = 2e-2
