@@ -33,9 +33,10 @@ def build(
     """Return a freshly initialised `nn.Module` (torch) or `nn.Layer` (paddle).
 
     `image_size` is in pixels; `num_classes` 0 leaves the classifier out; `options` are arguments of
-    the model's class (`drop_path_rate` …) and replace those of the variant (`temperature`). With `blank`, parameters (in torch buffers, too) are
-    NaN, to be filled: drawing them at random takes longer than reading a checkpoint. `device` is
-    where torch allocates them. `MissingPackage` is raised when the framework is not installed.
+    the model's class (`drop_path_rate` …) and replace those of the variant (`temperature`). With
+    `blank`, parameters (in torch buffers, too) are NaN, to be filled: drawing them at random takes
+    longer than reading a checkpoint. `device` is where torch allocates them. `MissingPackage` is
+    raised when the framework is not installed.
     """
     need(framework)
     module = importlib.import_module(f"porter.reference_models.{framework}.{architecture.module}")

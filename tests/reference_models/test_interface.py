@@ -17,7 +17,8 @@ TOKENS = {
     "cait-xxs24-224": 1 + 4, "vit-tiny-p16-224": 1 + 4, "vit-tiny-relu-224": 1 + 4,
     "deit-tiny-224": 1 + 4, "deit-tiny-distilled-224": 2 + 4, "vit-labml-cifar10": 1 + 64,
     "ceit-tiny-224": 1, "ceit-rishikksh20": 1 + 4, "ceit-rishikksh20-lca": 1,
-    "vit-tiny-linformer-224": 1 + 4, "dwnet-tiny": 1, "dy-resnet18": 1,
+    "vit-tiny-linformer-224": 1 + 4, "dwnet-tiny": 1, "dy-resnet18": 1, "pvt-tiny": 2,
+    "deit3-small-224": 1 + 4,
     "deit-small-rezero-224": 1 + 4, "deit-small-avgpool-224": 4, "ceit-tiny-nolca-224": 1 + 4,
 }  # fmt: skip
 """Tokens before pooling of a small image; LCA leaves one."""
