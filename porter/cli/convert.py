@@ -40,15 +40,16 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 
 
 @click.command("convert")
-@click.argument("arch", shell_complete=complete.architectures)
+@click.argument("arch", metavar="[ARCH]", required=False, shell_complete=complete.architectures)
 @click.argument("source", metavar="[INPUT]", required=False, type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Default: ARCH with the usual suffix.")
-@click.option("--from", "from_", required=True, metavar="F[:DIALECT]",
-              help="Format and dialect of INPUT.", shell_complete=complete.sides)  # fmt: skip
-@click.option("--to", required=True, metavar="F[:DIALECT]",
-              help="Format and dialect of the output.", shell_complete=complete.sides)  # fmt: skip
+@click.option("--from", "from_", metavar="F[:DIALECT]", shell_complete=complete.sides,
+              help="Format and dialect of INPUT; default: recognised.")  # fmt: skip
+@click.option("--to", metavar="F[:DIALECT]", shell_complete=complete.sides,
+              help="Format and dialect of the output; default: by its suffix.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast floating tensors.")
-@click.option("--num-classes", type=click.IntRange(1), help="Classes; default: the checkpoint's.")
+@click.option("--num-classes", type=click.IntRange(0),
+              help="Classes; default: the checkpoint's. 0: without classifier.")  # fmt: skip
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the checkpoint's.")
 @click.option(
     "--adapt", is_flag=True, help="Change classes or image size: new head, resized positions."
@@ -59,14 +60,12 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 @click.option(
     "--key", metavar="NAME", help="State dict to take from the file, for example model_ema."
 )
-@click.option(
-    "--drop",
-    multiple=True,
-    metavar="NAME",
-    help="Leave out a tensor without a place in the target.",
-)
+@click.option("--prefix", metavar="PREFIX",
+              help="What is before the names of the model, for example teacher.")  # fmt: skip
+@click.option("--drop", multiple=True, metavar="NAME",
+              help="Leave out a tensor, a module or a pattern such as decoder*.")  # fmt: skip
 @click.option("--fill", multiple=True, metavar="NAME=VALUE", callback=_fill,
-              help="Write a value for a tensor that INPUT does not have.")  # fmt: skip
+              help="Write a value for a tensor, in the place of INPUT's.")  # fmt: skip
 @click.option(
     "--seed",
     type=int,
@@ -98,7 +97,7 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 def command(
     ctx: click.Context,
     /,
-    arch: str,
+    arch: str | None,
     source: str | None,
     reports: tuple[str, ...],
     as_json: bool,
@@ -107,15 +106,18 @@ def command(
 ) -> None:
     """Convert a checkpoint of ARCH, a variant's name or the path of a mapping table.
 
-    F is torch, paddle, numpy, safetensors or onnx. Without INPUT, the file of the variant's
-    name in the working directory is read; if there is none, a checkpoint of seeded weights is
-    made. The exit code is 1 if a proof fails.
+    F is torch, paddle, numpy, safetensors or onnx. ARCH, --from and --to may be left out where
+    the content of INPUT and the suffix of the output decide. Without INPUT, the file of the
+    variant's name in the working directory is read; if there is none, a checkpoint of seeded
+    weights is made. The exit code is 1 if a proof fails.
     """
     from porter.commands.convert import convert
     from porter.commands.summary import rows
     from porter.report import check_names
 
     check_names(reports)
+    if arch is not None and source is None and _is_checkpoint(arch):
+        arch, source = None, arch
     with progress(quiet or as_json) as move:
         outcome = convert(arch, source, progress=move, onnx=taken(options), **options)
     if as_json:
@@ -129,6 +131,13 @@ def command(
 
         write_reports(outcome.verdict, reports)
     ctx.exit(0 if outcome.ok else 1)
+
+
+def _is_checkpoint(argument: str) -> bool:
+    """Whether the only argument is INPUT: a file or an address, and not a table or a variant."""
+    from porter.remote.address import is_url
+
+    return is_url(argument) or (Path(argument).exists() and not argument.endswith(".toml"))
 
 
 def as_dict(outcome: Conversion) -> dict[str, Any]:

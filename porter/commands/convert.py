@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from porter import __version__, codecs
-from porter.commands import summary
+from porter.commands import recognised, summary
 from porter.commands.options import (
     FloatType,
     OnnxKeywords,
@@ -22,7 +22,7 @@ from porter.commands.options import (
     keys_of,
     refuse_unknown,
 )
-from porter.errors import UsageError, printable
+from porter.errors import MappingError, UsageError, printable
 from porter.mapping.reader import load as load_table
 from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table, endpoint
@@ -115,18 +115,19 @@ class Subject(NamedTuple):
 
 @checked_options(WriteKeywords)
 def convert(
-    architecture: str,
+    architecture: str | None = None,
     source: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
-    from_: str,
-    to: str,
+    from_: str | None = None,
+    to: str | None = None,
     dtype: FloatType | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
     adapt: bool = False,
     max_shard_size: str | int | None = None,
     key: str | None = None,
+    prefix: str | None = None,
     drop: Sequence[str] = (),
     fill: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -142,20 +143,24 @@ def convert(
     """Convert a checkpoint to another framework, naming or container, and prove the result.
 
     Parameters:
-        architecture: Name of a variant, such as "shunted-t", or path of a mapping table.
+        architecture: Name of a variant, such as "shunted-t", or path of a mapping table; None
+            for the only variant that `source` fits.
         source: Path, or http or https address, of the checkpoint. None for the file of the
             variant's name in the working directory; without one, seeded weights are made there.
         output: Path of the file to write; None for the variant's name with the usual suffix.
-        from_: Format and naming of `source`, `FORMAT[:DIALECT]`.
-        to: Format and naming of `output`.
+        from_: Format and naming of `source`, `FORMAT[:DIALECT]`; None for those of its content.
+        to: Format and naming of `output`; None for those that its suffix means.
         dtype: Floating type to cast to; None keeps every dtype.
-        num_classes: Number of classes; None for the checkpoint's, another one needs `adapt`.
+        num_classes: Number of classes; None for the checkpoint's, another one needs `adapt`,
+            0 leaves the classifier out.
         image_size: Image size in pixels; None for the checkpoint's, another one needs `adapt`.
         adapt: Change classes or image size: a new head, resized positions.
         max_shard_size: Bytes, or a text such as "5GB": a larger output is cut into shards.
         key: Name of one of several state dicts in the source.
-        drop: Names of source tensors to leave out that have no place in the target.
-        fill: Values for target tensors that the source does not have.
+        prefix: What is before the names of the model's tensors, such as "teacher."; None for
+            the only prefix below which they are complete.
+        drop: Tensors of the source to leave out: names, modules or patterns such as "decoder*".
+        fill: Values for canonical tensors, in the place of the source's.
         seed: Seed of weights that are made: without a source, or by `adapt`.
         verify: Compare the weights, and the outputs of both models where the frameworks are.
         python: Interpreters in which torch or paddle is installed, by framework.
@@ -174,6 +179,8 @@ def convert(
     """
     if onnx:
         refuse_unknown(onnx, keys_of(OnnxKeywords), "onnx")
+    architecture, from_ = recognised.source(architecture, source, from_, key, prefix)
+    to = to or recognised.target(output)
     subject = Subject.of(architecture)
     left, right = endpoint.parse(from_, subject.table), endpoint.parse(to, subject.table)
     subject.refuse({"num_classes": num_classes, "image_size": image_size, "adapt": adapt})
@@ -186,16 +193,17 @@ def convert(
     else:
         state = _read(subject, left, source, key, fold_batchnorm, progress)
     assert state.origin is not None
-    fitted = fit(
-        subject.architecture(state, left.dialect),
-        state,
-        left.dialect,
-        right.dialect,
-        num_classes=None if adapt else num_classes,
-        image_size=None if adapt else image_size,
-        drop=drop,
-        fill=fill,
-    )
+    fitting = partial(
+        fit, subject.architecture(state, left.dialect), state, left.dialect, right.dialect,
+        drop=drop, fill=fill, prefix=prefix,
+    )  # fmt: skip
+    if adapt:
+        fitted = _fitted_to_adapt(fitting, num_classes)
+    else:
+        fitted = fitting(num_classes=num_classes, image_size=image_size)
+    unchanged = not (adapt or drop or fill or num_classes == 0) and fitted.state is state
+    state = fitted.state
+    assert state.origin is not None
     canonical, write_plan = fitted.plan.read(state), fitted.plan
     notes = (*fitted.notes, *subject.notes(left, right))
     if adapt:
@@ -203,16 +211,20 @@ def convert(
             fitted, canonical, right, num_classes, image_size, seed
         )
         notes = (*notes, *changes)
-    outcome = Conversion(
-        fitted.plan, address.shown(source), from_, target, to, made, state.origin, notes
+    plan = replace(
+        fitted.plan, num_classes=write_plan.num_classes, image_size=write_plan.image_size
     )
+    outcome = Conversion(plan, address.shown(source), from_, target, to, made, state.origin, notes)
     converted, report = write_plan.write(canonical), dict[str, casts.Cast]()
     if dtype is not None:
         converted, report = casts.cast(converted, dtype)
     write = _writer(container, fitted, write_plan, max_shard_size, onnx)
     if dry_run:
         return outcome
-    altered = adapt or bool(onnx and onnx.get("optimize"))
+    optimized = bool(onnx and onnx.get("optimize"))
+    proof = None
+    if verify and not optimized:
+        proof = _Proof(write_plan, canonical) if adapt else _Proof(fitted.plan, state)
     written = write(
         converted,
         target,
@@ -222,16 +234,51 @@ def convert(
             **_options(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
         },
         inputs=state.origin.files,
-        proof=_Proof(fitted.plan, state) if verify and not altered and dtype is None else None,
+        proof=proof if dtype is None else None,
         progress=progress,
         **options,
     )
     outcome = replace(outcome, output=written.path, written=written, casts=report)
-    return (
-        _proven(outcome, fitted, state, altered, dtype, python, key, progress)
-        if verify
-        else outcome
-    )
+    if not verify:
+        return outcome
+    if proof is not None:
+        outcome = replace(outcome, weights=proof.proven(outcome, dtype))
+    if not fitted.architecture.module:
+        return outcome
+    # A state dict recovered from a graph is not a file that a framework could read, and of one
+    # that was changed the same changes are in both sides.
+    left_side: StateDict | str = state.origin.path
+    if not unchanged:
+        left_side = _in_dialect(write_plan, canonical, left.dialect)
+    elif state.origin.format == "onnx":
+        left_side = state
+    return _verified(
+        outcome, left_side, fitted.architecture, key,
+        num_classes=0 if plan.num_classes == 0 else None, image_size=image_size,
+        python=python, progress=progress,
+    )  # fmt: skip
+
+
+def _fitted_to_adapt(fitting: Callable[..., Fitted], num_classes: int | None) -> Fitted:
+    """Fit a checkpoint of which classes or size will change; it may lack its classifier."""
+    try:
+        return fitting()
+    except MappingError as error:
+        if not num_classes:
+            raise
+        try:
+            return fitting(num_classes=0)
+        except MappingError:
+            raise error from None
+
+
+def _in_dialect(plan: Plan, canonical: StateDict, dialect: str) -> StateDict:
+    """Return a canonical state dict under the names of a dialect."""
+    back = fit(
+        plan.architecture, canonical, CANONICAL, dialect, image_size=plan.image_size,
+        num_classes=0 if plan.num_classes == 0 else None,
+    )  # fmt: skip
+    return back.plan.apply(canonical)
 
 
 def _read(
@@ -265,7 +312,8 @@ def _adapted(
     canonical, changes = adapt(
         variant, canonical, num_classes=num_classes, image_size=image_size, seed=seed
     )
-    plan = fit(variant, canonical, CANONICAL, right.dialect, image_size=image_size).plan
+    own = StateDict({n: t for n, t in canonical.items() if n not in fitted.plan.computed})
+    plan = fit(variant, own, CANONICAL, right.dialect, image_size=image_size).plan
     return plan.read(canonical), plan, tuple(changes)
 
 
@@ -345,7 +393,7 @@ def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str,
         ],
         "porter.version": __version__,
         "porter.architecture": fitted.architecture.name,
-        **_sizes(fitted),
+        **_sizes(outcome.plan),
         "porter.dialect": right.dialect,
         "porter.source": printable(_recorded(outcome.source), 400),
         "porter.source_dialect": outcome.plan.source.dialect.name,
@@ -353,13 +401,13 @@ def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str,
     }
 
 
-def _sizes(fitted: Fitted) -> dict[str, str]:
+def _sizes(plan: Plan) -> dict[str, str]:
     """Return the classes and image size, which a custom table does not know."""
-    if not fitted.architecture.module:
+    if not plan.architecture.module:
         return {}
     return {
-        "porter.num_classes": str(fitted.plan.num_classes),
-        "porter.image_size": str(fitted.plan.image_size),
+        "porter.num_classes": str(plan.num_classes),
+        "porter.image_size": str(plan.image_size),
     }
 
 
@@ -368,28 +416,18 @@ def _recorded(source: str) -> str:
     return source if address.is_url(source) else os.path.basename(source)
 
 
-def _proven(
+def _verified(
     outcome: Conversion,
-    fitted: Fitted,
-    state: StateDict,
-    altered: bool,
-    dtype: str | None,
-    python: Mapping[str, str] | None,
+    left: StateDict | str,
+    architecture: Architecture,
     key: str | None,
+    *,
+    num_classes: int | None,
+    image_size: int | None,
+    python: Mapping[str, str] | None,
     progress: Progress | None,
 ) -> Conversion:
-    """Add the weight-level proof and, where the frameworks are there, the forward proof."""
-    if not altered:
-        from porter.verification.weights import prove_weights
-
-        assert outcome.written is not None
-        back = _restored(codecs.read(outcome.output))
-        cast = None if dtype is None else casts.FLOATS[dtype]
-        digests = outcome.written.returned
-        proof = prove_weights(fitted.plan, state, back, cast, digests=digests)
-        outcome = replace(outcome, weights=proof)
-    if not fitted.architecture.module:
-        return outcome
+    """Add the forward proof, where the frameworks are installed."""
     batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
     if codecs.detect(outcome.output) == "onnx":
         from porter.onnx.export.check import check
@@ -397,17 +435,15 @@ def _proven(
         outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
     from porter.commands.verify import verify
 
-    assert outcome.written is not None
-    assert state.origin is not None
-    # A state dict recovered from a graph is not a file that a framework could read.
-    left = state if state.origin.format == "onnx" else state.origin.path
     verdict = verify(
-        fitted.architecture.name,
+        architecture.name,
         left,
         outcome.output,
-        left_key=key,
+        left_key=key if isinstance(left, str) else None,
         left_dialect=outcome.plan.source.dialect.name,
         right_dialect=outcome.plan.target.dialect.name,
+        num_classes=num_classes,
+        image_size=image_size,
         batch_sizes=batches,
         python=python,
         progress=progress,
@@ -421,6 +457,16 @@ class _Proof:
 
     plan: Plan
     source: StateDict
+
+    def proven(self, outcome: Conversion, dtype: str | None) -> WeightProof:
+        """Return the weight-level proof, from the digests of the read-back where there are any."""
+        from porter.verification.weights import prove_weights
+
+        assert outcome.written is not None
+        written = _restored(codecs.read(outcome.output))
+        cast = None if dtype is None else casts.FLOATS[dtype]
+        digests = outcome.written.returned
+        return prove_weights(self.plan, self.source, written, cast, digests=digests)
 
     def back(self, written: StateDict) -> Mapping[str, LazyTensor]:
         """Return the source's tensors; nothing where names are missing, which is told elsewhere."""

@@ -15,10 +15,12 @@ import numpy as np
 
 from porter.errors import UsageError, listed
 from porter.tensors.blocks import Array
-from porter.tensors.lazy import LazyTensor
+from porter.tensors.dtypes import DType
+from porter.tensors.lazy import LazyTensor, Shape
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, Positions
 from porter.zoo.seeded import noise
+from porter.zoo.skeleton import Dim
 
 
 def adapt(
@@ -35,8 +37,13 @@ def adapt(
     """
     tensors = dict(state)
     changes: list[str] = []
-    for name, axis in _heads(architecture):
-        if num_classes is not None and name in tensors and tensors[name].shape[axis] != num_classes:
+    for name, dims in _heads(architecture):
+        axis = dims.index("classes")
+        if num_classes is not None and name not in tensors:
+            shape = tuple(num_classes if d == "classes" else int(d) for d in dims)
+            tensors[name] = _drawn(name, shape, next(iter(tensors.values())).dtype, seed)
+            changes.append(f"{name}: drawn at random for {num_classes} classes")
+        elif num_classes is not None and tensors[name].shape[axis] != num_classes:
             old = tensors[name]
             tensors[name] = _new_head(name, old, num_classes, seed)
             changes.append(
@@ -76,18 +83,21 @@ def _refuse_projections(architecture: Architecture, table: Positions) -> None:
         )
 
 
-def _heads(architecture: Architecture) -> Iterator[tuple[str, int]]:
-    """Yield the tensors that have an entry for each class, and the axis."""
+def _heads(architecture: Architecture) -> Iterator[tuple[str, tuple[Dim, ...]]]:
+    """Yield the tensors that have an entry for each class, with their dimensions."""
     for tensor in architecture.skeleton().tensors:
-        if "classes" in tensor.dims:
-            yield tensor.name, tensor.dims.index("classes")
+        if "classes" in tensor.dims and not tensor.feature:
+            yield tensor.name, tensor.dims
 
 
 def _new_head(name: str, old: LazyTensor, num_classes: int, seed: int) -> LazyTensor:
-    shape = (num_classes, *old.shape[1:])
+    return _drawn(name, (num_classes, *old.shape[1:]), old.dtype, seed)
+
+
+def _drawn(name: str, shape: Shape, dtype: DType, seed: int) -> LazyTensor:
     if name.endswith(".bias"):
-        return LazyTensor.of(np.zeros(shape, old.dtype.numpy))
-    return LazyTensor.of((np.float32(0.02) * noise(seed, name, shape)).astype(old.dtype.numpy))
+        return LazyTensor.of(np.zeros(shape, dtype.numpy))
+    return LazyTensor.of((np.float32(0.02) * noise(seed, name, shape)).astype(dtype.numpy))
 
 
 def _resized(old: LazyTensor, positions: Positions, count: int) -> LazyTensor:

@@ -1,0 +1,126 @@
+"""What need not be typed: the architecture and the naming of a source, the naming of a target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from porter.codecs.detect import container_of
+from porter.errors import InputError, UsageError, listed, printable
+from porter.planning import custom_table
+from porter.planning.endpoint import FORMATS, parse, spelled
+from porter.planning.recognise import Match, recognise, shapes_of
+from porter.remote import fetch
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture, all_variants, find
+
+Path = str | os.PathLike[str]
+
+
+def target(output: Path | None) -> str:
+    """Return the `--to` that the suffix of an output means."""
+    container = None if output is None else container_of(os.fspath(output))
+    if container is None:
+        where = "" if output is None else f" for {printable(os.fspath(output))}"
+        raise UsageError(f"--to is needed{where}: {listed(FORMATS)}, or an output with a suffix")
+    return next(word for word, known in FORMATS.items() if known == container)
+
+
+def source(
+    architecture: str | None,
+    given: Path | None,
+    from_: str | None,
+    key: str | None,
+    prefix: str | None,
+) -> tuple[str, str]:
+    """Return the architecture and the `--from` of a source, recognised where they are None.
+
+    A name such as `cait-xxs24`, which several variants begin with, is completed too. Raises
+    `UsageError` where several variants fit, with their names, and where none does.
+    """
+    among = None if architecture is None else _variants(architecture)
+    if architecture is not None and from_ is not None and among is None:
+        return architecture, from_
+    if given is None:
+        raise UsageError("ARCH and --from are needed where there is no INPUT")
+    state = fetch.read(given, key=key)
+    if architecture is not None and among is None:
+        among = [] if custom_table.is_table(architecture) else [find(architecture)]
+    if among == []:
+        raise UsageError("--from is needed with a custom table")
+    match = _chosen(_matches(state, among, from_, prefix), state, among, given)
+    dialect = match.architecture.table.dialect(match.dialect)
+    return match.architecture.name, from_ or spelled(dialect)
+
+
+def _variants(name: str) -> list[Architecture] | None:
+    """Return the variants that an incomplete name may mean, None for a name as it is."""
+    if custom_table.is_table(name):
+        return None
+    try:
+        find(name)
+    except UsageError:
+        begun = [v for v in all_variants().values() if v.name.startswith(f"{name.lower()}-")]
+        if begun:
+            return begun
+        raise
+    return None
+
+
+def _matches(
+    state: StateDict,
+    among: Sequence[Architecture] | None,
+    from_: str | None,
+    prefix: str | None,
+) -> list[Match]:
+    shapes = shapes_of(state)
+    if prefix is not None:
+        begin = prefix if prefix.endswith((".", "/")) else f"{prefix}."
+        shapes = {n[len(begin) :]: row for n, row in shapes.items() if n.startswith(begin)}
+    matches = [match for match in recognise(shapes, among) if match.exact]
+    if from_ is None:
+        return matches
+    return [m for m in matches if _is_named(m, from_)]
+
+
+def _is_named(match: Match, from_: str) -> bool:
+    try:
+        return parse(from_, match.architecture.table).dialect == match.dialect
+    except UsageError:
+        return False
+
+
+def _chosen(
+    matches: Sequence[Match],
+    state: StateDict,
+    among: Sequence[Architecture] | None,
+    given: Path,
+) -> Match:
+    """Return the one variant and naming; `UsageError` lists several variants."""
+    assert state.origin is not None
+    names = list(dict.fromkeys(match.architecture.name for match in matches))
+    recorded = state.origin.metadata.get("porter.architecture")
+    if recorded in names:
+        names = [recorded]
+    if len(names) > 1:
+        raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", state.origin.shown)
+    fitting = [match for match in matches if match.architecture.name in names]
+    if fitting:
+        framework = {"paddle": "paddle", "npz": "flax"}.get(state.origin.format, "torch")
+        return min(fitting, key=lambda m: _framework(m) != framework)
+    if among is not None and len(among) == 1:  # The plan says in which names it does not fit.
+        return Match(among[0], _default(among[0], state), False, 0)
+    raise InputError("fits no architecture that porter knows; see `porter inspect`",
+                     fetch.local(given).shown)  # fmt: skip
+
+
+def _framework(match: Match) -> str:
+    return match.architecture.table.dialect(match.dialect).convention.framework
+
+
+def _default(architecture: Architecture, state: StateDict) -> str:
+    from porter.planning.recognise import best_dialect
+
+    assert state.origin is not None
+    prefer = "paddle" if state.origin.format == "paddle" else "torch"
+    return best_dialect(architecture, shapes_of(state), prefer)
