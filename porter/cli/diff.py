@@ -21,6 +21,8 @@ from porter.cli.output import json_option, progress, say_json
 @click.option("--left-dialect", metavar="DIALECT", help="Dialect of LEFT; default: recognised.")
 @click.option("--right-dialect", metavar="DIALECT", help="Dialect of RIGHT; default: recognised.")
 @click.option("--key", metavar="NAME", help="State dict to take from the files.")
+@click.option("--left-key", metavar="NAME", help="State dict to take from LEFT.")
+@click.option("--right-key", metavar="NAME", help="State dict to take from RIGHT.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **options: Any) -> None:

@@ -94,8 +94,11 @@ def _matches(inspection: Inspection) -> list[tuple[str, str]]:
     for match in inspection.matches[:3]:
         framework = match.architecture.table.dialect(match.dialect).convention.framework
         label = f"{match.architecture.name}, naming {match.dialect} ({framework})"
+        if match.prefix:
+            label += f", prefix {match.prefix}"
         if match.exact:
-            label += f", {match.num_classes} classes, {match.image_size} px"
+            classes = f"{match.num_classes} classes" if match.num_classes else "no classifier"
+            label += f", {classes}, {match.image_size} px"
         else:
             label += f": not exact, {match.overlap:.0%} of the names"
         rows.append(("architecture" if not rows else "or", label))

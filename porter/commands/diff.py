@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from porter.errors import UsageError
+from porter.errors import MappingError, UsageError
 from porter.mapping.reader import load
 from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table
-from porter.planning.plan import plan
-from porter.planning.recognise import best_dialect, recognise, shapes_of
+from porter.planning.fit import fit
+from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import fetch
 from porter.storage.progress import Progress
 from porter.tensors.lazy import LazyTensor
@@ -66,12 +66,15 @@ def diff(
     left_dialect: str | None = None,
     right_dialect: str | None = None,
     key: str | None = None,
+    left_key: str | None = None,
+    right_key: str | None = None,
     progress: Progress | None = None,
 ) -> Diff:
     """Compare two checkpoints tensor by tensor, bit for bit.
 
-    Equal names are compared as they are. Otherwise both sides are mapped to canonical names, and
-    constants of the architecture are left out.
+    Two files in one naming are compared by their names. Where the namings differ, layouts
+    included, both sides are mapped to canonical names, and constants of the architecture are left
+    out.
 
     Parameters:
         left: Path, or http or https address, of a checkpoint.
@@ -80,20 +83,29 @@ def diff(
         left_dialect: Naming of `left`; None to recognise it.
         right_dialect: Naming of `right`; None to recognise it.
         key: Name of one of several state dicts in the files.
+        left_key: The same for `left` only.
+        right_key: The same for `right` only.
         progress: Called with a step's name, the bytes done and the bytes in all.
 
     Returns a `Diff`: its `differences`, how names were paired, and whether all is `equal`.
     Raises `InputError`, `MappingError` or `UsageError` for files that cannot be compared.
     """
-    states = [fetch.read(path, key=key, progress=progress) for path in (left, right)]
+    states = [
+        fetch.read(path, key=own or key, progress=progress)
+        for path, own in ((left, left_key), (right, right_key))
+    ]
     notes = fetch.stale(*states)
     table, variant = None, None
     if architecture is not None and custom_table.is_table(architecture):
         table = load(Path(architecture))
     elif architecture is not None:
         variant = find(architecture)
-    elif set(states[0]) != set(states[1]):
-        variant = _shared_architecture(*states)
+    else:
+        found = _recognised(states[0], states[1], left_dialect, right_dialect)
+        if found is not None:
+            variant, left_dialect, right_dialect = found
+        elif left_dialect or right_dialect:
+            raise UsageError("a dialect needs --arch: no variant was recognised in both files")
     if variant is None and table is None:
         return _compared(states[0], states[1], "names", notes, progress)
     one = _canonical(states[0], table, variant, left_dialect)
@@ -123,26 +135,59 @@ def _canonical(
     if table is not None:
         variant, dialect = custom_table.fitting(table, shapes, dialect, _format(state))
     assert variant is not None
-    dialect = dialect or best_dialect(variant, shapes, CANONICAL)
-    path = None if state.origin is None else state.origin.shown
-    found = plan(variant, shapes, dialect, CANONICAL, path=path)
+    dialect = dialect or _dialect(variant, state)
+    try:
+        fitted = fit(variant, state, dialect, CANONICAL)
+    except MappingError as error:
+        try:
+            fitted = fit(variant, state, dialect, CANONICAL, num_classes=0)
+        except MappingError:
+            raise error from None
+    found = fitted.plan
     skip = {*found.computed, *found.filled}
-    tensors = {name: t for name, t in found.read(state).items() if name not in skip}
+    tensors = {name: t for name, t in found.read(fitted.state).items() if name not in skip}
     return _Side(variant.name, dialect, tensors, frozenset(found.filled))
+
+
+def _dialect(variant: Architecture, state: StateDict) -> str | None:
+    """Return the naming of a checkpoint of a known variant, None if it is not recognised."""
+    matches = [match for match in recognise(shapes_of(state), [variant]) if match.exact]
+    return preferred(matches, _format(state)).dialect if matches else None
 
 
 def _format(state: StateDict) -> str:
     return "" if state.origin is None else state.origin.format
 
 
-def _shared_architecture(one: StateDict, other: StateDict) -> Architecture | None:
-    """Return the variant that both sides are; None if there is none."""
-    first = [m.architecture.name for m in recognise(shapes_of(one)) if m.exact]
-    second = {m.architecture.name for m in recognise(shapes_of(other)) if m.exact}
-    both = [name for name in first if name in second]
-    if not both and first and second:
-        raise UsageError(f"the files are a {first[0]} and a {sorted(second)[0]}")
-    return find(both[0]) if both else None
+def _recognised(
+    one: StateDict, other: StateDict, left_dialect: str | None, right_dialect: str | None
+) -> tuple[Architecture, str, str] | None:
+    """Return the variant that both sides are and their namings; None to compare by names.
+
+    Equal names may hide different layouts: a port to Paddle often keeps the names of PyTorch.
+    """
+    alike = set(one) == set(other)
+    same_layout = {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in other.items()}
+    same_format = (_format(one) == "paddle") == (_format(other) == "paddle")
+    if alike and same_layout and same_format and left_dialect == right_dialect:
+        return None
+    first = [match for match in recognise(shapes_of(one)) if match.exact]
+    second = [match for match in recognise(shapes_of(other)) if match.exact]
+    names = {match.architecture.name for match in second}
+    both = [match.architecture for match in first if match.architecture.name in names]
+    if not both:
+        if first and second and not alike:
+            names_of = first[0].architecture.name, second[0].architecture.name
+            raise UsageError(f"the files are a {names_of[0]} and a {names_of[1]}")
+        return None
+    variant = both[0]
+
+    def dialect(matches: list[Match], state: StateDict) -> str:
+        mine = [match for match in matches if match.architecture.name == variant.name]
+        return preferred(mine, _format(state)).dialect
+
+    left, right = left_dialect or dialect(first, one), right_dialect or dialect(second, other)
+    return None if alike and left == right else (variant, left, right)
 
 
 def _compared(

@@ -9,7 +9,7 @@ from porter.codecs.detect import container_of
 from porter.errors import InputError, UsageError, listed, printable
 from porter.planning import custom_table
 from porter.planning.endpoint import FORMATS, parse, spelled
-from porter.planning.recognise import Match, recognise, shapes_of
+from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import fetch
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, all_variants, find
@@ -106,16 +106,11 @@ def _chosen(
         raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", state.origin.shown)
     fitting = [match for match in matches if match.architecture.name in names]
     if fitting:
-        framework = {"paddle": "paddle", "npz": "flax"}.get(state.origin.format, "torch")
-        return min(fitting, key=lambda m: _framework(m) != framework)
+        return preferred(fitting, state.origin.format)
     if among is not None and len(among) == 1:  # The plan says in which names it does not fit.
         return Match(among[0], _default(among[0], state), False, 0)
     raise InputError("fits no architecture that porter knows; see `porter inspect`",
                      fetch.local(given).shown)  # fmt: skip
-
-
-def _framework(match: Match) -> str:
-    return match.architecture.table.dialect(match.dialect).convention.framework
 
 
 def _default(architecture: Architecture, state: StateDict) -> str:

@@ -8,6 +8,7 @@ head aside. Several such prefixes, a student's and a teacher's, are an error tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -111,6 +112,7 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
     """
     path = state.origin.shown if state.origin is not None else None
     renamed, words = without_words(state, (name for one in candidates for name in one.names))
+    renamed = _with_usual_prefix(renamed, candidates)
     if prefix is not None:
         chosen = _given(renamed, prefix, path)
     elif any(one.body <= set(renamed) for one in candidates):
@@ -125,13 +127,16 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
             )
         chosen = complete[0] if complete else ""
     below = {n[len(chosen) :]: old for n, old in renamed.items() if n.startswith(chosen)}
-    left_out = tuple(name for name in renamed if not name.startswith(chosen))
-    if not chosen and not words:
+    wrapped = _leading_word(below, candidates) if words else ""
+    below = {n: old for n, old in below.items() if old.startswith(wrapped)}
+    kept = set(below.values())
+    left_out = tuple(name for name in state if name not in kept)
+    if list(below) == list(state):
         return Located(state)
     origin = state.origin and _moved(state.origin, chosen, left_out)
     return Located(
         StateDict({name: state[old] for name, old in below.items()}, origin),
-        chosen, left_out, words, below,
+        chosen, left_out, words, dict(below),
     )  # fmt: skip
 
 
@@ -154,6 +159,32 @@ def _possible(names: Sequence[str], one: Wanted) -> Iterator[str]:
         prefix = name.removesuffix(anchor)
         if name.endswith(anchor) and (not prefix or prefix.endswith((".", "/", one.separator))):
             yield prefix
+
+
+def _with_usual_prefix(names: Mapping[str, str], candidates: Sequence[Wanted]) -> Mapping[str, str]:
+    """Return names with the prefix of a dialect that a bare backbone does not have (`vit.`)."""
+    known = set(names)
+    for one in candidates:
+        first = {name.partition(".")[0] + "." for name in one.body}
+        usual = first.pop() if len(first) == 1 else ""
+        bare = {name.removeprefix(usual) for name in one.body}
+        if usual and bare <= known and not one.body <= known:
+            return {usual + n if n in bare else n: old for n, old in names.items()}
+    return names
+
+
+def _leading_word(names: Mapping[str, str], candidates: Sequence[Wanted]) -> str:
+    """Return the wrapper words that all tensors of the variant begin with in the file.
+
+    What does not begin with them is not the model's: `n_averaged` next to `module.`.
+    """
+    for one in candidates:
+        if one.body <= set(names):
+            originals = [names[name] for name in one.body]
+            prefix = os.path.commonprefix(originals)
+            prefix = prefix[: prefix.rfind(".") + 1]
+            return prefix if not any(name.startswith(prefix) for name in one.body) else ""
+    return ""
 
 
 def _given(names: Collection[str], prefix: str, path: str | None) -> str:

@@ -81,6 +81,15 @@ def _recognised(source: Shapes, groups: Mapping[str, list[Architecture]]) -> lis
     return [Match(groups[near.family][0], near.dialect, False, near.common)]
 
 
+def preferred(matches: Iterable[Match], format: str) -> Match:
+    """Return the match whose framework's naming is usual in a format, the first if none is."""
+    framework = {"paddle": "paddle", "npz": "flax"}.get(format, "torch")
+    return min(
+        matches,
+        key=lambda m: m.architecture.table.dialect(m.dialect).convention.framework != framework,
+    )
+
+
 def best_dialect(architecture: Architecture, source: Shapes, prefer: str) -> str:
     """Return the dialect of a variant that a checkpoint is in, `prefer` if none fits better."""
     for dialect in dict.fromkeys([prefer, *architecture.dialects]):
