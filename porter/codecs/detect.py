@@ -62,6 +62,8 @@ def detect(file: InputFile) -> str:
     if head.startswith(_PICKLES):
         return "torch-legacy" if _LEGACY_MAGIC in head[:32] else "paddle"
     if head[:1] == b"{" and b"\0" not in head[:8]:  # a safetensors length has zeros in it
+        if b'"error"' in head.lower():
+            raise InputError("is a server's answer in JSON, an error, and not weights", file.path)
         return "index"
     if head[8:].lstrip(b" \t\r\n")[:1] == b"{":
         return "safetensors"
@@ -117,5 +119,7 @@ def _refuse_others(head: bytes, file: InputFile) -> None:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise InputError("is a web page, not a model: the download failed", file.path)
+    if not any(head):
+        raise InputError("begins with zeros only: the copy or the download is broken", file.path)
     if head[:8] == b"\0" * 8 and len(head) > 16:
         raise InputError("is a C++ tensor stream of Paddle (.pdiparams), not .pdparams", file.path)

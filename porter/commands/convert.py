@@ -28,6 +28,7 @@ from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table, endpoint
 from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted, fit
+from porter.planning.locate import head_names
 from porter.planning.plan import Plan
 from porter.planning.recognise import shapes_of
 from porter.remote import address, fetch
@@ -252,9 +253,12 @@ def convert(
         left_side = _in_dialect(write_plan, canonical, left.dialect)
     elif state.origin.format == "onnx":
         left_side = state
+    heads = head_names(fitted.architecture)
+    without_head = plan.num_classes == 0 or (bool(heads) and set(heads) <= set(plan.filled))
     return _verified(
         outcome, left_side, fitted.architecture, key,
-        num_classes=0 if plan.num_classes == 0 else None, image_size=image_size,
+        # Of a classifier that is filled with one value, only its input can be compared.
+        num_classes=0 if without_head else None, image_size=image_size,
         python=python, progress=progress,
     )  # fmt: skip
 

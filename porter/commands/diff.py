@@ -146,7 +146,7 @@ def _canonical(
     found = fitted.plan
     skip = {*found.computed, *found.filled}
     tensors = {name: t for name, t in found.read(fitted.state).items() if name not in skip}
-    return _Side(variant.name, dialect, tensors, frozenset(found.filled))
+    return _Side(variant.name, found.source.dialect.name, tensors, frozenset(found.filled))
 
 
 def _dialect(variant: Architecture, state: StateDict) -> str | None:

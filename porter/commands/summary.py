@@ -7,6 +7,8 @@ from html import escape
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from porter.errors import listed
+
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
     from porter.planning.plan import Plan
@@ -117,8 +119,9 @@ def _work(plan: Plan) -> dict[tuple[str, str], int]:
 def cast_line(casts: Mapping[str, Cast]) -> str:
     """Return the cost of a cast: tensors, largest error, overflows."""
     worst = max(cast.max_error for cast in casts.values())
-    over = sum(cast.overflows for cast in casts.values())
-    return f"{len(casts)} tensors, largest error {worst:.3g}, {over} overflows"
+    over = {name: cast.overflows for name, cast in casts.items() if cast.overflows}
+    names = f" in {listed(over, 4)}" if over else ""
+    return f"{len(casts)} tensors, largest error {worst:.3g}, {sum(over.values())} overflows{names}"
 
 
 def _weights_line(outcome: Conversion) -> str:

@@ -8,10 +8,10 @@ head aside. Several such prefixes, a student's and a teacher's, are an error tha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -161,7 +161,7 @@ def _possible(names: Sequence[str], one: Wanted) -> Iterator[str]:
             yield prefix
 
 
-def _with_usual_prefix(names: Mapping[str, str], candidates: Sequence[Wanted]) -> Mapping[str, str]:
+def _with_usual_prefix(names: dict[str, str], candidates: Sequence[Wanted]) -> dict[str, str]:
     """Return names with the prefix of a dialect that a bare backbone does not have (`vit.`)."""
     known = set(names)
     for one in candidates:
@@ -180,10 +180,10 @@ def _leading_word(names: Mapping[str, str], candidates: Sequence[Wanted]) -> str
     """
     for one in candidates:
         if one.body <= set(names):
-            originals = [names[name] for name in one.body]
-            prefix = os.path.commonprefix(originals)
-            prefix = prefix[: prefix.rfind(".") + 1]
-            return prefix if not any(name.startswith(prefix) for name in one.body) else ""
+            parts = [names[name].split(".") for name in one.body]
+            shared = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+            prefix = "".join(f"{column[0]}." for column in shared)
+            return "" if any(name.startswith(prefix) for name in one.body) else prefix
     return ""
 
 

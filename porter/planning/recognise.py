@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from math import prod
+from operator import itemgetter
 from typing import NamedTuple
 
 from porter.errors import PorterError
@@ -75,7 +76,10 @@ def _recognised(source: Shapes, groups: Mapping[str, list[Architecture]]) -> lis
         if near is None or one.common > near.common:
             near = one
     if exact:
-        return sorted(exact, key=lambda m: (m.architecture.study, -_natural(m), -m.overlap))
+        order = [
+            (m.architecture.study, -round(m.overlap, 1), -_natural(m), -m.overlap) for m in exact
+        ]
+        return [match for _, match in sorted(zip(order, exact, strict=True), key=itemgetter(0))]
     if near is None or near.common <= NEAR:
         return []
     return [Match(groups[near.family][0], near.dialect, False, near.common)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isqrt
 
 from porter.errors import MappingError, UsageError
 from porter.mapping.link import Link, Linked
@@ -82,7 +83,7 @@ def image_size(
         count = _positions(positions.tensor, positions.axis, source, read)
     size = None if count is None else positions.image_size(count)
     if count is not None and size is None and "positions" in symbols:
-        raise MappingError(f"{count} positions are not those of a square image", path)
+        raise MappingError(_not_square(architecture, count, positions.prefix), path)
     if size is None:
         return asked or architecture.image_size
     if size == positions.image_size(positions.count(architecture.image_size)):
@@ -94,6 +95,17 @@ def image_size(
             path,
         )
     return asked or size
+
+
+def _not_square(architecture: Architecture, count: int, prefix: int) -> str:
+    """Return why a number of positions is not that of any image size."""
+    side = isqrt(count)
+    if prefix and side * side == count:
+        return (
+            f"has {count} positions, {side} by {side} and none for the class token, which"
+            f" {architecture.name} has (cls_token)"
+        )
+    return f"{count} positions are not those of a square image"
 
 
 def _positions(tensor: str, axis: int, source: Shapes, read: Linked) -> int | None:

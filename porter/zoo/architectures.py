@@ -121,6 +121,16 @@ class Architecture:
         factors = (f for text, f in self.seeded_scales.items() if Pattern(text).match(path))
         return next(factors, 1.0)
 
+    def _check_windows(self, image_size: int) -> None:
+        """Raise `UsageError` where windows do not divide the maps of an image size (Swin)."""
+        window = self.config.get("window_size")
+        sides = [image_size / (4 << stage) for stage in range(4)]
+        if window and any(side % 1 or (side > window and side % window) for side in sides):
+            raise UsageError(
+                f"{self.name} divides its maps into windows of {window} by {window} tokens, which"
+                f" images of {image_size} px do not allow; use a multiple of {32 * window} px"
+            )
+
     def symbols(
         self, num_classes: int | None = None, image_size: int | None = None
     ) -> dict[str, int]:
@@ -135,6 +145,7 @@ class Architecture:
             )
         symbols = {"classes": num_classes or self.num_classes}
         size = image_size or self.image_size
+        self._check_windows(size)
         return symbols | {table.symbol: table.count(size) for table in self.position_tables}
 
 

@@ -120,7 +120,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
         ("convert pvtv2-b0 --from torh --to paddle", "did you mean torch?"),
         (
             "convert pvtv2-b0 --from torch:nope --to paddle",
-            "of pvtv2; it has torch:timm",
+            "of pvtv2; it has torch:hf",
         ),
         ("convert pvtv2-b0 none.pth --from torch --to paddle", "none.pth: no such file"),
         ("convert none.toml a.pth --from torch --to paddle", "none.toml: cannot be read"),
@@ -131,7 +131,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
             "convert pvtv2-b0 {files}/a.pth -o o.pth --from torch --to paddle",
             "suffix means torch",
         ),
-        ("convert pvtv2-b0 {files}/a.pth --from torch", "Missing option '--to'"),
+        ("convert pvtv2-b0 {files}/a.pth --from torch", "--to is needed"),
         ("convert pvtv2-b0 --from torch --to torch --fill x", "is not NAME=NUMBER"),
         ("convert pvtv2-b0 --from torch --to torch --dtype fp8", "is not one of"),
         ("convert pvtv2-b1 {files}/a.pth --from torch --to paddle", "it fits pvtv2-b0 as torch"),
