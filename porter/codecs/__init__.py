@@ -84,7 +84,7 @@ def read(
     elif format != found:
         raise UsageError(f"is {_codec(found).title}, not {_codec(format).title}", path)
     codec = _codec(found)
-    patterns = {"uint16": uint16} if found == "paddle" else {}
+    patterns = {"uint16": uint16} if found in ("paddle", "index") else {}
     try:
         return with_record(codec.read(file, key=key, strip=strip, **patterns))
     except UsageError as error:

@@ -18,6 +18,9 @@ _SCALAR = re.compile(
     r"(-?(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,20})?(?:[eE][-+]?[0-9]{1,3})?)|true|false|null"
 )
 
+DEEPEST = 32
+"""Levels of values that nobody asks for."""
+
 
 class Scanner:
     """A position in a text; every method moves it or raises `InputError`."""
@@ -77,6 +80,36 @@ class Scanner:
             self.refuse(f"neither a text nor a number at character {self.at}")
         self.at = match.end()
         return None if match[1] is None else float(match[1])
+
+    def null(self) -> bool:
+        """Go over `null` if it comes next, and say whether it did."""
+        self.skip()
+        if not self.text.startswith("null", self.at):
+            return False
+        self.at += 4
+        return True
+
+    def pass_over(self, depth: int = 0) -> None:
+        """Go over a value of any kind, which nobody asks for."""
+        self.skip()
+        if self.peek() not in ("{", "["):
+            self.scalar()
+            return
+        if depth == DEEPEST:
+            self.refuse(f"values are nested deeper than {DEEPEST}")
+        if self.peek() == "{":
+            for _ in self.entries():
+                self.pass_over(depth + 1)
+            return
+        self.at += 1
+        self.skip()
+        more = self.peek() != "]"
+        while more:
+            self.pass_over(depth + 1)
+            self.skip()
+            more = self.peek() == ","
+            self.at += more
+        self.expect("]")
 
     def skip(self) -> None:
         """Go over white space."""

@@ -132,7 +132,8 @@ class _Header(Scanner):
         metadata: dict[str, str] = {}
         for name in self.entries():
             if name == _METADATA:
-                metadata = self._metadata()
+                # The reference implementation reads null as no metadata.
+                metadata = {} if self.null() else self._metadata()
             elif "\0" in name:
                 self.refuse(f"the name {printable(name)} contains a NUL")
             elif len(entries) == MOST_TENSORS:

@@ -3,24 +3,29 @@
     model.safetensors.index.json   {"metadata": {"total_size": 32}, "weight_map": {"a": FILE, …}}
     model-00001-of-00002.safetensors, model-00002-of-00002.safetensors
 
-Index and shards must agree in both directions. Writing is in `shard_writing`.
+PaddleNLP writes the same as `model_state.pdparams.index.json`. Index and shards must have the
+same tensors; the rest of an index is often wrong (a `total_size` of another dtype, entries of
+other programs, paths of Windows) and gives notes. Writing is in `writing`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from porter.codecs import safetensors
-from porter.codecs.detect import INDEX_SUFFIX
+from porter.codecs.detect import INDEX_SUFFIX, detect
 from porter.codecs.flat import flat
 from porter.codecs.json_scan import Scanner
-from porter.codecs.torch import zip_file
+from porter.codecs.paddle import reading as paddle
+from porter.codecs.torch import legacy, zip_file
 from porter.errors import InputError, listed, printable
-from porter.storage.input_file import InputFile, open_beside
+from porter.storage.input_file import InputFile, check_relative, open_beside
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import Origin, StateDict
 
@@ -28,26 +33,34 @@ SUFFIX = INDEX_SUFFIX
 LARGEST_INDEX = 256 << 20
 MOST_TENSORS = 1_000_000
 
+_WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBERED = re.compile(r"(.*)-([0-9]{5,})-of-([0-9]{5,})(\.[a-z]+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What an index says."""
+    """The contents of an index."""
 
     files: dict[str, str]
     """Name of a tensor to the name of its file."""
     total_size: float | None
+    notes: tuple[str, ...] = ()
+    """What is unusual in it and changes nothing."""
 
 
-def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
-    """Return the tensors of all shards; `InputError` when they and the index disagree."""
+def read(
+    file: InputFile, *, key: str | None = None, strip: bool = True, uint16: str = "auto"
+) -> StateDict:
+    """Return the tensors of all shards; `InputError` when they and the index disagree.
+
+    `uint16` is for shards of Paddle's, as in their codec.
+    """
     index = read_index(file)
     _check_numbers(file.path, set(index.files.values()))
     tensors: dict[str, LazyTensor] = {}
     origins: list[Origin] = []
     for name in dict.fromkeys(index.files.values()):
-        shard = _shard(file.path, name)
+        shard = _shard(file.path, name, uint16)
         assert shard.origin is not None
         origins.append(shard.origin)
         for tensor in shard:
@@ -62,13 +75,13 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
         raise InputError(
             f"the index lists tensors that no shard contains: {listed(missing)}", file.path
         )
-    _check_size(index, tensors, file.path)
     first = origins[0]
+    found = (*index.notes, *_size_note(index, tensors))
     origin = replace(
         first,
         path=file.path,
         files=(file.path, *(origin.path for origin in origins)),
-        notes=tuple(dict.fromkeys(note for origin in origins for note in origin.notes)),
+        notes=tuple(dict.fromkeys([*found, *(n for origin in origins for n in origin.notes)])),
     )
     ordered = {name: tensors[name] for name in index.files}
     return flat(ordered, origin, key=key, strip=strip)
@@ -85,26 +98,51 @@ def read_index(file: InputFile) -> Index:
     scanner = Scanner(text, file.path, "index")
     files: dict[str, str] | None = None
     size: float | None = None
+    more: list[str] = []
     for key in scanner.entries():
         if key == "metadata":
             size = _total_size(scanner)
         elif key == "weight_map":
             files = _weight_map(scanner)
         else:
-            scanner.refuse(f"an entry that porter does not know: {printable(key)}")
+            scanner.pass_over()
+            more.append(key)
     scanner.finish()
     if not files:
         scanner.refuse("there is no weight_map, or nothing in it")
-    return Index(files, size)
+    notes = [f"the index has entries that porter does not use: {listed(more)}"] if more else []
+    if any("\\" in name for name in set(files.values())):
+        files = {tensor: name.replace("\\", "/") for tensor, name in files.items()}
+        notes.append("the paths in the index are those of Windows: \\ is read as /")
+    return Index(_plain(files, file.path), size, tuple(notes))
+
+
+def _plain(files: dict[str, str], path: str) -> dict[str, str]:
+    """Return the files by one spelling each (`./x` is `x`); none may be out of the folder."""
+    spelled: dict[str, str] = {}
+    for name in dict.fromkeys(files.values()):
+        check_relative(path, name)
+        spelled[name] = posixpath.normpath(name)
+    return {tensor: spelled[name] for tensor, name in files.items()}
 
 
 def _total_size(scanner: Scanner) -> float | None:
+    """Return the total, None where there is none; one that is not a number is -1."""
     size = None
+    scanner.skip()
+    if scanner.peek() != "{":
+        scanner.pass_over()
+        return None
     for key in scanner.entries():
+        scanner.skip()
+        if key != "total_size" or scanner.peek() in ("{", "["):
+            scanner.pass_over()
+            size = -1.0 if key == "total_size" else size
+            continue
         value = scanner.scalar()
-        if key == "total_size":
-            if not isinstance(value, float):
-                scanner.refuse("total_size is not a number")
+        if isinstance(value, str):
+            size = float(value) if _WHOLE.fullmatch(value) else -1.0
+        else:
             size = value
     return size
 
@@ -139,22 +177,22 @@ def _check_numbers(path: str, names: set[str]) -> None:
                 raise InputError(f"the index does not name {printable(other)}", path)
 
 
-def _shard(index: str, name: str) -> StateDict:
+def _shard(index: str, name: str, uint16: str) -> StateDict:
     file = open_beside(index, name, hard_links=True)
     readers: dict[str, Callable[..., StateDict]] = {
         "safetensors": safetensors.read,
         "torch": zip_file.read,
+        "torch-legacy": legacy.read,
+        "paddle": partial(paddle.read, uint16=uint16),
     }
-    from porter.codecs.detect import detect
-
     found = detect(file)
     if found not in readers:
         raise InputError(f"is {found}, not a shard of a checkpoint", file.path)
     return readers[found](file, strip=False)
 
 
-def _check_size(index: Index, tensors: dict[str, LazyTensor], path: str) -> None:
-    """Compare with the index's total, in which writers count tied tensors once or each."""
+def _size_note(index: Index, tensors: dict[str, LazyTensor]) -> Iterator[str]:
+    """Compare with the index's total, in which writers count shared tensors once or each."""
     if index.total_size is None:
         return
     once: dict[Hashable, int] = {}
@@ -162,8 +200,8 @@ def _check_size(index: Index, tensors: dict[str, LazyTensor], path: str) -> None
         once[(index.files[name], tensor.tie) if tensor.tie is not None else name] = tensor.nbytes
     every = sum(tensor.nbytes for tensor in tensors.values())
     if index.total_size not in (every, sum(once.values())):
-        what = f"total_size is {index.total_size:.0f}, the shards have {every} bytes"
-        raise InputError(what, path)
+        total = f"{index.total_size:.0f}" if index.total_size >= 0 else "not a number"
+        yield f"total_size of the index is {total}, the shards have {every} bytes"
 
 
 def text_of(files: Mapping[str, str], total_size: int) -> bytes:

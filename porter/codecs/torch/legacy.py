@@ -49,6 +49,14 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
     )
 
 
+def tree(file: InputFile) -> object:
+    """Return the object that an old torch file has, its tensors as `leaf` knows them."""
+    try:
+        return _read_stream(file)[0]
+    except InputError as error:
+        raise InputError(error.message, file.path) from error
+
+
 def _read_stream(file: InputFile) -> tuple[object, list[dict[Any, Any]]]:
     cursor = Cursor(file, 0, file.size)
     if cursor.pickle({}, "the magic number's pickle,") != MAGIC:

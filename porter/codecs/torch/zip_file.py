@@ -36,12 +36,8 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
     """Return the state dict of a torch zip file; `key` names one of several."""
     path = file.path
     members = read_directory(file)
-    root = _root(file, members)
-    big = _is_big(members.get(f"{root}/byteorder"), path)
-    storages = Storages()
     try:
-        pickle = _unpickle(members[f"{root}/data.pkl"], storages, file.size)
-        _attach(storages, members, root, file.size, big)
+        pickle = _load(file, members)
         found = unwrap(pickle.value, leaf, key, strip=strip, attributes=pickle.attributes)
         check_total(found.tensors, file.size)
     except InputError as error:
@@ -59,6 +55,23 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
             _notes(members),
         ),
     )
+
+
+def tree(file: InputFile) -> object:
+    """Return the object that a torch zip file has, its tensors as `leaf` knows them."""
+    try:
+        return _load(file, read_directory(file)).value
+    except InputError as error:
+        raise InputError(error.message, file.path) from error
+
+
+def _load(file: InputFile, members: dict[str, Member]) -> Unpickler:
+    root = _root(file, members)
+    storages = Storages()
+    big = _is_big(members.get(f"{root}/byteorder"), file.path)
+    pickle = _unpickle(members[f"{root}/data.pkl"], storages, file.size)
+    _attach(storages, members, root, file.size, big)
+    return pickle
 
 
 def _root(file: InputFile, members: dict[str, Member]) -> str:

@@ -137,3 +137,15 @@ def test_a_shape_of_the_limit_is_read(tmp_path: Path) -> None:
     """A length beside a zero may be as large as that of any file."""
     row = f'"w":{{"dtype":"U8","shape":[0,{FAR}],"data_offsets":[0,0]}}'
     assert codecs.read(header(tmp_path, f"{{{row}}}"))["w"].shape == (0, FAR)
+
+
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    """The reference implementation reads null as no metadata; any other value is refused."""
+    row = '"w":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    found = codecs.read(header(tmp_path, f'{{"__metadata__": null ,{row}}}'))
+    assert list(found) == ["w"]
+    assert found.origin is not None
+    assert found.origin.metadata == {}
+    for value in ("nul", "nulls", "true", "[]", '"x"'):
+        with pytest.raises(InputError):
+            codecs.read(header(tmp_path, f'{{"__metadata__":{value}}}'))

@@ -64,6 +64,77 @@ def test_index_may_say_more_or_less(metadata: dict[str, object], pair: Path) -> 
     assert found.origin.metadata == {"place": "0"}
 
 
+NOTED: dict[str, tuple[dict[str, object], str]] = {
+    "total too small": (
+        {"metadata": {"total_size": 15}},
+        "total_size of the index is 15, the shards have 16 bytes",
+    ),
+    "total of a text": ({"metadata": {"total_size": "15"}}, "is 15, the shards have 16"),
+    "total of words": ({"metadata": {"total_size": "16 B"}}, "total_size of the index is not a"),
+    "total of a list": ({"metadata": {"total_size": [16]}}, "total_size of the index is not a"),
+    "an entry of another program": (
+        {"format": "pt", "more": {"deep": [{}, [1, "x", None]]}},
+        "the index has entries that porter does not use: format, more",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOTED)
+def test_what_is_unusual_in_an_index_is_a_note(kind: str, pair: Path) -> None:
+    """A wrong total and unknown entries are reported; the tensors are those of the shards."""
+    more, note = NOTED[kind]
+    found = codecs.read(index(pair, {**more, "weight_map": MAP}))
+    assert list(found) == ["a", "b"]
+    assert found.origin is not None
+    assert len(found.origin.notes) == 1
+    assert note in found.origin.notes[0]
+
+
+def test_total_as_a_text_is_a_number(pair: Path) -> None:
+    """A right total, written as text or not written at all, is nothing to report."""
+    for metadata in ({"total_size": "16"}, {"total_size": None}, None, {}):
+        found = codecs.read(index(pair, {"metadata": metadata, "weight_map": MAP}))
+        assert found.origin is not None
+        assert not found.origin.notes
+
+
+def test_paths_of_windows_are_read(pair: Path) -> None:
+    """A backslash separates folders, `./` changes nothing, and both stay below the index."""
+    (pair / "parts").mkdir()
+    for name in NAMES:
+        (pair / name).rename(pair / "parts" / name)
+    files = {"a": f".\\parts\\{NAMES[0]}", "b": f"parts\\{NAMES[1]}"}
+    found = codecs.read(index(pair, {"weight_map": files}))
+    assert {name: tensor.read()[0] for name, tensor in found.items()} == {"a": 0, "b": 1}
+    assert found.origin is not None
+    assert "Windows" in found.origin.notes[0]
+    for out in ("..\\x.safetensors", "parts\\..\\..\\x.safetensors", "\\x.safetensors"):
+        with pytest.raises(InputError, match="not a path below"):
+            codecs.read(index(pair, {"weight_map": {"a": out}}))
+
+
+def test_values_nested_without_end_are_refused(pair: Path) -> None:
+    """Entries that nobody asks for are read through, to a limited depth."""
+    deep = "[" * 40 + "]" * 40
+    text = f'{{"weight_map": {json.dumps(MAP)}, "more": {deep}}}'
+    with pytest.raises(InputError, match="nested deeper than 32"):
+        codecs.read(index(pair, text))
+
+
+def test_shards_of_paddle(tmp_path: Path) -> None:
+    """PaddleNLP's index names shards that are pickles; bfloat16 is stored as uint16 there."""
+    paddle = pytest.importorskip("paddle")
+    names = ("model_state-00001-of-00002.pdparams", "model_state-00002-of-00002.pdparams")
+    paddle.save({"a": paddle.to_tensor([1.0])}, str(tmp_path / names[0]))
+    paddle.save({"b": paddle.to_tensor([2.0]).astype("bfloat16")}, str(tmp_path / names[1]))
+    path = tmp_path / "model_state.pdparams.index.json"
+    path.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    found = codecs.read(str(path))
+    assert {name: float(tensor.read()[0]) for name, tensor in found.items()} == {"a": 1, "b": 2}
+    assert [tensor.dtype.name for tensor in found.values()] == ["float32", "bfloat16"]
+    assert codecs.read(str(path), uint16="uint16")["b"].dtype.name == "uint16"
+
+
 def test_index_of_one_file(tmp_path: Path) -> None:
     """An index may name a single file; spaces in it change nothing."""
     shard(tmp_path, "model.safetensors", StateDict.of({"a": np.ones(2)}))
@@ -99,14 +170,6 @@ BAD: dict[str, tuple[object, str]] = {
         "tensors that no shard contains: c",
     ),
     "tensor left out": ({"weight_map": {"x": NAMES[0], "b": NAMES[1]}}, "the index says nowhere"),
-    "total too small": (
-        {"metadata": {"total_size": 15}, "weight_map": MAP},
-        "total_size is 15, the shards have 16 bytes",
-    ),
-    "total of a text": (
-        {"metadata": {"total_size": "16"}, "weight_map": MAP},
-        "total_size is not a number",
-    ),
 }
 
 
@@ -144,11 +207,11 @@ def test_tied_tensors_count_once_or_each(total: int, sound: bool, tmp_path: Path
         "metadata": {"total_size": total},
         "weight_map": dict.fromkeys("abcde", "x.safetensors"),
     }
-    if sound:
-        assert list(codecs.read(index(tmp_path, content))) == list("abcde")
-    else:
-        with pytest.raises(InputError, match=f"total_size is {total}, the shards have 40 bytes"):
-            codecs.read(index(tmp_path, content))
+    found = codecs.read(index(tmp_path, content))
+    assert list(found) == list("abcde")
+    assert found.origin is not None
+    note = f"total_size of the index is {total}, the shards have 40 bytes"
+    assert found.origin.notes == (() if sound else (note,))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +221,8 @@ def test_tied_tensors_count_once_or_each(total: int, sound: bool, tmp_path: Path
             r'{"weight_map": {"a\q": "x.safetensors"}}',
             "is not JSON begins at character 16",
         ),
-        ('{"metadata": {"total_size": [1]}, "weight_map": {}}', "neither a text nor a number"),
+        ('{"more": nan, "weight_map": {}}', "neither a text nor a number"),
+        ('{"more": [1 2], "weight_map": {}}', "] expected at character 12"),
     ],
 )
 def test_odd_json_is_refused_where_it_stands(index: str, what: str, tmp_path: Path) -> None:
