@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 from porter import __version__, codecs
+from porter.checkpoints.placeholders import refuse_shard
 from porter.codecs import CODECS, safetensors
 from porter.codecs.detect import SUFFIXES, container_of
 from porter.commands.options import (
@@ -88,6 +89,7 @@ def repack(
     assert origin is not None
     if not state:
         raise InputError("has no tensors", origin.shown)
+    refuse_shard(origin.shown)
     costs: dict[str, casts.Cast] = {}
     if dtype is not None:
         state, costs = casts.cast(state, dtype)

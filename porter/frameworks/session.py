@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from porter import __version__, codecs
+from porter import __version__
+from porter.checkpoints.read import read
 from porter.errors import InputError, UsageError, listed, printable
 from porter.frameworks import exchange
 from porter.frameworks.runner import PRECISIONS, Recording, Runner, Watch
@@ -59,7 +60,7 @@ class Session:
         chosen = find(architecture)
         chosen = dataclasses.replace(chosen, config={**chosen.config, **(config or {})})
         self._runner.build(chosen, num_classes, image_size, features, blank=not lacking)
-        state = codecs.read(weights, key=key)
+        state = read(weights, key=key)
         left_out = set(skipped)
         self._weights = {n: t for n, t in state.items() if n not in left_out}
         self._check(state, lacking, weights)

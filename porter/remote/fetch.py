@@ -72,7 +72,8 @@ def read(
     """Open a checkpoint without reading a tensor.
 
     Parameters:
-        given: Path, or http or https address, of the checkpoint; `local` describes downloads.
+        given: Path of a file or folder, or http or https address, of the checkpoint; `local`
+            describes downloads.
         key: Name of one of several state dicts in the file.
         format: Format of the file (a key of `porter.codecs.CODECS`), where its suffix means
             another one.
@@ -84,12 +85,12 @@ def read(
     Returns a `StateDict`, an ordered mapping of names to `LazyTensor`s, and its `origin`.
     Raises `InputError` for a file that is refused, `SystemFault` if network or disk fail.
     """
-    from porter import codecs
+    from porter.checkpoints.read import read as read_checkpoint
     from porter.tensors.state_dict import StateDict
 
     here = local(given, progress=progress)
     with named(here):
-        state = codecs.read(here.path, key=key, format=format, strip=strip, uint16=uint16)
+        state = read_checkpoint(here.path, key=key, format=format, strip=strip, uint16=uint16)
     if not is_url(given):
         return state
     assert state.origin is not None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from porter import codecs
+from porter.checkpoints.read import detect
 from porter.errors import InputError, MappingError, UsageError, listed
 from porter.frameworks import exchange
 from porter.frameworks.process import Worker
@@ -99,7 +99,7 @@ def read(
     """
     here = fetch.local(given, progress=progress)
     with fetch.named(here):
-        found = codecs.detect(here.path)
+        found = detect(here.path)
     if found != "onnx":
         raise UsageError(f"is {found}, not onnx", here.shown)
     made = recover(architecture, here.path, fold_batchnorm=fold_batchnorm)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from porter import codecs
+from porter.checkpoints.read import detect
 from porter.mapping.table import CANONICAL
 from porter.planning.fit import fit
 from porter.planning.plan import Plan, plan
@@ -63,7 +64,7 @@ def prepare(
     if not isinstance(given, StateDict):
         local = fetch.local(given)
         with fetch.named(local):
-            container = codecs.detect(local.path)
+            container = detect(local.path)
         if container == "onnx":
             return _graph(architecture, local, image_size or architecture.image_size)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
