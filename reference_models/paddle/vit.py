@@ -46,8 +46,8 @@ class StdConv(nn.Conv2D):
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight - self.weight.mean([1, 2, 3], True)
-        weight = weight / ((weight * weight).mean([1, 2, 3], True) + 1e-8).sqrt()
+        # Not sums and a root: torch's exporter leaves out an addition of 1e-8.
+        weight = F.layer_norm(self.weight, self.weight.shape[1:], None, None, 1e-8)
         return F.conv2d(pad_same(x, self.kernel, self.step), weight, None, self.step)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from porter.checkpoints.read import detect
+from porter.codecs.onnx.weights import initializers
 from porter.errors import InputError, MappingError, UsageError, listed
 from porter.frameworks import exchange
 from porter.frameworks.process import Worker
@@ -80,10 +81,10 @@ def recover(
     without onnx, onnxscript and onnxruntime, which a foreign file needs.
     """
     name = os.fspath(path)
-    state = weights_of(name)
-    if is_own(state):
+    state = initializers(InputFile(name))
+    if is_own(state):  # its Constant nodes, if there are any, belong to the graph
         return Recovered(restore(state))
-    return _Search(architecture, name, state, fold_batchnorm).recovered()
+    return _Search(architecture, name, weights_of(name), fold_batchnorm).recovered()
 
 
 def read(

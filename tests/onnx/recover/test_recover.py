@@ -10,6 +10,8 @@ import onnx
 import pytest
 import torch
 
+import porter
+from porter import codecs
 from porter.errors import InputError, UsageError
 from porter.frameworks.models import build
 from porter.onnx.recover.read import recover
@@ -154,3 +156,19 @@ def test_a_graph_without_a_picture_is_refused(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [output])), path)
     with pytest.raises(UsageError, match="not one picture"):
         recover(find("vit-tiny-p16-224"), path)
+
+
+def test_constants_of_porters_own_graph_are_not_weights(tmp_path: Path) -> None:
+    """A hybrid's graph has vectors in Constant nodes; they are not part of its state dict."""
+    variant, path = find("vit-tiny-r-s16-p8-224"), tmp_path / "hybrid.onnx"
+    state = seeded(variant)
+    source = tmp_path / "hybrid.safetensors"
+    codecs.write(state, str(source), "safetensors")
+    porter.convert(variant.name, source, path, from_="torch", to="onnx", verify=False)
+    graph = onnx.load(path).graph
+    constants = [n for n in graph.node if n.op_type == "Constant"]
+    assert max(onnx.numpy_helper.to_array(n.attribute[0].t).size for n in constants) > 1
+    norms = [n for n in graph.node if n.op_type == "LayerNormalization"]
+    epsilons = {round(a.f, 12) for n in norms for a in n.attribute if a.name == "epsilon"}
+    assert epsilons == {1e-6, 1e-8}  # of the blocks, and of the standardised weights
+    assert set(recover(variant, path).state) == set(state)
