@@ -117,7 +117,7 @@ _TRANSPOSED = {
 
 
 def _pairs(setting: Setting, source: str) -> Group:
-    """Every target for one source container: names alone, bare and with digests, and transposed."""
+    """Every target for one source container: names only, bare and with digests, and transposed."""
     path = setting.source(source)
     group = Group(source, f"from {source}", made=(path,))
     group.cases.append(_copy(path, setting.folder / "copy.bin"))
@@ -191,14 +191,14 @@ def _promises(setting: Setting) -> Group:
         _copy(path, setting.folder / "copy.bin", sync=True),
         case("as it comes: weights proven, read back, synced, digests"),
         _convert(
-            "names alone, as it comes", _table("names"), path, target, "torch", _RENAMED["paddle"]
+            "names only, as it comes", _table("names"), path, target, "torch", _RENAMED["paddle"]
         ),
         case("without the proof of the weights", *PROVEN),
         case("nor reading back", *SYNCED),
         case("nor sync", *DIGESTS),
         case("nor digests", *BARE),
         _convert(
-            "names alone, synced, digests",
+            "names only, synced, digests",
             _table("names"),
             path,
             target,

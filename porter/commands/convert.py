@@ -449,6 +449,7 @@ def _verified(
         num_classes=num_classes,
         image_size=image_size,
         batch_sizes=batches,
+        weights=outcome.weights,
         python=python,
         progress=progress,
     )

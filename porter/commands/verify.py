@@ -35,6 +35,7 @@ from porter.verification.sides.side import Can, Side
 from porter.verification.steps import Steps
 from porter.verification.trace import Trace
 from porter.verification.verdict import NOT_MADE, Verdict
+from porter.verification.weights import WeightProof
 from porter.zoo.architectures import Architecture, find
 
 
@@ -53,6 +54,7 @@ def verify(
     diagnose: bool = True,
     sensitivity: bool = False,
     pool: Pool | None = None,
+    weights: WeightProof | None = None,
     progress: Progress | None = None,
     **options: Unpack[RunOptions],
 ) -> Verdict:
@@ -73,6 +75,7 @@ def verify(
         sensitivity: If the verdict passes, name the tensors that the outputs do not show, and
             run both sides again on fuzzed weights that show them.
         pool: Processes to use and keep; None to start them for this verdict only.
+        weights: Proof of the weights that `convert` made; not repeated if it found no problem.
         progress: Called as `progress(step, 0, 0)` when a step begins, from any thread.
         options: What both sides run, and where. `num_classes`, `image_size` (pixels): None for
             those of the checkpoint. `preset`: "default", "strict" or "paddleclas", inputs and
@@ -112,7 +115,7 @@ def verify(
         verdict = with_run_notes(_judged(verdict, pair, runs), pair)
         verdict = with_comparisons(
             verdict, pair, per_layer=runs.per_layer, grad=grad, train_step=train_step,
-            diagnose=diagnose,
+            diagnose=diagnose, proven=weights is not None and weights.holds,
         )  # fmt: skip
         return concluded(prove_unseen(verdict, pair, diagnose) if sensitivity else verdict)
 

@@ -41,7 +41,7 @@ def compare(array: Array | None, reference: Array | None) -> Figures:
     if array is None:
         return Figures((), problem="missing")
     if reference is None:
-        return Figures(array.shape, problem="the reference has no such output")
+        return Figures(array.shape, problem="the reference lacks this output")
     if array.shape != reference.shape:
         return Figures(
             array.shape, problem=f"shape {list(array.shape)}, not {list(reference.shape)}"

@@ -23,10 +23,24 @@ from porter.verification.verdict import Verdict
 
 
 def with_comparisons(
-    verdict: Verdict, pair: Pair, *, per_layer: bool, grad: bool, train_step: bool, diagnose: bool
+    verdict: Verdict,
+    pair: Pair,
+    *,
+    per_layer: bool,
+    grad: bool,
+    train_step: bool,
+    diagnose: bool,
+    proven: bool = False,
 ) -> Verdict:
-    """Add to a verdict on outputs whatever was asked for, and the diagnosis if it fails."""
-    verdict = _with_tensors(verdict, pair)
+    """Add to a verdict on outputs whatever was asked for, and the diagnosis if it fails.
+
+    Weights that are `proven` already are compared only for the diagnosis.
+    """
+    if proven:
+        note = "the weights were compared when the output was read back"
+        verdict = replace(verdict, notes=(*verdict.notes, note))
+    else:
+        verdict = _with_tensors(verdict, pair)
     if grad or train_step:
         verdict = _with_gradients(verdict, pair, grad, train_step)
     checks: list[Check | TensorCheck] = [*verdict.checks, *verdict.tensors, *verdict.gradients]
@@ -35,6 +49,7 @@ def with_comparisons(
         verdict = with_layers(verdict, pair)
         failed = failed or not all(c.passed for c in verdict.layers)
     if failed and diagnose:
+        verdict = _with_tensors(verdict, pair) if proven else verdict
         pair.steps.begin("looking for the fault")
         verdict = diagnosed(verdict, pair)
     return verdict

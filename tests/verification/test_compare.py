@@ -47,7 +47,7 @@ def test_top_figures_count_rows() -> None:
     ("found", "reference", "problem"),
     [
         (None, REF, "missing"),
-        (REF, None, "the reference has no such output"),
+        (REF, None, "the reference lacks this output"),
         (REF.T, REF, "shape [7, 1], not [1, 7]"),
         (REF[:, :0], REF[:, :0], "empty"),
         (np.where(REF == 0, np.nan, REF), REF, "NaN"),
