@@ -56,6 +56,8 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.option("--precision", type=click.Choice(list(_PRECISIONS)), default="fp32",
               help="Precision of RIGHT, in addition to float64.")  # fmt: skip
 @click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where to run.")
+@click.option("--timeout", type=float, metavar="SECONDS",
+              help="Limit for a given ONNX file; default: PORTER_TIMEOUT or 600.")  # fmt: skip
 @click.option("--per-layer", is_flag=True, help="Compare every layer, pass or fail.")
 @click.option("--grad", is_flag=True, help="Compare the gradient of every parameter.")
 @click.option("--train-step", is_flag=True, help="Compare the weights after one AdamW step.")

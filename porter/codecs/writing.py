@@ -88,11 +88,12 @@ class Output:
         opaque: bool = False,
         last: bool = False,
         options: WriteOptions | None = None,
+        like: str = "",
     ) -> Written:
         """Write one file, in which a reader must find `expected`.
 
         An `opaque` one cannot be read without another; when the `last` one is complete, the
-        output is mapped back to its source.
+        output is mapped back to its source. `like` is that of `publish`.
         """
 
         def check(name: str, layout: Layout) -> str:
@@ -105,7 +106,7 @@ class Output:
         options = options or self.options
         written = atomic_output.publish(
             path, pieces, options, inputs=self.inputs, also=self._sources.jobs(),
-            check=check if options.read_back else None, lock=False,
+            check=check if options.read_back else None, lock=False, like=like,
         )  # fmt: skip
         self.note(path, written)
         return written
@@ -120,6 +121,16 @@ class Output:
         self._known |= {(path, *run): digest for run, digest in self._runs.items()}
         self._runs = {}
         self.files[os.path.basename(path)] = (written.nbytes, written.digest)
+
+    def move(self, path: str, new: str) -> None:
+        """Give a finished file another name, in place of a file of that name."""
+        with atomic_output.explained(new, 0):
+            os.replace(path, new)
+        self._known = {
+            (new if place[0] == path else place[0], *place[1:]): digest
+            for place, digest in self._known.items()
+        }
+        self.files[os.path.basename(new)] = self.files.pop(os.path.basename(path))
 
     def finished(self, written: Written, files: Iterable[str] = ()) -> Written:
         """Write the record and return what the output is; `files` were written before the last."""

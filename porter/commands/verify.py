@@ -85,7 +85,8 @@ def verify(
             side: "float32", "tf32", "float16" or "bfloat16", in addition to float64. `device`:
             "auto", "cpu" or "cuda[:n]". `python`: {framework: interpreter of another
             environment that has it and porter}. `per_layer`: compare every module even if the
-            verdict passes.
+            verdict passes. `timeout`: seconds that a given ONNX file may take to load, and to
+            run (None: the environment's `PORTER_TIMEOUT`, or 600).
 
     Returns a `Verdict` with `passed`, `failed`, `reason` and every figure; its status is
     "not made" if a framework is not installed.

@@ -14,15 +14,41 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from porter import errors
-from porter.errors import PorterError, SystemFault, printable
+from porter.errors import InputError, PorterError, SystemFault, UsageError, printable
 
 _WAIT = 5.0
 """Seconds that a child gets to end before it is killed."""
+
+
+TIMEOUT = 600.0
+"""Seconds that one request about a given ONNX file may take by default."""
+ENVIRONMENT = "PORTER_TIMEOUT"
+
+
+class Limit(NamedTuple):
+    """How long a worker may compute for one request, and the file that it computes."""
+
+    path: str
+    seconds: float
+
+    @classmethod
+    def of(cls, path: str, seconds: float | None = None) -> Limit:
+        """Return the limit for a file, by default that of the environment."""
+        if seconds is None:
+            text = os.environ.get(ENVIRONMENT) or str(TIMEOUT)
+            try:
+                seconds = float(text)
+            except ValueError:
+                seconds = -1.0
+        if not 0 < seconds <= threading.TIMEOUT_MAX:
+            raise UsageError(f"--timeout and {ENVIRONMENT} are a number of seconds above 0")
+        return cls(path, seconds)
 
 
 class Worker:
@@ -33,6 +59,8 @@ class Worker:
     ) -> None:
         self.framework = framework
         self.python = python or sys.executable
+        self.limit: Limit | None = None
+        """Set where it computes what a given file says, which may have no end."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         try:
             self._process = subprocess.Popen(
@@ -66,13 +94,40 @@ class Worker:
     def receive(self) -> dict[str, Any]:
         """Return the reply to the oldest request; an error of the child is raised here."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        with self._limited():
+            line = self._process.stdout.readline()
         if not line.endswith("\n"):
             raise self._ended()
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise _raised(reply["error"])
         return reply
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Kill the child when the limit is passed, which ends the wait, and raise `InputError`."""
+        limit = self.limit
+        if limit is None:
+            yield
+            return
+        passed = threading.Event()
+
+        def end() -> None:
+            passed.set()
+            self._process.kill()
+
+        timer = threading.Timer(limit.seconds, end)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        if passed.is_set():
+            raise InputError(
+                f"was not computed within {limit.seconds:g} seconds; {ENVIRONMENT}, or --timeout"
+                " of verify, allows more",
+                limit.path,
+            )
 
     def request(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for the reply."""

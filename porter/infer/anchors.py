@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from porter.infer.tensor_file import Pair, TensorFile
 
@@ -41,19 +42,21 @@ class Anchors:
             under_left.update(above[0])
             under_right.update(above[1])
             both.update((a, b) for a in above[0] for b in above[1])
+        scores = (
+            (count / (under_left[a] + under_right[b] - count), a, b)
+            for (a, b), count in both.items()
+        )
         ranked = sorted(
-            (
-                (_rank(a, b, count / (under_left[a] + under_right[b] - count)), a, b)
-                for (a, b), count in both.items()
-            ),
-            reverse=True,
+            ((_rank(a, b, score), a, b) for score, a, b in scores if score > _SURE), reverse=True
         )
         self.best = {"": ""}
         self.certain = set[str]()
         """Paths all of whose pairs are under the other's path, and the other way round."""
         for (score, *_), a, b in ranked:
-            if score > _SURE and self.best.setdefault(a, b) == b and score == 1:
+            if self.best.setdefault(a, b) == b and score == 1:
                 self.certain.add(a)
+        deepest = sorted(self.best, key=left.depth, reverse=True)
+        self._place = {path: place for place, path in enumerate(deepest)}
 
     def agree(self, left: str, right: str) -> bool:
         """Whether the nearest known path above the left tensor is above the right one too."""
@@ -69,18 +72,16 @@ class Anchors:
 
         The flag is true where there is no other choice under a path that is certain.
         """
-        rest, others = list(lefts), list(rights)
-        for path in sorted((p for p in self.best if p), key=self._depth, reverse=True):
-            below = [m for m in rest if path in self.left.parents(m.path)]
-            opposite = [m for m in others if self.best[path] in self.right.parents(m.path)]
+        under_left, under_right = _under(self.left, lefts), _under(self.right, rights)
+        paths = [path for path in under_left if path in self._place and path]
+        paired: set[int] = set()
+        for path in sorted(paths, key=self._place.__getitem__):
+            below = [m for m in under_left[path] if id(m) not in paired]
+            opposite = [m for m in under_right.get(self.best[path], ()) if id(m) not in paired]
             pairs = self.ordered(below, opposite)
             if pairs:
                 yield pairs, len(below) == len(opposite) == 1 and path in self.certain
-                rest = [m for m in rest if all(m is not left for left, _ in pairs)]
-                others = [m for m in others if all(m is not right for _, right in pairs)]
-
-    def _depth(self, path: str) -> int:
-        return path.count(self.left.convention.separator)
+                paired.update(id(module) for pair in pairs for module in pair)
 
     def ordered(self, lefts: Sequence[Module], rights: Sequence[Module]) -> ModulePairs:
         """Pair modules of one name, then the rest in order where both sides have as many."""
@@ -94,12 +95,27 @@ class Anchors:
             for module, last in ((m, self.left.last(m.path)) for m in lefts)
             if counts[0][last] == counts[1][last] == 1
         ]
-        left = [m for m in lefts if all(m is not known for known, _ in named)]
-        right = [m for m in rights if all(m is not known for _, known in named)]
+        paired = {id(module) for pair in named for module in pair}
+        left = [m for m in lefts if id(m) not in paired]
+        right = [m for m in rights if id(m) not in paired]
         return named + (list(zip(left, right, strict=True)) if len(left) == len(right) else [])
+
+
+def _under(file: TensorFile, modules: Iterable[Module]) -> dict[str, list[Module]]:
+    """Return the modules under each path."""
+    under: dict[str, list[Module]] = {}
+    for module in modules:
+        for path in file.parents(module.path):
+            under.setdefault(path, []).append(module)
+    return under
 
 
 def _rank(left: str, right: str, score: float) -> tuple[float, bool, int]:
     """Order candidates: the surest, then those with as many numbers, then the shortest."""
-    numbers = [len(re.findall(r"[0-9]+", path)) for path in (left, right)]
-    return score, numbers[0] == numbers[1], -len(right)
+    return score, _numbers(left) == _numbers(right), -len(right)
+
+
+@lru_cache(1 << 16)
+def _numbers(path: str) -> int:
+    """Return how many numbers a path has."""
+    return len(re.findall(r"[0-9]+", path))

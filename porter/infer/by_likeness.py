@@ -12,6 +12,9 @@ from porter.infer.tensor_file import TensorFile, letter
 Look = Callable[[TensorFile, Mapping[str, str]], Hashable]
 """What modules must have in common to be paired: their values, or their shapes."""
 
+_FINE_PASSES, _MOST_PASSES = 20, 40
+"""Names without any pattern would take a pass for each tensor: after some passes all looks are
+paired at once, and what is left after the last is not paired."""
 _BY_NAME = "by the names of q, k and v, the files have other values"
 
 
@@ -39,8 +42,10 @@ def pair_same_names(pairs: Pairs, look: Look, doubt: str) -> None:
 
 def pair_alike(pairs: Pairs, look: Look, doubt: str) -> None:
     """Pair modules that look the same by the pairs around them, then by their order."""
-    while _pair_near(pairs, look, doubt) or _pair_in_order(pairs, look, doubt):
-        pass
+    for count in range(_MOST_PASSES):
+        at_once = count >= _FINE_PASSES
+        if not _pair_near(pairs, look, doubt) and not _pair_in_order(pairs, look, doubt, at_once):
+            return
 
 
 def _pair_near(pairs: Pairs, look: Look, doubt: str) -> bool:
@@ -58,16 +63,19 @@ def _pair_near(pairs: Pairs, look: Look, doubt: str) -> bool:
     return len(pairs.found) > before
 
 
-def _pair_in_order(pairs: Pairs, look: Look, doubt: str) -> bool:
-    """Pair the modules of one look that are fewest, in order; false if there are none."""
+def _pair_in_order(pairs: Pairs, look: Look, doubt: str, at_once: bool) -> bool:
+    """Pair the modules of one look that are fewest, in order; false if there are none.
+
+    With `at_once`, those of every other look as well.
+    """
     anchors = Anchors(pairs.left, pairs.right, pairs.found)
     lefts, rights = _modules(pairs, pairs.left, look), _modules(pairs, pairs.right, look)
+    before = len(pairs.found)
     for kind in sorted(lefts, key=lambda kind: (_templates(lefts[kind]), len(lefts[kind]))):
-        before = len(pairs.found)
         _pair_modules(pairs, anchors.ordered(lefts[kind], rights.get(kind, [])), doubt)
-        if len(pairs.found) > before:
+        if len(pairs.found) > before and not at_once:
             return True
-    return False
+    return len(pairs.found) > before
 
 
 def _modules(pairs: Pairs, file: TensorFile, look: Look) -> dict[Hashable, list[Module]]:

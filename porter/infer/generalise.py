@@ -15,7 +15,7 @@ from typing import Any
 
 from porter.mapping.pattern import Pattern
 
-_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]*)(?![0-9])")
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,17})(?![0-9])")
 _LETTERS = "ijklmnpqrst"
 _Numbers = tuple[int, ...]
 
@@ -96,7 +96,10 @@ def _row(group: tuple[Item, ...], words: frozenset[int] = frozenset()) -> Wide |
     if len(group) == 1:
         return Wide(group, group[0].canonical, group[0].dialect)
     base = [_numbers(item.names[0]) for item in group]
-    letters = {slot: _LETTERS[index] for index, slot in enumerate(sorted(_varying(group)))}
+    varying = sorted(_varying(group))
+    if len(varying) > len(_LETTERS):
+        return None
+    letters = dict(zip(varying, _LETTERS, strict=False))
     if not letters or len(set(base)) < len(base):
         return None
     limits = {slot: sorted({numbers[slot] for numbers in base}) for slot in words}
@@ -160,7 +163,7 @@ def _apart(rows: list[Wide]) -> list[Wide]:
             continue
         one, two = _separated(earlier, row)
         rows = [r for r in rows if r is not earlier and r is not row] + one + two
-        index = 0
+        index -= 1  # The rows before are still apart.
     return rows
 
 

@@ -15,6 +15,8 @@ _WORDS = {
     "q": 0, "k": 1, "v": 2, "query": 0, "key": 1, "value": 2, "intermediate": 0, "output": 1,
 }  # fmt: skip
 """Words that express an order, for files whose names are sorted alphabetically."""
+_DEEPEST = 16
+"""Paths above a tensor that are looked at."""
 _QKV = re.compile(r"(?:to_|w)?(q|k|v|query|key|value)(?:_proj|_lin|_linear)?")
 
 
@@ -44,6 +46,7 @@ class TensorFile:
     state: StateDict
     convention: Convention
     prints: Mapping[str, Print] = field(default_factory=dict)
+    _parents: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prints = {name: fingerprint(tensor) for name, tensor in self.state.items()}
@@ -71,9 +74,17 @@ class TensorFile:
 
     def parents(self, name: str) -> list[str]:
         """Return the paths above a tensor, the nearest first, the whole file ("") last."""
-        parts = name.split(self.convention.separator)[:-1]
-        joined = self.convention.separator.join
-        return [joined(parts[:count]) for count in range(len(parts), -1, -1)]
+        known = self._parents.get(name)
+        if known is None:
+            parts = name.split(self.convention.separator, _DEEPEST)[:-1]
+            joined = self.convention.separator.join
+            known = [joined(parts[:count]) for count in range(len(parts), -1, -1)]
+            self._parents[name] = known
+        return known
+
+    def depth(self, path: str) -> int:
+        """Return how many paths are above a path."""
+        return path.count(self.convention.separator)
 
 
 def letter(file: TensorFile, name: str) -> str:
@@ -91,7 +102,7 @@ def _sensible(names: Iterable[str]) -> list[str]:
         return ordered
 
     def rank(name: str) -> list[tuple[int, int, str]]:
-        words = re.findall(r"[0-9]+|[^0-9._/]+", name.replace("_", "."))
+        words = re.findall(r"[0-9]{1,18}|[^0-9._/]+", name.replace("_", "."))
         return [
             (0, int(w), "") if w.isdecimal() else (1, _WORDS[w], "") if w in _WORDS else (2, 0, w)
             for w in words

@@ -8,33 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
-from typing import NamedTuple
+from math import prod
 
-from porter.errors import TableError
+from porter.errors import TableError, printable
+from porter.mapping.matching import Placeholder, ambiguous, find, meet
 from porter.mapping.signature import plain
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_INSIDE = re.compile(r"(?P<name>[a-z_]+)(?:(?P<shift>[+-]\d+)|:(?P<words>[^{}+]+))?")
-_NUMBER = "(?:0|[1-9][0-9]*)"
-
-
-class Placeholder(NamedTuple):
-    """One placeholder: its name, its words (none: a number), by how much the number is moved."""
-
-    name: str
-    words: tuple[str, ...] = ()
-    shift: int = 0
-
-    @property
-    def expression(self) -> str:
-        """The regular expression of its values."""
-        return "|".join(map(re.escape, self.words)) if self.words else _NUMBER
-
-    def __str__(self) -> str:
-        words = ":" + ",".join(self.words) if self.words else ""
-        return f"{{{self.name}{words}{f'{self.shift:+d}' if self.shift else ''}}}"
+_INSIDE = re.compile(r"(?P<name>[a-z_]+)(?:(?P<shift>[+-][0-9]{1,9})|:(?P<words>[^{}+]+))?")
+_MOST_CHOICES = 10_000
+"""Choices of the words of one name."""
 
 
 class Pattern:
@@ -43,11 +28,18 @@ class Pattern:
     def __init__(self, text: str) -> None:
         self.text = text
         self.parts = _parse(text)
+        if prod(len(one.words) or 1 for one in self.placeholders.values()) > _MOST_CHOICES:
+            raise TableError(f"name {printable(text)!r} lists too many combinations of words")
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
         """Compiled when first needed: of most tables few rows are used."""
         return re.compile(_expression(self.parts))
+
+    @cached_property
+    def _is_ambiguous(self) -> bool:
+        """Whether a regular expression could try very many ways to match a name."""
+        return ambiguous(self.parts) > 1
 
     @cached_property
     def plain(self) -> tuple[str, ...]:
@@ -67,13 +59,17 @@ class Pattern:
 
     def match(self, name: str) -> dict[str, str] | None:
         """Return the values of the placeholders if `name` fits, else None."""
-        match = self._regex.fullmatch(name)
-        if match is None:
+        if self._is_ambiguous:
+            found = find(self.parts, name)
+        else:
+            match = self._regex.fullmatch(name)
+            found = match and match.groupdict()
+        if found is None:
             return None
         known = self.placeholders
         values = {
             key: str(int(value) - known[key].shift) if known[key].shift else value
-            for key, value in match.groupdict().items()
+            for key, value in found.items()
         }
         return None if any(value.startswith("-") for value in values.values()) else values
 
@@ -117,7 +113,7 @@ class Pattern:
                 short, long = sorted((mine, theirs), key=len)
                 if not agrees(long, short):
                     return False
-        return _meet(_symbols(self.parts), _symbols(other.parts))
+        return meet(self.parts, other.parts)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pattern) and other.text == self.text
@@ -134,18 +130,21 @@ def _parse(text: str) -> tuple[str | Placeholder, ...]:
     for index, piece in enumerate(_PLACEHOLDER.split(text)):
         if index % 2 == 0:
             if "{" in piece or "}" in piece:
-                raise TableError(f"name {text!r} has an unmatched brace")
+                raise TableError(f"name {printable(text)!r} has an unmatched brace")
             if piece:
                 parts.append(piece)
             continue
         inside = _INSIDE.fullmatch(piece)
         if inside is None:
             raise TableError(
-                f"name {text!r}: {{{piece}}} is malformed; write {{i}}, {{n:0,3}} or {{i+1}}"
+                f"name {printable(text)!r}: {{{printable(piece)}}} is malformed;"
+                " write {i}, {n:0,3} or {i+1}"
             )
         words = tuple(word.strip() for word in (inside["words"] or "").split(",") if word.strip())
         if parts and isinstance(parts[-1], Placeholder):
-            raise TableError(f"name {text!r} has two placeholders with nothing between them")
+            raise TableError(
+                f"name {printable(text)!r} has two placeholders with nothing between them"
+            )
         parts.append(Placeholder(inside["name"], words, int(inside["shift"] or 0)))
     return tuple(parts)
 
@@ -162,37 +161,3 @@ def _expression(parts: tuple[str | Placeholder, ...]) -> str:
             seen.add(part.name)
             text += f"(?P<{part.name}>{part.expression})"
     return text
-
-
-# A symbol is a character, `_DIGITS` (one digit or more) or a tuple of alternative words.
-_DIGITS = "\0digits"
-_Symbols = tuple[str | tuple[str, ...], ...]
-
-
-def _symbols(parts: tuple[str | Placeholder, ...]) -> _Symbols:
-    out: list[str | tuple[str, ...]] = []
-    for part in parts:
-        if isinstance(part, str):
-            out += part
-        else:
-            out.append(part.words or _DIGITS)
-    return tuple(out)
-
-
-@cache
-def _meet(a: _Symbols, b: _Symbols) -> bool:
-    """Whether two sequences of symbols have a string in common."""
-    if not a or not b:
-        return not a and not b
-    x, y = a[0], b[0]
-    if isinstance(x, tuple):
-        return any(_meet((*word, *a[1:]), b) for word in x)
-    if isinstance(y, tuple):
-        return _meet(b, a)
-    if x != _DIGITS and y != _DIGITS:
-        return x == y and _meet(a[1:], b[1:])
-    if x == _DIGITS and y == _DIGITS:
-        return any(_meet(s, t) for s, t in ((a[1:], b[1:]), (a, b[1:]), (a[1:], b)))
-    if y == _DIGITS:
-        return _meet(b, a)
-    return y.isdecimal() and (_meet(a[1:], b[1:]) or _meet(a, b[1:]))

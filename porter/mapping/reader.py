@@ -13,12 +13,16 @@ from typing import Any
 
 import xxhash
 
-from porter.errors import TableError, listed, printable
+from porter.errors import PorterError, TableError, listed, printable
 from porter.mapping import schema
 from porter.mapping.dialects import Dialects, no_overlap
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, Layer, Table
 from porter.mappings import FOLDER
+from porter.storage.input_file import read_small
+
+_LARGEST = 4 << 20
+"""Bytes of a table; the largest that porter has are a few thousand."""
 
 
 def parse(text: str, source: str) -> Table:
@@ -29,9 +33,9 @@ def parse(text: str, source: str) -> Table:
 def load(path: Path) -> Table:
     """Read a custom table; a `TableError` begins with its path."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"cannot be read: {error.strerror}", path) from error
+        data = read_small(path, _LARGEST)
+    except PorterError as error:
+        raise TableError(f"cannot be read: {error.message}", path) from error
     return _checked(data, str(path))
 
 
@@ -55,8 +59,10 @@ def _checked(data: bytes, source: str) -> Table:
 def _table(data: bytes, source: str) -> Table:
     try:
         body = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TableError(f"not TOML: {error}") from error
+    except RecursionError as error:
+        raise TableError("not a table: its arrays are nested too deeply") from error
+    except ValueError as error:  # Of TOML, of UTF-8, or of a number of thousands of digits.
+        raise TableError(f"not TOML: {printable(error)}") from error
     _refuse_old_spellings(body)
     schema.check(body)
     rows = {section: body.get(section, {}) for section in ("tensors", "layers")}

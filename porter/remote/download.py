@@ -17,9 +17,10 @@ from urllib import parse
 from filelock import FileLock
 
 from porter import __version__
-from porter.errors import InputError, SystemFault
+from porter.errors import InputError, PorterError, SystemFault
 from porter.remote.address import Address
 from porter.remote.http import Unreachable, content_range, get
+from porter.storage.input_file import InputFile
 from porter.storage.progress import Progress
 
 ATTEMPTS = 4
@@ -29,6 +30,7 @@ PAUSE = 1.0
 RESERVE = 64 << 20
 """Bytes of the disk that a download leaves free."""
 _BLOCK = 1 << 20
+_LARGEST_RECORD = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,13 @@ class CacheEntry:
     size: int = 0
     mtime_ns: int = 0
     date: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the fields, read from a file, have their types."""
+        texts = (self.url, self.etag or "", self.modified or "", self.sha256 or "", self.date)
+        numbers = (self.total or 0, self.size, self.mtime_ns)
+        return all(type(x) is str for x in texts) and all(type(x) is int for x in numbers)
 
     @property
     def validator(self) -> str | None:
@@ -132,7 +141,11 @@ def download(source: Address, progress: Progress | None, timeout: float) -> Got:
     place = _Place(source)
     try:
         with place.locked():
-            return _kept_or_fetched(source, place, progress, timeout)
+            try:
+                return _kept_or_fetched(source, place, progress, timeout)
+            finally:
+                if place.begun() is None:  # Nothing can go on with it.
+                    place.forget_part()
     except OSError as fault:
         full = fault.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else f"cannot be written: {fault.strerror}"
@@ -199,7 +212,7 @@ def _once(
         start, record = _begin(source, begun, answer)
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise InputError("is sent compressed, though that was not asked for", source.shown)
-        _check_space(source, place, start, record.total)
+        _check_space(source, place, start, record)
         digest = _receive(source, place, start, record, answer, progress)
     if source.sha256 is not None and digest != source.sha256:
         place.forget_part()
@@ -223,7 +236,7 @@ def _begin(
     source: Address, begun: CacheEntry | None, answer: http.client.HTTPResponse
 ) -> tuple[int, CacheEntry]:
     """Return where the answer's bytes begin, and the record of the file that they are of."""
-    etag, modified = answer.headers.get("ETag"), answer.headers.get("Last-Modified")
+    etag, modified = (_sendable(answer.headers.get(key)) for key in ("ETag", "Last-Modified"))
     if answer.status == 416:
         if begun is None:
             raise InputError("is refused by the server (HTTP 416)", source.shown)
@@ -243,14 +256,37 @@ def _begin(
     return 0, CacheEntry(source.shown, etag, modified, total)
 
 
-def _check_space(source: Address, place: _Place, start: int, total: int | None) -> None:
-    free = shutil.disk_usage(place.folder).free - RESERVE
-    if total is not None and total - start > free:
+def _sendable(header: str | None) -> str | None:
+    """Return a header that can be sent back, None for one with control characters."""
+    return header if header and header.isascii() and header.isprintable() else None
+
+
+def _check_space(source: Address, place: _Place, start: int, record: CacheEntry) -> None:
+    free = _free(place)
+    if record.total is not None and record.total - start > free:
         raise SystemFault(
-            f"has {total - start:,} bytes to download, {place.folder} has room for"
+            f"has {record.total - start:,} bytes to download, {place.folder} has room for"
             f" {max(free, 0):,} (PORTER_CACHE_DIR names another folder)",
             source.shown,
         )
+
+
+def _free(place: _Place) -> int:
+    """Return the bytes that a download may still take."""
+    return shutil.disk_usage(place.folder).free - RESERVE
+
+
+def _check_room(source: Address, place: _Place, size: int, record: CacheEntry) -> None:
+    """Stop while the reserve is free: a server may announce no length, others may write too."""
+    if _free(place) >= 0:
+        return
+    if record.total is None:
+        place.forget_part()
+    raise SystemFault(
+        f"has sent {size:,} bytes, {place.folder} has no room for more"
+        " (PORTER_CACHE_DIR names another folder)",
+        source.shown,
+    )
 
 
 def _receive(
@@ -272,6 +308,7 @@ def _receive(
         _save(place.part_record, record)
         try:
             for block in _blocks(source, answer):
+                _check_room(source, place, file.tell() + len(block), record)
                 file.write(block)
                 digest.update(block)
                 if progress is not None:
@@ -302,7 +339,7 @@ def _blocks(source: Address, answer: http.client.HTTPResponse) -> Iterator[bytes
             raise Unreachable("was cut while it was sent", source.shown, again=True) from None
         except TimeoutError:
             raise Unreachable("does not go on: timed out", source.shown, again=True) from None
-        except (OSError, http.client.HTTPException):
+        except (OSError, ValueError, http.client.HTTPException):
             raise Unreachable("was cut while it was sent", source.shown, again=True) from None
         if not block:
             return
@@ -355,8 +392,9 @@ def _save(path: str, record: CacheEntry) -> None:
 def _load(path: str) -> CacheEntry | None:
     """Return a record, None if it is missing or malformed."""
     try:
-        with open(path, encoding="utf-8") as file:
-            body = json.load(file)
-        return CacheEntry(**body) if isinstance(body, dict) else None
-    except (OSError, ValueError, TypeError):
+        with InputFile(path) as file:
+            body = json.loads(file.pread(0, min(file.size, _LARGEST_RECORD)))
+        entry = CacheEntry(**body) if isinstance(body, dict) else None
+    except (PorterError, ValueError, TypeError, RecursionError):
         return None
+    return entry if entry is not None and entry.is_sound else None

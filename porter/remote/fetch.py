@@ -125,9 +125,10 @@ def _shards(path: str) -> list[str]:
         return []
     import json
 
+    from porter.storage.input_file import read_small
+
     try:
-        with open(path, encoding="utf-8") as file:
-            names = set(json.load(file)["weight_map"].values())
+        names = set(json.loads(read_small(path, 1 << 26))["weight_map"].values())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []  # the codec says what is wrong with it
     safe = [n for n in names if isinstance(n, str) and re.fullmatch(r"[\w+=@-][\w.+=@-]{0,119}", n)]

@@ -28,12 +28,16 @@ class Unreachable(SystemFault):
 
 
 def shown(url: str) -> str:
-    """Return an address for people and for provenance: no fragment, and no query.
+    """Return an address for people and for provenance: no fragment, no password and no query.
 
     The query of a signed address is as good as a password.
     """
-    parts = parse.urlsplit(url)
-    return parse.urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    try:
+        parts = parse.urlsplit(url)
+    except ValueError:  # Malformed: cut where a query may begin, and without a password.
+        return printable(re.sub("//[^/]*@", "//", re.split("[?#]", url)[0]))
+    host = parts.netloc.rpartition("@")[2]
+    return parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def checked(url: str) -> str:
@@ -42,7 +46,7 @@ def checked(url: str) -> str:
         parts = parse.urlsplit(url)
         port = parts.port
     except ValueError as fault:
-        raise InputError(f"is not an address: {fault}", printable(url)) from fault
+        raise InputError(f"is not an address: {printable(fault)}", shown(url)) from fault
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or port == 0:
         raise InputError("is not an http or https address", shown(url))
     if parts.username is not None or parts.password is not None:
@@ -55,7 +59,10 @@ def checked(url: str) -> str:
         parts.hostname.encode("idna")
     except UnicodeError as fault:
         raise InputError("is not an address: its host name is malformed", shown(url)) from fault
-    path, query = parse.quote(parts.path, _SAFE), parse.quote(parts.query, _SAFE + "?")
+    try:
+        path, query = parse.quote(parts.path, _SAFE), parse.quote(parts.query, _SAFE + "?")
+    except UnicodeError as fault:
+        raise InputError("is not an address: it is not UTF-8", printable(shown(url))) from fault
     return parse.urlunsplit((parts.scheme.lower(), parts.netloc, path, query, ""))
 
 
@@ -82,11 +89,10 @@ def get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTT
 def _next(url: str, location: str | None, said: str) -> str:
     if not location:
         raise InputError("redirects to nowhere", said)
-    target = parse.urljoin(url, location.strip())
     try:
-        target = checked(target)
-    except InputError as fault:
-        where = printable(parse.urlsplit(target).scheme or target, 40)
+        target = checked(parse.urljoin(url, location.strip()))
+    except (InputError, ValueError) as fault:
+        where = printable(shown(location.strip()), 40)
         raise InputError(f"redirects to what porter does not read ({where})", said) from fault
     if url.startswith("https:") and not target.startswith("https:"):
         raise InputError("redirects from https to http, which anybody can alter", said)
@@ -107,6 +113,8 @@ def _answer(
         raise _failed(fault.reason, said) from fault
     except (OSError, http.client.HTTPException) as fault:
         raise _failed(fault, said) from fault
+    except ValueError as fault:  # Of the address of a proxy in the environment, for example.
+        raise Unreachable(f"cannot be asked for: {printable(fault)}", said) from fault
     assert isinstance(found, http.client.HTTPResponse)
     if found.status not in (200, 206):
         found.close()

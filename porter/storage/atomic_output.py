@@ -36,6 +36,7 @@ Check = Callable[[str, Layout], str]
 
 Raises when one does not fit the other."""
 
+_ACCESS_LIST = "system.posix_acl_access"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -64,6 +65,8 @@ class Target:
     path: str
     asked: str
     old: os.stat_result | None
+    like: str = ""
+    """The file whose permissions the new one gets, at its path or of another name."""
 
     @property
     def folder(self) -> str:
@@ -96,7 +99,7 @@ def resolve(path: str | os.PathLike[str], inputs: Iterable[Input], force: bool) 
             raise UsageError("is the input itself; name another output", asked)
     if not force:
         raise UsageError("exists already; --force replaces it", asked)
-    return Target(real, asked, old)
+    return Target(real, asked, old, real)
 
 
 def publish(
@@ -108,13 +111,15 @@ def publish(
     also: Iterable[Task] = (),
     check: Check | None = None,
     lock: bool = True,
+    like: str = "",
 ) -> Written:
     """Write pieces to a file that appears at `path` complete, or not at all.
 
     `inputs` are the files that the pieces are read from: none may be the output, none may
     change meanwhile. `also` is run while writing, before the last pieces are made; `check`
     is called with the finished file before it appears, while it is brought to the disk.
-    Without `lock`, the caller has locked the output that the file is part of.
+    Without `lock`, the caller has locked the output that the file is part of. A new file gets the
+    permissions of the one at `like`, if there is one: it replaces it under another name.
 
     Raises `UsageError` for a target that may not be replaced, `InputError` for a changed input
     and `SystemFault`, with the bytes needed, when the machine refuses.
@@ -122,6 +127,9 @@ def publish(
     options = options or WriteOptions()
     sources = list(inputs)
     target = resolve(path, sources, options.force)
+    if target.old is None and like:
+        with suppress(OSError):
+            target.old, target.like = os.stat(like), like
     with locked(target.path, target.asked) if lock else nullcontext():
         return _publish(target, writing.place(pieces), options, sources, also, check)
 
@@ -141,7 +149,8 @@ def _publish(
         _reserve(fd, target, plan.nbytes)
         writing.write(fd, plan, options.advance("writing"), also, options.method)
         _check_complete(fd, target, plan)
-        _take_over(fd, target)
+        if target.old is not None:
+            take_over(fd, target.like, target.old)
         with _synced(fd) if options.sync else nullcontext():
             if check is not None:
                 digest = check(name, plan)
@@ -280,13 +289,48 @@ def _check_complete(fd: int, target: Target, plan: Layout) -> None:
         raise SystemFault(f"{plan.nbytes:,} bytes were written, {size:,} are there", target.asked)
 
 
-def _take_over(fd: int, target: Target) -> None:
-    """Give the new file the old one's permissions and, where that is allowed, its owner."""
-    if target.old is not None and hasattr(os, "fchown") and hasattr(os, "fchmod"):
+def take_over(fd: int, path: str, old: os.stat_result) -> None:
+    """Give a new file the permissions and, where that is allowed, the owner of the one at `path`.
+
+    With an access list, the bits of the group are its mask: they are never set without the list,
+    neither that of the old file nor one that the folder gives to new files.
+    """
+    if not hasattr(os, "fchown") or not hasattr(os, "fchmod"):
+        return
+    mode = stat.S_IMODE(old.st_mode)
+    if not _same_group(fd, old):
+        mode &= ~0o070 | (mode & 0o007) << 3  # Another group may do no more than everybody.
+    with suppress(PermissionError):
+        if not _copy_access_list(fd, path):
+            mode &= 0o707
+        os.fchmod(fd, mode)
+
+
+def _same_group(fd: int, old: os.stat_result) -> bool:
+    """Give a file its owner and group, or its group only; return whether it has the group."""
+    for owner in (old.st_uid, -1):
         with suppress(PermissionError):
-            os.fchown(fd, target.old.st_uid, target.old.st_gid)
-        with suppress(PermissionError):
-            os.fchmod(fd, stat.S_IMODE(target.old.st_mode))
+            os.fchown(fd, owner, old.st_gid)
+            return True
+    return os.fstat(fd).st_gid == old.st_gid
+
+
+def _copy_access_list(fd: int, path: str) -> bool:
+    """Make the access list of a file that of the one at `path`; return whether it is."""
+    if not hasattr(os, "getxattr"):
+        return True
+    try:
+        rights = os.getxattr(path, _ACCESS_LIST)
+    except OSError:  # It has none, or the file system has none.
+        rights = b""
+    try:
+        if rights:
+            os.setxattr(fd, _ACCESS_LIST, rights)
+        else:
+            os.removexattr(fd, _ACCESS_LIST)
+    except OSError as fault:
+        return not rights and fault.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS)
+    return True
 
 
 def _rename(name: str, target: Target, force: bool) -> None:

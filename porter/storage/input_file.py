@@ -127,6 +127,25 @@ class InputFile:
         self.close()
 
 
+def read_small(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Return the bytes of a regular file; `InputError` when it has more than `limit`."""
+    with InputFile(path) as file:
+        check_size(file, limit)
+        return file.pread(0, file.size)
+
+
+def check_file(path: str | os.PathLike[str], limit: int) -> None:
+    """Raise `InputError` unless a path names a regular file of at most `limit` bytes."""
+    with InputFile(path) as file:
+        check_size(file, limit)
+
+
+def check_size(file: InputFile, limit: int) -> None:
+    """Raise `InputError` for a file of more than `limit` bytes."""
+    if file.size > limit:
+        raise InputError(f"has {file.size:,} bytes; {limit:,} is the limit", file.path)
+
+
 class Window:
     """Reads small pieces of a file, a page around each: small members come many to a page."""
 

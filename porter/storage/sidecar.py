@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
 from porter.errors import InputError, UsageError
-from porter.storage.input_file import InputFile
+from porter.storage.input_file import read_small
 from porter.tensors import shared_tensors
 from porter.tensors.state_dict import StateDict
 
@@ -23,15 +24,14 @@ SUFFIX = ".porter.json"
 WITH_METADATA = ("safetensors", "onnx")
 """Formats that have a place for metadata."""
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that may leave half of a character, which no output could contain."""
 _LARGEST_RECORD = 256 << 20
 
 
 def read_beside(path: str) -> dict[str, Any]:
     """Return the record of a `.porter.json` file; `InputError` when it is something else."""
-    with InputFile(path) as file:
-        if file.size > _LARGEST_RECORD:
-            raise InputError(f"a record of {file.size} bytes; {_LARGEST_RECORD} is the limit", path)
-        record = _json_object(file.pread(0, file.size), path)
+    record = _json_object(read_small(path, _LARGEST_RECORD), path)
     if record.get("schema") not in (SCHEMA, EARLIER):
         raise InputError("is not a record of provenance that this porter knows", path)
     if not isinstance(record.get("metadata"), dict):
@@ -42,6 +42,8 @@ def read_beside(path: str) -> dict[str, Any]:
 def _json_object(text: bytes, path: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as fault:
         raise InputError("the record of provenance is not JSON", path) from fault
     if not isinstance(value, dict):

@@ -58,6 +58,12 @@ class CastTensor(LazyTensor):
         self.cost.max_error, self.cost.overflows = 0.0, 0
         return self._rounded(self.base.read())
 
+    def whole(self) -> bytes:
+        """Return the C-order bytes; NumPy's limit on the number of axes does not matter."""
+        self.cost.max_error, self.cost.overflows = 0.0, 0
+        flat = np.frombuffer(self.base.whole(), np.uint8).view(self.base.dtype.numpy)
+        return self._rounded(flat).tobytes()
+
     def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
         """Yield the C-order bytes, cast block by block."""
         source = self.base.dtype.numpy

@@ -16,7 +16,7 @@ from math import prod
 
 import numpy as np
 
-from porter.errors import TableError
+from porter.errors import TableError, printable
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import BLOCK, Extent, LazyTensor, Shape, Strided
 
@@ -549,6 +549,8 @@ def _number(word: str, sizes: Mapping[str, int], text: str) -> int:
     if "*" in word:
         return prod(_number(part, sizes, text) for part in word.split("*"))
     if word.isdecimal():
+        if len(word) > 18:
+            raise TableError(f"operation {printable(text)!r}: {printable(word, 20)} is too large")
         return int(word)
     if word not in sizes:
         raise TableError(f"operation {text!r}: {word!r} is not a size of this architecture")

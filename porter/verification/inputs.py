@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 from porter.errors import InputError, MissingPackage, printable
+from porter.storage.input_file import check_file
 from porter.tensors.blocks import Array
 from porter.zoo.architectures import Preprocessing
 
 MOST_LENGTHY = 50
 """Largest aspect ratio of a picture: its longer side is resized with the shorter."""
+
+_LARGEST_PICTURE, _LARGEST_ARRAYS = 1 << 28, 1 << 33
+"""Bytes of the files."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 
@@ -57,6 +61,7 @@ def pictures(
                ValueError, EOFError, IndexError, struct.error, zlib.error)  # fmt: skip
     prepared = {}
     for file in files:
+        check_file(file, _LARGEST_PICTURE)
         try:
             with Image.open(file) as image:
                 colours = image.convert("RGB")
@@ -85,6 +90,7 @@ def _prepared(image: Any, preprocessing: Preprocessing, size: int) -> Array:
 
 def arrays(path: str | os.PathLike[str], size: int) -> dict[str, Array]:
     """Return the arrays of an `.npz` or `.npy` file, batches (N, 3, size, size), as float32."""
+    check_file(path, _LARGEST_ARRAYS)
     try:
         loaded = np.load(path, allow_pickle=False)
         named = {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)

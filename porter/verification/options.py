@@ -26,6 +26,7 @@ class RunOptions(TypedDict, total=False):
     python: Mapping[str, str] | None
     preset: str
     per_layer: bool
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Runs:
     """Interpreters of other environments, by framework."""
     preset: str = "default"
     per_layer: bool = False
+    timeout: float | None = None
+    """Seconds that a given ONNX file may take to load, and to run; None: `PORTER_TIMEOUT`."""
 
     @classmethod
     def of(cls, options: RunOptions) -> Runs:

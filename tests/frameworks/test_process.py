@@ -13,7 +13,7 @@ import pytest
 
 from porter.commands.doctor import doctor
 from porter.errors import InputError, MissingPackage, SystemFault, UsageError
-from porter.frameworks.process import Worker, environment
+from porter.frameworks.process import TIMEOUT, Limit, Worker, environment
 from porter.frameworks.runner import device_for
 
 
@@ -192,3 +192,22 @@ def test_two_sides_share_the_cores(
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert environment("torch")["OMP_NUM_THREADS"] == str(threads)
     assert environment("torch", threads=3)["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_limit_ends_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with a limit is killed when it is passed, and the file at fault is named."""
+    with Worker("torch") as worker:
+        worker.request("hello", device="cpu")
+        worker.limit = Limit("model.onnx", 0.5)
+        worker._process.send_signal(signal.SIGSTOP)
+        with pytest.raises(InputError, match=r"model.onnx: was not computed within 0.5 seconds"):
+            worker.request("hello", device="cpu")
+    monkeypatch.setenv("PORTER_TIMEOUT", "7")
+    assert Limit.of("m") == Limit("m", 7.0)
+    assert Limit.of("m", 8.0) == Limit("m", 8.0)
+    monkeypatch.delenv("PORTER_TIMEOUT")
+    assert Limit.of("m").seconds == TIMEOUT
+    for text in ("0", "-1", "x", "nan", "inf"):
+        monkeypatch.setenv("PORTER_TIMEOUT", text)
+        with pytest.raises(UsageError, match="PORTER_TIMEOUT"):
+            Limit.of("m")

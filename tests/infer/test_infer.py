@@ -323,3 +323,26 @@ def test_one_constant_on_each_side_proves_nothing() -> None:
     found = infer(left, right)
     assert [line.partition(":")[0] for line in found.unproven] == ["scale = counts"]
     assert found.exact
+
+
+def test_names_without_a_pattern_are_paired_in_bounded_time() -> None:
+    """Random names, and names of more numbers than a row has placeholders, are not searched."""
+    draw = np.random.default_rng(1)
+    odd = ["".join(draw.choice(list("ab0.9_"), 40)) + str(i) for i in range(150)]
+    many = [".".join(str((i >> k) & 7) for k in range(0, 60, 3)) + f".{i}" for i in range(150)]
+    wide = [".".join(str(n) for n in draw.integers(0, 3, 14)) + f".{i}" for i in range(60)]
+    for names in (odd, many, wide):
+        arrays = {name: np.full(1, i, np.float32) for i, name in enumerate(names)}
+        found = infer(StateDict.of(arrays), StateDict.of({f"m.{n}": a for n, a in arrays.items()}))
+        assert found.exact
+        assert found.problems == ()
+
+
+def test_long_numbers_and_deep_names_are_names() -> None:
+    """Numbers that are no integers are letters; of very deep names the beginning counts."""
+    arrays = {
+        "blocks." + "9" * 5000 + ".weight": layer(3, 4),
+        "a." * 3000 + "weight": layer(4, 5),
+    }
+    found = infer(StateDict.of(arrays), StateDict.of({f"m.{n}": a for n, a in arrays.items()}))
+    assert found.exact

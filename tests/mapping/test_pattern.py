@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from porter.errors import TableError
+from porter.mapping.matching import find
 from porter.mapping.pattern import Pattern
 
 
@@ -68,3 +69,59 @@ def test_malformed_patterns_are_refused(text: str) -> None:
     """Braces that make no hole are a table error."""
     with pytest.raises(TableError):
         Pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("1".join(f"{{{c}}}" for c in "abcdefghij") + "x", "1" * 60 + "y"),
+        ("a".join(f"{{{c}:a,aa}}" for c in "bcdefghijklm") + "x", "a" * 30 + "y"),
+    ],
+)
+def test_ambiguous_names_are_matched_in_bounded_time(text: str, name: str) -> None:
+    """Placeholders with digits or their own words between them do not try all ways to match."""
+    pattern = Pattern(text)
+    assert pattern.match(name) is None
+    assert pattern.match(name[:-1] + "x") is not None
+
+
+def test_too_many_ways_to_match_are_an_error() -> None:
+    """Where a repeated placeholder makes the ways many, it is said which name."""
+    names = [f"{{{c}}}" for c in "abcdefgh"]
+    pattern = Pattern("1".join([*names, *names]) + "x")
+    with pytest.raises(TableError, match="too many ways"):
+        pattern.match("1" * 80 + "y")
+
+
+_AMBIGUOUS = [
+    "{i}1{j}",
+    "{i}1{j}1{i}",
+    "a{w:x,xy}y{v:y,yz}z",
+    "{i}0{w:1,12}2{j}",
+    "{i:1,11}1{j}1{i}",
+]
+
+
+@given(st.sampled_from(_AMBIGUOUS), st.text("a01xyz2", max_size=9))
+def test_the_matcher_finds_what_a_regular_expression_finds(text: str, name: str) -> None:
+    """Both ways to match agree about every name."""
+    pattern = Pattern(text)
+    match = pattern._regex.fullmatch(name)
+    assert find(pattern.parts, name) == (None if match is None else match.groupdict())
+
+
+def test_long_numbers_are_no_numbers() -> None:
+    """Numbers that no integer needs do not match, and cannot be written in a table."""
+    assert Pattern("a.{i}").match("a." + "9" * 5000) is None
+    assert Pattern("a.{i+1}").match("a." + "9" * 5000) is None
+    with pytest.raises(TableError, match="malformed"):
+        Pattern("a.{i+" + "9" * 5000 + "}")
+
+
+def test_long_names_are_compared() -> None:
+    """The length of a name is not limited by recursion."""
+    long = "a" * 5000
+    assert Pattern(long + "{i}b").overlaps(Pattern(long + "1{j}b"))
+    assert not Pattern(long + "{i}b").overlaps(Pattern(long + "{i}c"))
+    with pytest.raises(TableError, match="combinations"):
+        Pattern("a".join(f"{{{c}:x,y,z}}" for c in "bcdefghijklmnop"))

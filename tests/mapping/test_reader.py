@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,19 @@ def test_unknown_dialect_lists_those_there() -> None:
     """The error names what the family has."""
     with pytest.raises(TableError, match="paddle"):
         builtin("shunted").dialect("keras")
+
+
+def test_what_is_not_a_table_is_refused_at_once(tmp_path: Path) -> None:
+    """Pipes, devices, large files, deep arrays and long numbers cost one line."""
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "deep").write_text("a = " + "[" * 5000 + "]" * 5000)
+    (tmp_path / "number").write_text("a = " + "9" * 6000)
+    messages = {"pipe": "a pipe", "/dev/zero": "a device", "large": "is the limit",
+                "deep": "nested too deeply", "number": "not TOML",
+                "gone": "no such file"}  # fmt: skip
+    for name, message in messages.items():
+        with pytest.raises(TableError, match=message) as caught:
+            load(tmp_path / name)
+        assert "\n" not in str(caught.value)

@@ -505,6 +505,52 @@ def test_a_full_disk_is_seen_before_the_download(
         fetch.local(good(site))
 
 
+@pytest.mark.parametrize("etag", ['"one"', None])
+def test_an_answer_without_a_length_leaves_the_reserve(
+    site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch, etag: str | None
+) -> None:
+    """A body without announced length is given up, and removed, before the disk is full."""
+    usage = shutil.disk_usage("/")
+    size = 100_000  # Of the disk, without the reserve.
+
+    def free(path: str) -> object:
+        parts = [p.stat().st_size for p in cache.rglob("*.part")]
+        return usage._replace(free=download.RESERVE + size - sum(parts))
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    monkeypatch.setattr(download, "_BLOCK", 4096)
+    site.chunked, site.etag, site.modified = True, etag, None
+    site.files["/dir/model.safetensors"] = bytes(1 << 22)
+    with pytest.raises(SystemFault, match=r"no room for more.*PORTER_CACHE_DIR"):
+        fetch.local(good(site))
+    assert not list(cache.rglob("*.part"))
+
+
+def test_a_part_that_cannot_be_continued_is_removed(site: Site, cache: Path) -> None:
+    """Without a tag nothing continues a part, so it does not stay in the cache."""
+    site.etag = site.modified = None
+    site.chunked, site.cuts = True, [1000] * 10
+    with pytest.raises(SystemFault, match="was cut"):
+        fetch.local(good(site))
+    assert not list(cache.rglob("*.part*"))
+
+
+def test_a_tag_with_control_characters_is_not_sent_back(site: Site) -> None:
+    """A header that no request may have is not kept."""
+    assert download._sendable('"a\r\n b"') is None
+    assert download._sendable('"\N{LATIN SMALL LETTER E WITH ACUTE}"') is None
+    assert download._sendable('"one"') == '"one"'
+
+
+@pytest.mark.parametrize("record", ["[" * 100_000, "[]", '{"url": 5}', '{"url": "a", "size": "b"}'])
+def test_a_damaged_record_of_a_copy_is_passed_over(site: Site, cache: Path, record: str) -> None:
+    """A copy whose record is damaged is fetched again."""
+    path = Path(fetch.local(good(site)).path)
+    path.with_name(f".{path.name}.json").write_text(record)
+    assert fetch.local(good(site)).path == str(path)
+    assert "If-None-Match" not in site.asked[1][1]
+
+
 def test_a_cache_that_cannot_be_written_is_one_line(site: Site, cache: Path) -> None:
     """The folder is named, and what names another."""
     cache.write_bytes(b"a file, not a folder")
@@ -538,6 +584,8 @@ def test_redirects_are_counted(site: Site) -> None:
     [
         ("file:///etc/passwd", "does not read"),
         ("ftp://127.0.0.1/x", "does not read"),
+        ("http://[::1", "does not read"),
+        ("http://[x]/y", "does not read"),
         ("http://user:pw@127.0.0.1/x", "does not read"),
         ("", "to nowhere"),
     ],
@@ -568,6 +616,10 @@ def test_the_environment_s_proxy_is_used(site: Site, monkeypatch: pytest.MonkeyP
     [
         ("http://", InputError, "not an http or https address"),
         ("http://[::1/x", InputError, "is not an address"),
+        ("http://[::1#x", UsageError, "only #sha256="),
+        ("http://me:secret@[::1/x?y", InputError, "is not an address"),
+        ("http://\u2100.com/#x", UsageError, "only #sha256="),
+        ("http://a.example/\udcff.pth", InputError, "not UTF-8"),
         ("http://a.example:99999/x", InputError, "is not an address"),
         ("http://a.example:x/x", InputError, "is not an address"),
         ("http://a..example/x.pth", InputError, "malformed"),

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -123,6 +124,50 @@ def test_what_is_no_file_is_no_output(what: str, target: Path) -> None:
     path = target.parent if what == "folder" else target.parent / what
     with pytest.raises(UsageError, match="cannot be written"):
         publish(path, [b"new"], WriteOptions(force=True))
+
+
+def _access_list(*entries: tuple[int, int, int]) -> bytes:
+    """Return a POSIX access list of (tag, rights, identifier)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+_NOBODY = 0xFFFFFFFF
+
+
+def _set_access_list(path: Path, kind: str, *entries: tuple[int, int, int]) -> None:
+    try:
+        os.setxattr(path, f"system.posix_acl_{kind}", _access_list(*entries))
+    except (AttributeError, OSError):
+        pytest.skip("this file system has no access lists")
+
+
+def test_an_access_list_is_kept(target: Path) -> None:
+    """A replaced file keeps its list: the group gets no rights that were only its mask."""
+    target.write_bytes(b"old")
+    entries = ((1, 6, _NOBODY), (2, 6, 1234), (4, 0, _NOBODY), (16, 6, _NOBODY), (32, 0, _NOBODY))
+    _set_access_list(target, "access", *entries)
+    publish(target, [b"new"], WriteOptions(force=True))
+    assert os.getxattr(target, "system.posix_acl_access") == _access_list(*entries)
+
+
+def test_a_default_access_list_does_not_open_a_replaced_file(target: Path) -> None:
+    """What the folder gives to new files is not given to a new version of an old one."""
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    entries = ((1, 6, _NOBODY), (2, 6, 1234), (4, 4, _NOBODY), (16, 6, _NOBODY), (32, 0, _NOBODY))
+    _set_access_list(target.parent, "default", *entries)
+    publish(target, [b"new"], WriteOptions(force=True))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert "system.posix_acl_access" not in os.listxattr(target)
+
+
+def test_a_file_of_another_name_gives_its_permissions(target: Path) -> None:
+    """A new file that replaces one of another name is as private as that."""
+    old = target.with_name("old")
+    old.write_bytes(b"old")
+    old.chmod(0o600)
+    publish(target, [b"new"], like=str(old))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
 def test_permissions_are_kept(target: Path) -> None:

@@ -27,6 +27,7 @@ def record(path: Path, content: object = RECORD) -> str:
 FOREIGN: dict[str, tuple[object, str]] = {
     "no JSON": ("{", "is not JSON"),
     "deep": ("[" * 100_000, "is not JSON"),
+    "half a character": ({**RECORD, "metadata": {"k": "\ud800"}}, "is not JSON"),
     "no object": ([], "is malformed"),
     "another schema": ({**RECORD, "schema": "x"}, "is not a record of provenance that this porter"),
     "no schema": ({"metadata": {}}, "is not a record of provenance that this porter knows"),
@@ -57,7 +58,7 @@ def test_record_of_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sidecar, "_LARGEST_RECORD", size)
     assert sidecar.read_beside(path) == RECORD
     monkeypatch.setattr(sidecar, "_LARGEST_RECORD", size - 1)
-    with pytest.raises(InputError, match=f"a record of {size} bytes; {size - 1} is the limit"):
+    with pytest.raises(InputError, match=f"has {size} bytes; {size - 1} is the limit"):
         sidecar.read_beside(path)
     sidecar.refuse_foreign(str(tmp_path / "none"))
 

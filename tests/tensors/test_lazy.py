@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from porter import codecs
+from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
@@ -62,3 +63,14 @@ def test_torch_takes_a_tensor_by_dlpack(tmp_path: Path) -> None:
     assert (np.from_dlpack(stored(tmp_path, ARRAY)) == ARRAY).all()  # type: ignore[arg-type]
     with pytest.raises(BufferError):
         torch.from_dlpack(LazyTensor.of(ARRAY.astype(ml_dtypes.bfloat16)))
+
+
+def test_a_cast_does_not_count_axes(tmp_path: Path) -> None:
+    """A tensor of more axes than NumPy has is cast all the same."""
+    shape = ",".join(["2", *["1"] * 69])
+    header = f'{{"w":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,8]}}}}'.encode()
+    body = np.array([1.5, 1e9], np.float32).tobytes()
+    (tmp_path / "d.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + body)
+    state, costs = casts.cast(codecs.read(str(tmp_path / "d.safetensors")), "fp16")
+    assert state["w"].whole() == np.array([1.5, np.inf], np.float16).tobytes()
+    assert costs["w"].overflows == 1

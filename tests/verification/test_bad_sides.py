@@ -252,3 +252,15 @@ def test_bad_arrays_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             arrays(path, 32)
         refused(caught.value)
+
+
+def test_pipes_and_endless_files_are_refused(tmp_path: Path) -> None:
+    """Nothing waits for a pipe, and a device is not read."""
+    for name in ("pipe.npy", "picture.png"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is a pipe, not a file"):
+        arrays(tmp_path / "pipe.npy", 32)
+    with pytest.raises(InputError, match="is a pipe, not a file"):
+        pictures(tmp_path, VIT.preprocessing, 32)
+    with pytest.raises(InputError, match="is a device, not a file"):
+        arrays("/dev/zero", 32)

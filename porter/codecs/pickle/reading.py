@@ -169,7 +169,7 @@ class Unpickler(Window):
     def int_line(self) -> None:
         """Python 2 writes an integer of 32 to 64 bits, and nothing else, so."""
         line = self._line()
-        if not line.lstrip("-").isdecimal() or len(line) > 20:
+        if not line.removeprefix("-").isdecimal() or len(line) > 20:
             raise InputError("an integer is malformed")
         self._stack.append(int(line))
 

@@ -34,7 +34,7 @@ LARGEST_INDEX = 256 << 20
 MOST_TENSORS = 1_000_000
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
-_NUMBERED = re.compile(r"(.*)-([0-9]{5,})-of-([0-9]{5,})(\.[a-z]+)", re.DOTALL)
+_NUMBERED = re.compile(r"(.*)-([0-9]{5,9})-of-([0-9]{5,9})(\.[a-z]+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +163,15 @@ def _weight_map(scanner: Scanner) -> dict[str, str]:
 
 def _check_numbers(path: str, names: set[str]) -> None:
     """Refuse an index that leaves out one of the shards that the names count."""
+    counted = set()
     for name in names:
         match = _NUMBERED.fullmatch(name)
         if match is None:
             continue
         stem, _, count, suffix = match.groups()
+        if (stem, count, suffix) in counted:
+            continue
+        counted.add((stem, count, suffix))
         if int(count) > len(names):
             what = f"{printable(name)} is one of {int(count)} shards, the index names {len(names)}"
             raise InputError(what, path)

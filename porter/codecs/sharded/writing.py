@@ -21,12 +21,12 @@ from typing import Any
 from porter import __version__
 from porter.codecs.sharded import index as sharded
 from porter.codecs.sharded.index import SUFFIX
+from porter.codecs.sharded.journal import Journal
 from porter.codecs.writing import Output
 from porter.errors import InputError, PorterError, SystemFault, UsageError, printable
 from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
-from porter.storage.digests import digest_of, method_of
-from porter.storage.file_digest import FileDigest
+from porter.storage.digests import digest_of
 from porter.storage.input_file import InputFile
 from porter.storage.lock import hidden
 from porter.storage.options import WriteOptions
@@ -42,7 +42,7 @@ Pieces = Callable[[StateDict, Mapping[str, str]], Iterable[Piece]]
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", 1):
     _UNITS |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}ib": 1024**_power}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_size(text: str | int) -> int:
@@ -123,12 +123,13 @@ class _Run:
     def finish(self) -> Written:
         """Write the shards that are not complete, then publish all."""
         options = self.output.options
-        ours = _Journal.load(self.folder).get("done", {})
+        ours = Journal(self.folder).done
         for path in (*self.names, self.index):
             force = options.force or os.path.basename(path) in ours
             atomic_output.resolve(path, self.output.inputs, force)
         try:
-            os.makedirs(self.folder, exist_ok=True)
+            # Private: the shards in it get the permissions of those that they replace.
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
         except OSError as fault:
             raise SystemFault(f"cannot be written: {fault.strerror}", self.base) from fault
         journal = self._journal()
@@ -144,16 +145,18 @@ class _Run:
             journal.remove()
             raise
 
-    def _journal(self) -> _Journal:
-        journal = _Journal(self.folder)
+    def _journal(self) -> Journal:
+        journal = Journal(self.folder)
         parameters = self._parameters()
         if journal.parameters not in ("", parameters):
             if not self.output.options.force:
                 what = "a run with other parameters, or of an input that has changed, was"
                 what = f"{what} interrupted here; repeat it as it was, or --force starts anew"
                 raise UsageError(what, self.base)
+            journal.replaced |= journal.done.keys()
             journal.done.clear()
         journal.parameters = parameters
+        journal.replaced |= _listed(self.index)
         return journal
 
     def _parameters(self) -> str:
@@ -173,7 +176,7 @@ class _Run:
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
-    def _shard(self, name: str, names: list[str], journal: _Journal) -> str:
+    def _shard(self, name: str, names: list[str], journal: Journal) -> str:
         """Return the path of a complete shard, written if it is not there yet."""
         path = os.path.join(self.folder, name)
         if place := journal.place_of(name, (self.folder, self.home)):
@@ -183,12 +186,21 @@ class _Run:
         part = StateDict({tensor: state[tensor] for tensor in names}, state.origin)
         options = replace(self.output.options, force=True)
         pieces = self.pieces(part, self.output.metadata or {})
-        journal.note(name, self.output.file(path, pieces, part, options=options))
+        written = self.output.file(
+            path, pieces, part, options=options, like=self._replaced(name, journal)
+        )
+        journal.note(name, written)
         return path
 
-    def _publish(self, journal: _Journal) -> Written:
+    def _replaced(self, name: str, journal: Journal) -> str:
+        """Return a file that a shard replaces, or the index of such files."""
+        paths = [os.path.join(self.home, known) for known in (name, *sorted(journal.replaced))]
+        return next((path for path in paths if os.path.exists(path)), self.index)
+
+    def _publish(self, journal: Journal) -> Written:
         """Give the shards their names, write the record, then the index."""
-        output, old = self.output, _listed(self.index)
+        output = self.output
+        journal.save()
         with atomic_output.explained(self.index, output.state.nbytes):
             with suppress(FileNotFoundError):
                 os.unlink(self.index)
@@ -204,8 +216,9 @@ class _Run:
         written = Written(self.index, nbytes, {}, (*self.names, self.index))
         written = output.finished(written)
         options = WriteOptions(force=True, sync=output.options.sync)
-        atomic_output.publish(self.index, [text], options, lock=False)
-        for name in old - {os.path.basename(path) for path in self.names}:
+        atomic_output.publish(self.index, [text], options, lock=False, like=self.names[0])
+        stale = journal.replaced - {os.path.basename(path) for path in self.names}
+        for name in filter(_shards_of(self.index).fullmatch, stale):
             with suppress(OSError):
                 os.unlink(os.path.join(self.home, name))
         journal.remove()
@@ -222,69 +235,13 @@ class _Run:
 
 def _listed(index: str) -> set[str]:
     """Return the shards of the checkpoint that is replaced, as far as their names say so."""
-    stem = os.path.splitext(os.path.basename(index.removesuffix(sharded.SUFFIX)))[0]
     with suppress(PorterError), InputFile(index) as file:
         names = set(sharded.read_index(file).files.values())
-        return {name for name in names if re.fullmatch(re.escape(stem) + r"-\d+-of-\d+\.\w+", name)}
+        return set(filter(_shards_of(index).fullmatch, names))
     return set()
 
 
-class _Journal:
-    """The complete shards, in a file that is replaced after each of them."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        rows = _Journal.load(folder)
-        self.parameters = str(rows.get("parameters", ""))
-        self.done: dict[str, dict[str, Any]] = rows.get("done", {})
-        """Name of a shard to its bytes, its digest and those of its tensors."""
-
-    @staticmethod
-    def load(folder: str) -> dict[str, Any]:
-        """Return the journal of a folder, empty when there is none or it is malformed."""
-        try:
-            with open(os.path.join(folder, "journal.json"), encoding="utf-8") as file:
-                rows = json.load(file)
-        except (OSError, ValueError):
-            return {}
-        sound = isinstance(rows, dict) and isinstance(rows.get("done"), dict)
-        return rows if sound else {}
-
-    def place_of(self, name: str, folders: Iterable[str]) -> str:
-        """Return where a complete shard is, empty when it is not what it was, or nowhere."""
-        row = self.done.get(name)
-        for folder in folders if row is not None else ():
-            with suppress(PorterError, KeyError, TypeError):
-                if _is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):  # type: ignore[index]
-                    return os.path.join(folder, name)
-        return ""
-
-    def note(self, name: str, written: Written) -> None:
-        """Add a complete shard."""
-        row = {"bytes": written.nbytes, "digest": written.digest, "tensors": dict(written.digests)}
-        self.done[name] = row
-        text = json.dumps({"parameters": self.parameters, "done": self.done}).encode()
-        path = os.path.join(self.folder, "journal.json")
-        atomic_output.publish(path, [text], WriteOptions(force=True), lock=False)
-
-    def written(self, name: str, path: str) -> Written:
-        """Return what was written of a complete shard."""
-        row = self.done[name]
-        return Written(path, row["bytes"], row["tensors"], (path,), row["digest"])
-
-    def remove(self) -> None:
-        """Take away the folder with what is in it."""
-        with suppress(OSError):
-            for name in os.listdir(self.folder):
-                os.unlink(os.path.join(self.folder, name))
-            os.rmdir(self.folder)
-
-
-def _is_intact(path: str, nbytes: int, digest: str) -> bool:
-    """Whether a file has the size and, where it was read back, the digest that it had."""
-    if not digest:
-        return InputFile(path).size == nbytes
-    file = FileDigest(path, method_of(digest))
-    for job in file.jobs():
-        job.run()
-    return file.size == nbytes and file.digest == digest
+def _shards_of(index: str) -> re.Pattern[str]:
+    """Return the pattern of the names of an index's shards."""
+    stem = os.path.splitext(os.path.basename(index.removesuffix(sharded.SUFFIX)))[0]
+    return re.compile(re.escape(stem) + r"-\d+-of-\d+\.\w+")

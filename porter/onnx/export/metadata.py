@@ -9,11 +9,11 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from porter.errors import InputError, UsageError, printable
+from porter.storage.input_file import read_small
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import BLOCK, LazyTensor, Shape
 from porter.tensors.shared_tensors import compact
@@ -27,6 +27,7 @@ UNUSED = "porter.unused"
 OPTIMIZED = "porter.optimized"
 """Which optimiser rewrote the graph; such a file does not map back exactly."""
 _LARGEST_UNUSED = 1 << 20
+_LARGEST_LABELS = 16 << 20
 _LONGEST = 64 << 20
 
 
@@ -65,8 +66,8 @@ def document(architecture: Architecture, image_size: int) -> tuple[str, str]:
 def read_labels(path: str, num_classes: int) -> list[str]:
     """Return the names of the classes: a JSON list, or one a line."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_small(path, _LARGEST_LABELS).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(f"the labels cannot be read: {error}", path) from error
     try:
         found = json.loads(text)

@@ -1,14 +1,16 @@
 """Write a model file: a template's graph, the weights of a state dict, no torch.
 
-The file appears whole or not at all. Weights of more than protobuf reads go into a file beside
-it; when both replace older ones, the new data get a name of their own, so that at every moment
-the model at `path` finds the data that it was written with.
+The file appears whole or not at all. Weights of more than protobuf reads go into a separate
+file, named by a digest of them: at every moment the model at `path` finds the data that it was
+written with, and the bytes of a model do not depend on what it replaces.
 """
 
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
@@ -24,9 +26,11 @@ from porter.onnx.graph.parse import parse
 from porter.onnx.graph.values import FLOAT, FLOAT16
 from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
+from porter.storage.digests import XXH3, digest_of
 from porter.storage.input_file import InputFile
+from porter.storage.lock import hidden
 from porter.storage.options import WriteFields, WriteOptions
-from porter.storage.read_back import Proof
+from porter.storage.read_back import Proof, digests_of
 from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.shared_tensors import compact
@@ -101,7 +105,9 @@ def export(
     outside = chosen.external_data or model.size_of(sheet, weights) > model.LARGEST * 0.98
     with output.locked():
         replaced = _data_files(target) if writing.force else []
-        written = _in_two(output, sheet, replaced) if outside else _in_one(output, sheet)
+        if outside:
+            return _in_two(output, sheet, replaced)
+        written = _in_one(output, sheet)
         _remove(replaced)
         return written
 
@@ -189,16 +195,30 @@ def _in_one(output: Output, sheet: model.Sheet) -> Written:
 
 def _in_two(output: Output, sheet: model.Sheet, replaced: Sequence[str]) -> Written:
     """Write the weights into a separate file, then the model."""
-    data = _data_name(output.path, replaced)
     parts, offsets = model.external(output.state)
-    stored = output.file(data, parts, output.state, opaque=True)
+    # Named like the temporary files of the model: the next run removes what a kill leaves.
+    unnamed = hidden(os.path.realpath(output.path), "0-data")
+    options = replace(output.options, force=True)
+    like = next(iter(replaced), "")
+    stored = output.file(unnamed, parts, output.state, opaque=True, options=options, like=like)
+    try:
+        data = _data_name(output, stored, offsets)
+        is_known = os.path.lexists(data)
+        if is_known and not filecmp.cmp(unnamed, data, shallow=False):
+            raise UsageError("exists already; it is not porter's", data)
+        output.move(unnamed, data)
+    except BaseException:
+        _remove([unnamed])
+        raise
     outside = model.Outside(os.path.basename(data), offsets)
     made = model.pieces(sheet, output.state, output.metadata or {}, outside=outside)
     try:
         written = output.file(output.path, made, output.state, last=True)
     except BaseException:
-        _remove([data])
+        if not is_known:
+            _remove([data])
         raise
+    _remove(name for name in replaced if name != data)
     written = replace(written, nbytes=written.nbytes + stored.nbytes)
     return output.finished(written, [data])
 
@@ -219,14 +239,18 @@ def _data_files(path: str) -> list[str]:
     except PorterError:
         return []
     files = state.origin.files if state.origin is not None else ()
-    there = {os.path.realpath(file) for file in files}
-    return [name for name in _data_names(path) if os.path.realpath(name) in there]
+    folder, base = os.path.split(os.path.realpath(path))
+    ours = re.compile(re.escape(base) + r"\.(?:(?:1|[0-9a-f]{16})\.)?data")
+    names = map(os.path.split, map(os.path.realpath, files))
+    return [os.path.join(*name) for name in names if name[0] == folder and ours.fullmatch(name[1])]
 
 
-def _data_names(path: str) -> tuple[str, str]:
-    return f"{path}.data", f"{path}.1.data"
-
-
-def _data_name(path: str, replaced: Sequence[str]) -> str:
-    first, second = _data_names(path)
-    return second if first in replaced else first
+def _data_name(output: Output, stored: Written, offsets: Mapping[str, int]) -> str:
+    """Return the name of a file of data: digests of the tensors in it, and their places."""
+    names = [name for name in output.state if name in offsets]
+    digests = stored.digests
+    if not digests or output.options.method != XXH3:
+        digests = digests_of({name: output.state[name] for name in names})
+    rows = [f"{offsets[name]} {digests[name]}" for name in names]
+    digest = digest_of("\n".join(rows).encode()).removeprefix("xxh3-128:")
+    return f"{os.path.realpath(output.path)}.{digest[:16]}.data"

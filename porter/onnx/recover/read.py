@@ -20,7 +20,7 @@ from porter.checkpoints.read import detect
 from porter.codecs.onnx.weights import initializers
 from porter.errors import InputError, MappingError, UsageError, listed
 from porter.frameworks import exchange
-from porter.frameworks.process import Worker
+from porter.frameworks.process import Limit, Worker
 from porter.mapping.constants import constants
 from porter.mapping.fold import fold
 from porter.mapping.table import CANONICAL
@@ -142,6 +142,7 @@ class _Search:
         """Return what was found and proven."""
         made = self._template()
         with Worker("onnx-tools") as worker, tempfile.TemporaryDirectory(prefix="porter-") as temp:
+            worker.limit = Limit.of(self._path)
             folder = Path(temp)
             graph = self._tidied(worker, self._path, folder)
             foreign = self._reduced(graph)

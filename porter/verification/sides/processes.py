@@ -13,7 +13,7 @@ from porter import __version__
 from porter.errors import UsageError
 from porter.frameworks import exchange
 from porter.frameworks.parallel import together
-from porter.frameworks.process import Pool, Worker
+from porter.frameworks.process import Limit, Pool, Worker
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.verification.options import Runs
@@ -160,6 +160,8 @@ def started(
             framework = side.report.framework
             python = (runs.python or {}).get(framework)
             worker = stack.enter_context(workers.worker(framework, python))
+            if side.prepared.is_graph:
+                worker.limit = Limit.of(side.report.file, runs.timeout)
             place = folder / str(index)
             place.mkdir(exist_ok=True)
             starts.append((side, worker, place))

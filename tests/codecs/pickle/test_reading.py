@@ -468,3 +468,10 @@ def test_errors_of_the_file_are_left_as_they_are() -> None:
     with pytest.raises(InputError) as caught:
         Unpickler(_Changing(data, "x"), 0, len(data), COMMON, where="data.pkl").load()
     assert str(caught.value) == "x: changed while it was being read"
+
+
+def test_a_number_has_one_sign() -> None:
+    """A line of two minus signs is not an integer."""
+    data = b"\x80\x02}X\x01\x00\x00\x00aI--5\ns."
+    with pytest.raises(InputError, match="an integer is malformed"):
+        load(data)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,7 +90,7 @@ def test_sizes(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "5 XB", "-1GB", "0", "1e9", 0])
+@pytest.mark.parametrize("text", ["", "GB", "5 XB", "-1GB", "0", "1e9", 0, "9" * 400])
 def test_senseless_sizes_are_refused(text: str | int) -> None:
     """What is no size is refused."""
     with pytest.raises(UsageError):
@@ -109,11 +112,11 @@ def test_tied_tensors_stay_together() -> None:
 _KILLED_AT_NOTE = """
 import os, sys
 from porter.codecs.sharded import writing
-note = writing._Journal.note
+note = writing.Journal.note
 def stop(self, name, written):
     note(self, name, written)
     os.kill(os.getpid(), 9)
-writing._Journal.note = stop
+writing.Journal.note = stop
 """
 _KILLED = f"""{_KILLED_AT_NOTE}
 import numpy as np
@@ -220,9 +223,88 @@ def test_replaced_set_leaves_no_old_shard(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_replaced_set_keeps_its_permissions(tmp_path: Path) -> None:
+    """The shards and the index of a private set are private, also when there are fewer."""
+    write(tmp_path)
+    for path in tmp_path.iterdir():
+        path.chmod(0o600)
+    write(tmp_path, max_shard_size="400B", force=True)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {0o600}
+
+
+_KILLED_WITHOUT_INDEX = """
+import os, sys
+from porter.storage import atomic_output
+import porter.codecs.sharded.writing as writing
+def stop(*args):
+    os.kill(os.getpid(), 9)
+atomic_output.sync_folder = stop if sys.argv[4] == "moved" else atomic_output.sync_folder
+if sys.argv[4] == "published":
+    writing.Journal.remove = stop
+from porter.commands.repack import repack
+repack(sys.argv[1], sys.argv[2], max_shard_size=int(sys.argv[3]), force=True, sync=False)
+"""
+
+
+@pytest.mark.parametrize("moment", ["moved", "published"])
+def test_a_kill_between_two_indexes_leaves_no_shard(moment: str, tmp_path: Path) -> None:
+    """The run after a kill removes the shards of the replaced set, also with other sizes."""
+    source, folder = tmp_path / "a.npz", tmp_path / "out"
+    np.savez(source, **ARRAYS)
+    for size in (400, 300):
+        folder.mkdir()
+        target = str(folder / "model.safetensors")
+        repack(str(source), target, max_shard_size=150)
+        command = [sys.executable, "-c", _KILLED_WITHOUT_INDEX, str(source), target, "400", moment]
+        assert subprocess.run(command, check=False).returncode == -9
+        repack(str(source), target, max_shard_size=size, force=True)
+        left = {path.name for path in folder.iterdir()}
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        shards = set(index["weight_map"].values())
+        index_name = "model.safetensors.index.json"
+        assert left == shards | {index_name, f"{index_name}.porter.json"}
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        '{"parameters":"","done":5}',
+        "[" * 100_000,
+        '{"parameters":"","done":{"model-00001-of-00004.safetensors":5}}',
+        '{"parameters":"","done":{"model-00001-of-00004.safetensors":{"bytes":1,"digest":5}}}',
+        '{"parameters":"","done":{},"replaced":["../precious"]}',
+        '{"parameters":"","done":{},"replaced":[5]}',
+        '{"parameters":"","done":{},"replaced":["precious"]}',
+    ],
+)
+def test_a_damaged_journal_is_passed_over(journal: str, tmp_path: Path) -> None:
+    """A journal that is not one changes nothing and removes no other file."""
+    parts = tmp_path / ".model.safetensors.porter-parts"
+    parts.mkdir()
+    (tmp_path / "precious").write_bytes(b"precious")
+    (parts / "journal.json").write_text(journal)
+    write(tmp_path)
+    state = codecs.read(str(tmp_path / "model.safetensors.index.json"))
+    assert len(state) == len(ARRAYS)
+    assert (tmp_path / "precious").exists()
+    assert not parts.exists()
+
+
+def test_a_pipe_as_journal_is_refused(tmp_path: Path) -> None:
+    """Nothing waits for a writer of it."""
+    parts = tmp_path / ".model.safetensors.porter-parts"
+    parts.mkdir()
+    os.mkfifo(parts / "journal.json")
+    with pytest.raises(UsageError, match="not a regular file"):
+        write(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("index", "what"),
     [
+        ({"weight_map": {"a": "k-00001-of-" + "9" * 4400 + ".safetensors"}}, "cannot be opened"),
         ({"weight_map": {"a": "../x.safetensors"}}, "not a path below"),
         ({"weight_map": {"a": "/x.safetensors"}}, "not a path below"),
         ({"weight_map": {}}, "no weight_map"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,8 @@ def test_counters_and_nan_payloads_come_back(tmp_path: Path) -> None:
 def test_a_large_variant_comes_back_bit_for_bit(tmp_path: Path) -> None:
     """ViT-H/14, more than protobuf holds, is written with external data by itself."""
     written_and_restored("vit-huge-p14-224", tmp_path)
-    assert (tmp_path / "m.onnx.data").stat().st_size > 2**31
+    (data,) = tmp_path.glob("m.onnx.*.data")
+    assert data.stat().st_size > 2**31
 
 
 def written_and_restored(name: str, folder: Path, state: StateDict | None = None) -> None:
@@ -212,7 +214,7 @@ def test_external_data_are_never_appended_to(tmp_path: Path) -> None:
         export(
             architecture, state, path, num_classes=1000, image_size=224, options=options, force=True
         )
-        data = [p for p in tmp_path.iterdir() if p != path]
+        data = list(tmp_path.glob("m.onnx.*.data"))
         sizes.append([p.stat().st_size for p in data])
         assert same(
             codecs.read(str(path)), StateDict({n: state[n] for n in codecs.read(str(path))})
@@ -220,7 +222,7 @@ def test_external_data_are_never_appended_to(tmp_path: Path) -> None:
     assert sizes[0] == sizes[1] == sizes[2]
     assert len(sizes[0]) == 1
     export(architecture, state, path, num_classes=1000, image_size=224, force=True)
-    assert list(tmp_path.iterdir()) == [path]
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "m.onnx.porter.json"}
 
 
 def test_external_data_stay_with_their_model_when_writing_fails(
@@ -247,15 +249,39 @@ def test_external_data_stay_with_their_model_when_writing_fails(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-def test_a_foreign_file_beside_the_model_is_left_alone(tmp_path: Path) -> None:
-    """Data under the name that is wanted, which no model of porter's uses, are not replaced."""
+def test_another_file_of_the_name_of_the_data_is_left_alone(tmp_path: Path) -> None:
+    """Data under the name that is wanted, with other bytes, are not replaced."""
     architecture, state = small()
-    (tmp_path / "m.onnx.data").write_bytes(b"precious")
+    options, sizes = Options(external_data=True), {"num_classes": 1000, "image_size": 224}
+    export(architecture, state, tmp_path / "m.onnx", options=options, **sizes)
+    (data,) = tmp_path.glob("m.onnx.*.data")
+    (tmp_path / "m.onnx").unlink()
+    export(architecture, state, tmp_path / "m.onnx", options=options, **sizes)  # the same bytes
+    (tmp_path / "m.onnx").unlink()
+    data.write_bytes(b"precious")
     with pytest.raises(UsageError, match="exists already"):
-        export(architecture, state, tmp_path / "m.onnx", num_classes=1000, image_size=224,
-               options=Options(external_data=True))  # fmt: skip
-    assert (tmp_path / "m.onnx.data").read_bytes() == b"precious"
-    assert not (tmp_path / "m.onnx").exists()
+        export(architecture, state, tmp_path / "m.onnx", options=options, **sizes)
+    assert data.read_bytes() == b"precious"
+    assert {p.name for p in tmp_path.iterdir()} == {data.name, "m.onnx.porter.json"}
+
+
+def test_the_bytes_of_a_model_do_not_depend_on_what_it_replaces(tmp_path: Path) -> None:
+    """Model and data are the same over another model as in an empty folder, and as private."""
+    architecture, state = small()
+    options, sizes = Options(external_data=True), {"num_classes": 1000, "image_size": 224}
+    for name in ("fresh", "again"):
+        (tmp_path / name).mkdir()
+    export(architecture, state, tmp_path / "fresh" / "m.onnx", options=options, **sizes)
+    path = tmp_path / "again" / "m.onnx"
+    export(architecture, seeded(architecture, seed=1), path, options=options, **sizes)
+    for file in path.parent.iterdir():
+        file.chmod(0o600)
+    export(architecture, state, path, options=options, force=True, **sizes)
+    names = [p.name for p in path.parent.iterdir() if p.suffix != ".json"]
+    assert len(names) == 2
+    for name in names:
+        assert (tmp_path / "fresh" / name).read_bytes() == (path.parent / name).read_bytes()
+        assert stat.S_IMODE((path.parent / name).stat().st_mode) == 0o600
 
 
 def test_more_than_protobuf_holds_is_refused_inside() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from porter.errors import InputError, UsageError
-from porter.onnx.export.metadata import UNUSED, unused, with_unused
+from porter.onnx.export.metadata import UNUSED, read_labels, unused, with_unused
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import Origin, StateDict
 
@@ -46,3 +49,15 @@ def test_weights_are_no_note() -> None:
     state = StateDict({"w": LazyTensor.of(np.zeros(1 << 19, np.float32))})
     with pytest.raises(UsageError, match="does not use w"):
         unused(state, ["w"])
+
+
+def test_labels_are_a_small_file(tmp_path: Path) -> None:
+    """Labels in a pipe, a device or a very large file are refused at once."""
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 40)
+    for path, message in (("pipe", "a pipe"), ("/dev/zero", "a device"), ("large", "is the limit")):
+        with pytest.raises(InputError, match=message):
+            read_labels(str(tmp_path / path), 2)
+    (tmp_path / "labels").write_text("cat\ndog\n")
+    assert read_labels(str(tmp_path / "labels"), 2) == ["cat", "dog"]

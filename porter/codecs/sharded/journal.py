@@ -1,0 +1,114 @@
+"""The journal of a sharded output: which shards are complete, and which files they replace."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from porter.errors import PorterError
+from porter.storage import atomic_output
+from porter.storage.atomic_output import Written
+from porter.storage.digests import method_of
+from porter.storage.file_digest import FileDigest
+from porter.storage.input_file import InputFile, read_small
+from porter.storage.options import WriteOptions
+
+_LARGEST = 1 << 30
+
+
+class Journal:
+    """The complete shards, in a file that is replaced after each of them."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        rows = _rows(folder)
+        self.parameters = str(rows.get("parameters", ""))
+        self.done: dict[str, dict[str, Any]] = rows.get("done", {})
+        """Name of a shard to its bytes, its digest and those of its tensors."""
+        self.replaced = set(rows.get("replaced", ()))
+        """Names of the shards of a checkpoint that is replaced: they are removed at the end."""
+
+    def place_of(self, name: str, folders: Iterable[str]) -> str:
+        """Return where a complete shard is, empty when it is not what it was, or nowhere."""
+        row = self.done.get(name)
+        if row is None:
+            return ""
+        for folder in folders:
+            with suppress(PorterError):
+                if _is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):
+                    return os.path.join(folder, name)
+        return ""
+
+    def note(self, name: str, written: Written) -> None:
+        """Add a complete shard."""
+        row = {"bytes": written.nbytes, "digest": written.digest, "tensors": dict(written.digests)}
+        self.done[name] = row
+        self.save()
+
+    def save(self) -> None:
+        """Write the journal to its file."""
+        rows = {
+            "parameters": self.parameters, "done": self.done, "replaced": sorted(self.replaced)
+        }  # fmt: skip
+        text = json.dumps(rows).encode()
+        path = os.path.join(self.folder, "journal.json")
+        atomic_output.publish(path, [text], WriteOptions(force=True), lock=False)
+
+    def written(self, name: str, path: str) -> Written:
+        """Return what was written of a complete shard."""
+        row = self.done[name]
+        return Written(path, row["bytes"], row["tensors"], (path,), row["digest"])
+
+    def remove(self) -> None:
+        """Take away the folder with what is in it."""
+        with suppress(OSError):
+            for name in os.listdir(self.folder):
+                os.unlink(os.path.join(self.folder, name))
+            os.rmdir(self.folder)
+
+
+def _rows(folder: str) -> dict[str, Any]:
+    """Return the journal of a folder, empty when there is none or it is malformed."""
+    try:
+        rows = json.loads(read_small(os.path.join(folder, "journal.json"), _LARGEST))
+    except (PorterError, ValueError, RecursionError):
+        return {}
+    return rows if _is_journal(rows) else {}
+
+
+def _is_journal(rows: object) -> bool:
+    if not isinstance(rows, dict):
+        return False
+    done, replaced = rows.get("done"), rows.get("replaced", [])
+    return (
+        isinstance(done, dict)
+        and all(map(_is_row, done.values()))
+        and isinstance(replaced, list)
+        and all(isinstance(name, str) and os.path.basename(name) == name for name in replaced)
+    )
+
+
+def _is_row(row: object) -> bool:
+    """Whether a row is what `Journal.note` writes."""
+    if not isinstance(row, dict):
+        return False
+    tensors = row.get("tensors")
+    return (
+        type(row.get("bytes")) is int
+        and type(row.get("digest")) is str
+        and isinstance(tensors, dict)
+        and all(type(digest) is str for digest in tensors.values())
+    )
+
+
+def _is_intact(path: str, nbytes: int, digest: str) -> bool:
+    """Whether a file has the size and, where it was read back, the digest that it had."""
+    if not digest:
+        return InputFile(path).size == nbytes
+    file = FileDigest(path, method_of(digest))
+    for job in file.jobs():
+        job.run()
+    return file.size == nbytes and file.digest == digest
