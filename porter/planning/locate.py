@@ -87,8 +87,10 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def wanted(architecture: Architecture, dialects: Iterable[str]) -> list[Wanted]:
-    """Return the names that each dialect requires of a variant."""
-    return [_required(architecture, link_variant(architecture, d)) for d in dialects]
+    """Return the names that each dialect requires of a variant, if the variant has it."""
+    names = [tensor.name for tensor in architecture.skeleton().tensors]
+    own = [d for d in dialects if architecture.table.dialect(d).names(names)]
+    return [_required(architecture, link_variant(architecture, d)) for d in own]
 
 
 def head_names(architecture: Architecture) -> list[str]:

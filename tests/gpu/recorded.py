@@ -33,6 +33,7 @@ VARIANTS = (
     "cait-xxs24-224", "ceit-tiny-224", "ceit-rishikksh20", "deit-tiny-distilled-224",
     "vit-tiny-relu-224", "pvtv2-b0", "pvtv2-b2-li", "shunted-t", "swin-tiny-w7-224",
     "vit-tiny-p16-224", "vit-labml-cifar10", "vit-tiny-linformer-224", "dwnet-tiny", "dy-resnet18",
+    "pvt-tiny", "deit3-small-224",
 )  # fmt: skip
 PACKED = ("qkv.weight", "kv.weight", "query.linear.weight", "to_k.weight", ".conv2.weight")
 CLASSES, SEEDS, BATCH = 10, (0, 1, 2, 3, 4), 2

@@ -35,6 +35,7 @@ GOLDEN = [
     "vit-labml-cifar10.seed", "deit-tiny-distilled-224.timm", "deit-tiny-224.paddleclas",
     "swin-tiny-w7-224.official", "swin-tiny-w7-224.paddlevit", "pvtv2-b0.official",
     "dynamic-dwnet-tiny.official", "dy-resnet18.official", "vit-tiny-linformer-224.lucidrains",
+    "pvt-tiny.official", "deit3-small-224.official",
 ]  # fmt: skip
 EXOTIC = [
     "vit-small-p16-224.google", "vit-base-p32-224.torchvision", "deit-tiny-224.paddlevit",
