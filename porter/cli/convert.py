@@ -106,10 +106,10 @@ def command(
 ) -> None:
     """Convert a checkpoint of ARCH, a variant's name or the path of a mapping table.
 
-    F is torch, paddle, numpy, safetensors or onnx. ARCH, --from and --to may be left out where
-    the content of INPUT and the suffix of the output decide. Without INPUT, the file of the
-    variant's name in the working directory is read; if there is none, a checkpoint of seeded
-    weights is made. The exit code is 1 if a proof fails.
+    F is torch, paddle, numpy, safetensors, onnx or hf, a folder that transformers loads. ARCH,
+    --from and --to may be left out where the content of INPUT and the suffix of the output decide.
+    Without INPUT, the file of the variant's name in the working directory is read; if there is
+    none, a checkpoint of seeded weights is made. The exit code is 1 if a proof fails.
     """
     from porter.commands.convert import convert
     from porter.commands.summary import rows

@@ -332,6 +332,11 @@ def _writer(
     if container != "onnx":
         if onnx:
             raise UsageError(f"{', '.join(onnx)}: for --to onnx only")
+        if container == endpoint.FOLDER:
+            from porter.commands import snapshot
+
+            snapshot.config(fitted.architecture, plan)  # Refused before anything is read.
+            return partial(snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size)
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
         raise UsageError("an ONNX model is not cut into shards; use --external-data")

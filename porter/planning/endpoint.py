@@ -16,8 +16,11 @@ FORMATS = {
     "numpy": "npz",
     "safetensors": "safetensors",
     "onnx": "onnx",
+    "hf": "hf",
 }
 """The words before the colon, and their containers."""
+FOLDER = "hf"
+"""The container that is a folder: weights with the configuration of transformers."""
 _FRAMEWORKS = {"torch": ("torch",), "paddle": ("paddle",)}
 _HEADS = {"flax": "numpy"}
 """The format of a framework's checkpoints, where it has another name."""
@@ -34,7 +37,7 @@ class Endpoint(NamedTuple):
         """The suffix of files that porter writes, with its dot."""
         from porter.codecs.detect import SUFFIXES
 
-        return SUFFIXES[self.container][0]
+        return "" if self.container == FOLDER else SUFFIXES[self.container][0]
 
     @property
     def text(self) -> str:
@@ -46,9 +49,10 @@ class Endpoint(NamedTuple):
 def parse(text: str, table: Table) -> Endpoint:
     """Read `F[:DIALECT]`; `UsageError` lists what the family has.
 
-    `torch` and `paddle` name a framework, whose dialects are stored in its container. `numpy`,
-    `safetensors` and `onnx` name a container, whose names are PyTorch's canonical ones unless a
-    dialect is given (`numpy` means Google's names where the family has them).
+    `torch` and `paddle` name a framework, whose dialects are stored in its container; `hf` is a
+    folder with the names of transformers. `numpy`, `safetensors` and `onnx` name a container,
+    whose names are PyTorch's canonical ones unless a dialect is given (`numpy` means Google's
+    names where the family has them).
     """
     head, _, dialect = text.partition(":")
     if head not in FORMATS:
@@ -62,12 +66,18 @@ def parse(text: str, table: Table) -> Endpoint:
     if not dialect:
         dialect = {"paddle": "paddle", "numpy": "google"}.get(head, CANONICAL)
         dialect = CANONICAL if head == "numpy" and dialect not in known else dialect
+    if head == FOLDER and dialect == CANONICAL:
+        # transformers 5 reads the names of version 4, not the other way round.
+        dialect = "hf-v4" if "hf-v4" in known else "hf"
     fitting = sorted(
         name
         for name in known
         if table.dialect(name).convention.framework
         in _FRAMEWORKS.get(head, ("torch", "paddle", "flax"))
+        and (head != FOLDER or name.startswith("hf"))
     )
+    if head == FOLDER and not fitting:
+        raise UsageError(f"transformers has no {table.family}, or porter not its names")
     if dialect not in fitting:
         raise UsageError(
             f"unknown dialect {printable(text)!r} of {table.family};"
@@ -102,6 +112,8 @@ def container_for(path: str, endpoint: Endpoint) -> str:
     from porter.codecs.detect import SUFFIXES, container_of
 
     container = container_of(path)
+    if endpoint.container == FOLDER and container is not None:
+        raise UsageError("--to hf writes a folder: name one without the suffix of a file", path)
     if container in (None, endpoint.container):
         return endpoint.container
     if container in ("safetensors", "npz") and endpoint.container != "onnx":

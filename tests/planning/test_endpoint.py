@@ -103,7 +103,7 @@ def test_a_name_that_contradicts_is_refused(path: str, said: str) -> None:
 
 def test_every_container_has_a_suffix_and_every_format_a_container() -> None:
     """No format is forgotten in one of the tables."""
-    assert set(FORMATS.values()) == set(SUFFIXES) - {"npy"}
+    assert set(FORMATS.values()) == set(SUFFIXES) - {"npy"} | {"hf"}
     assert {name for name, codec in CODECS.items() if codec.writing} <= set(SUFFIXES)
     for container, suffixes in SUFFIXES.items():
         assert Endpoint("torch", container).suffix == suffixes[0]

@@ -1,0 +1,231 @@
+"""Write a folder that transformers loads: configuration, preprocessing and weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Unpack
+
+from porter import codecs
+from porter.errors import SystemFault, UsageError, printable
+from porter.planning.plan import Plan
+from porter.storage.atomic_output import Written
+from porter.storage.options import WriteFields
+from porter.storage.read_back import Proof
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture
+
+_WEIGHTS = "model.safetensors"
+_RESAMPLING = {"bilinear": 2, "bicubic": 3}
+"""Pillow's numbers."""
+_COMMON: dict[str, Any] = {
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.02,
+    "qkv_bias": True,
+}
+
+
+def write(
+    architecture: Architecture,
+    plan: Plan,
+    state: StateDict,
+    path: str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    inputs: tuple[str, ...] = (),
+    proof: Proof | None = None,
+    **options: Unpack[WriteFields],
+) -> Written:
+    """Write the folder whole or not at all; `Written` names the weights in it.
+
+    Raises `UsageError` for what transformers has no configuration for, and for a path that
+    exists: a folder is never replaced.
+    """
+    files = {"config.json": config(architecture, plan), "preprocessor_config.json": preprocessor(
+        architecture, plan
+    )}  # fmt: skip
+    path = os.path.abspath(path)
+    if os.path.lexists(path):
+        raise UsageError("exists already; a folder is not replaced: name another", path)
+    parent, name = os.path.split(path)
+    if not os.path.isdir(parent):
+        raise UsageError("cannot be written: its folder does not exist", path)
+    try:
+        hidden = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+    except OSError as fault:
+        raise SystemFault(f"cannot be written: {fault.strerror}", path) from fault
+    try:
+        written = codecs.write(
+            state, os.path.join(hidden, _WEIGHTS), "safetensors",
+            metadata={"format": "pt", **(metadata or {})}, inputs=inputs, proof=proof, **options,
+        )  # fmt: skip
+        for file, content in files.items():
+            _write_json(os.path.join(hidden, file), content)
+        _publish(hidden, path)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def moved(old: str) -> str:
+        return os.path.join(path, os.path.relpath(old, hidden)) if old else ""
+
+    added = (os.path.join(path, file) for file in files)
+    return replace(
+        written,
+        path=moved(written.path),
+        record=moved(written.record),
+        files=(*added, *map(moved, written.files)),
+    )
+
+
+def _write_json(path: str, content: Mapping[str, Any]) -> None:
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as fault:
+        raise SystemFault(f"cannot be written: {fault.strerror}", path) from fault
+
+
+def _publish(hidden: str, path: str) -> None:
+    """Give a complete folder its name, with the permissions that a new folder has."""
+    mask = os.umask(0)
+    os.umask(mask)
+    try:
+        os.chmod(hidden, 0o777 & ~mask)
+        os.rename(hidden, path)
+    except OSError as fault:
+        raise SystemFault(f"cannot be written: {fault.strerror}", path) from fault
+
+
+def config(architecture: Architecture, plan: Plan) -> dict[str, Any]:
+    """Return `config.json`; `UsageError` for a variant that transformers does not have."""
+    families = {"vit": _vit, "deit": _vit, "swin": _swin, "pvt": _pvt, "pvtv2": _pvtv2}
+    make = families.get(architecture.family)
+    if make is None or plan.features:
+        what = f"{', '.join(plan.features)} of {architecture.name}" if make else architecture.name
+        raise UsageError(f"transformers has no model for {printable(what)}; use --to torch")
+    found = make(dict(architecture.config))
+    kind, head = found.pop("kind"), found.pop("head", "ForImageClassification")
+    classes = plan.num_classes
+    labels = {str(n): f"LABEL_{n}" for n in range(classes)}
+    return {
+        "architectures": [kind + (head if classes else "Model")],
+        **_COMMON,
+        **found,
+        "image_size": plan.image_size,
+        "drop_path_rate": 0.0,
+        "id2label": labels,
+        "label2id": {label: int(number) for number, label in labels.items()},
+        "torch_dtype": "float32",
+    }
+
+
+def _only(config: Mapping[str, Any], *known: str) -> None:
+    if unknown := [key for key in config if key not in known]:
+        what = printable(", ".join(unknown))
+        raise UsageError(f"transformers has no model with {what}; use --to torch")
+
+
+def _vit(config: dict[str, Any]) -> dict[str, Any]:
+    _only(config, "patch_size", "dim", "depth", "num_heads", "mlp_ratio", "distilled", "norm_eps")
+    dim, patch = config.get("dim", 768), config.get("patch_size", 16)
+    distilled = bool(config.get("distilled"))
+    kind = {"kind": "DeiT", "head": "ForImageClassificationWithTeacher", "model_type": "deit"}
+    return {
+        **(kind if distilled else {"kind": "ViT", "model_type": "vit"}),
+        "hidden_size": dim,
+        "num_hidden_layers": config.get("depth", 12),
+        "num_attention_heads": config.get("num_heads", 12),
+        "intermediate_size": dim * config.get("mlp_ratio", 4),
+        "layer_norm_eps": config.get("norm_eps", 1e-6),
+        "patch_size": patch,
+        "encoder_stride": patch,
+    }
+
+
+def _swin(config: dict[str, Any]) -> dict[str, Any]:
+    _only(
+        config, "embed_dim", "depths", "num_heads", "window_size", "patch_size", "mlp_ratio"
+    )  # fmt: skip
+    embed_dim, depths = config["embed_dim"], config["depths"]
+    return {
+        "kind": "Swin",
+        "model_type": "swin",
+        "embed_dim": embed_dim,
+        "depths": depths,
+        "num_layers": len(depths),
+        "num_heads": config["num_heads"],
+        "window_size": config["window_size"],
+        "patch_size": config.get("patch_size", 4),
+        "mlp_ratio": float(config.get("mlp_ratio", 4)),
+        "hidden_size": embed_dim << (len(depths) - 1),
+        "use_absolute_embeddings": False,
+        "layer_norm_eps": 1e-5,
+        "encoder_stride": 32,
+    }
+
+
+def _pyramid(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "num_encoder_blocks": len(config["depths"]),
+        "depths": config["depths"],
+        "hidden_sizes": config["embed_dims"],
+        "num_attention_heads": config["num_heads"],
+        "mlp_ratios": config["mlp_ratios"],
+        "strides": [4, 2, 2, 2],
+        "layer_norm_eps": 1e-6,
+    }
+
+
+_PYRAMID = ("depths", "embed_dims", "num_heads", "mlp_ratios", "sr_ratios")
+
+
+def _pvt(config: dict[str, Any]) -> dict[str, Any]:
+    _only(config, *_PYRAMID)
+    return {
+        "kind": "Pvt",
+        "model_type": "pvt",
+        **_pyramid(config),
+        "patch_sizes": [4, 2, 2, 2],
+        "sequence_reduction_ratios": config["sr_ratios"],
+    }
+
+
+def _pvtv2(config: dict[str, Any]) -> dict[str, Any]:
+    _only(config, *_PYRAMID, "linear")
+    return {
+        "kind": "PvtV2",
+        "model_type": "pvt_v2",
+        **_pyramid(config),
+        "patch_sizes": [7, 3, 3, 3],
+        "sr_ratios": config["sr_ratios"],
+        "linear_attention": bool(config.get("linear")),
+    }
+
+
+def preprocessor(architecture: Architecture, plan: Plan) -> dict[str, Any]:
+    """Return `preprocessor_config.json`: a processor that resizes the short side and crops."""
+    given, size = architecture.preprocessing, plan.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": round(size / given.crop)},
+        "resample": _RESAMPLING[given.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(given.mean),
+        "image_std": list(given.std),
+    }
