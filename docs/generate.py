@@ -30,7 +30,8 @@ COMMON = """\
 | 2 | refused: a wrong option, a file that porter does not read, weights that do not fit |
 | 3 | the machine: something must be installed, no space, no permission, no network, no memory |
 | 70 | a bug in porter; `PORTER_TRACEBACK=1` prints the traceback to report |
-| 130, 143 | interrupted by Ctrl-C or by SIGTERM; no half-written output is left |
+| 129, 130, 143 | interrupted: closed terminal, Ctrl-C or SIGTERM; no half-written output is left |
+| 141 | the reader of the output has gone, as when `head` has seen enough |
 
 An error is one line on standard error: file, tensor, the expected and the actual value, the remedy.
 

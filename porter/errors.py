@@ -15,9 +15,13 @@ The message is one line: what was expected, what was found, what to do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 _SHOWN = 120
+_NO_BREAK = "\xa0"
+_COMMAND = re.compile(r"::|##(?=\w*\[)")
+"""Begins a command for GitHub (`::error::`, `##[error]`) or Azure (`##vso[`) in a build's log."""
 
 
 def printable(name: object, limit: int = _SHOWN) -> str:
@@ -25,6 +29,38 @@ def printable(name: object, limit: int = _SHOWN) -> str:
     text = str(name)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def visible(text: object) -> str:
+    """Return text as one line in which nothing acts on a terminal or on the log of a build.
+
+    Every line that is printed and every report goes through this, at the last moment: names,
+    metadata and paths are untrusted. Text that went through it before stays as it is.
+    """
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(
+            c if c.isprintable() or c == _NO_BREAK else c.encode("unicode_escape").decode()
+            for c in line
+        )
+    return _COMMAND.sub(lambda match: f"{match[0][0]}\\{match[0][1]}", line)
+
+
+def html_escaped(text: object) -> str:
+    """Return text for a page of HTML: as `visible`, then without the characters of its markup."""
+    from html import escape
+
+    return escape(visible(text))
+
+
+def json_escaped(text: str) -> str:
+    """Return JSON with `\\u` for the characters of its strings that cannot be shown or encoded."""
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:

@@ -2,7 +2,8 @@
 
     0  done, or equal          2  refused: bad input, bad usage
     1  a verdict failed        3  the machine refuses, or something must be installed
-    130, 143  interrupted      70 a bug in porter
+    70 a bug in porter        129, 130, 143  interrupted
+    141  the reader of the output has gone
 
 Commands are imported when they are called, so that `porter --help` stays quick.
 """
@@ -15,11 +16,16 @@ import io
 import os
 import signal
 import sys
+import warnings
+from contextlib import suppress
 from types import FrameType
 
 import click
 
 from porter.cli.output import Group
+
+READER_GONE = 141
+"""Exit code when the reader of a pipe has gone: that of a program that SIGPIPE ends."""
 
 COMMANDS = {
     "convert": "Move a checkpoint to another framework, naming or container.",
@@ -48,6 +54,13 @@ class _LazyGroup(Group):
         command = importlib.import_module(f"porter.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would end with 1, as for a verdict that failed.
+            _leave_output()
+            raise SystemExit(READER_GONE) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -78,7 +91,12 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    _open_streams()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` lets a command go on.
+            signal.signal(number, _terminated)
+    if not sys.warnoptions:  # Those of libraries are for programmers.
+        warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A Windows code page lacks some characters.
             stream.reconfigure(errors="replace")
@@ -87,6 +105,8 @@ def main() -> None:
     gc.set_threshold(10_000_000, 20, 50)
     try:
         code = cli.main(prog_name="porter", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # A full disk shows here, and not when Python ends.
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
         code = 130
@@ -94,8 +114,8 @@ def main() -> None:
         _complain(error.format_message())
         code = 2
     except BrokenPipeError:
-        sys.stdout = None  # The reader of the pipe is gone.
-        code = 0
+        _leave_output()
+        code = READER_GONE
     except Exception as error:  # noqa: BLE001  (the boundary: one line for the user)
         code = _failed(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -107,8 +127,11 @@ def _failed(error: Exception) -> int:
     if isinstance(error, PorterError):
         _complain(str(error))
         return error.exit_code
-    if isinstance(error, OSError) and error.filename is not None:
-        _complain(f"{printable(error.filename, 400)}: {error.strerror}")
+    if isinstance(error, OSError):
+        place = "" if error.filename is None else f"{printable(error.filename, 400)}: "
+        _complain(f"{place}{error.strerror or error}")
+        if error.filename is None:  # As a rule that of the output: a full disk, a closed terminal.
+            _leave_output()
         return 3
     if isinstance(error, MemoryError):
         _complain("out of memory")
@@ -123,7 +146,29 @@ def _failed(error: Exception) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"porter: {' '.join(text.split())}", file=sys.stderr)
+    from porter.errors import visible
+
+    if sys.stderr is not None:
+        with suppress(OSError):  # The terminal may be closed.
+            print(f"porter: {visible(' '.join(text.split()))}", file=sys.stderr)
+
+
+def _open_streams() -> None:
+    """Open the null device for standard streams that are closed.
+
+    Otherwise the next file that is opened takes the number of one: a child process, or a library
+    that prints, would write into an output.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _leave_output() -> None:
+    """Keep Python from writing the rest of the standard output at its end."""
+    sys.stdout = None
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from porter.errors import visible
+
 
 class Bars:
     """Shows progress until the block ends; then its lines are removed."""
@@ -40,13 +42,14 @@ class Bars:
 
     def move(self, what: str, done: int, total: int) -> None:
         """Show a step's bytes; without done and total, only its name (`storage.progress`)."""
+        what = visible(what)
         if not done and not total:
             self._begin(what)
             return
         if self._bytes is None:
             self._end()
             self._bytes = Progress(
-                TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+                TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(),
                 TimeRemainingColumn(), console=self._console, transient=True,
             )  # fmt: skip
             self._bytes.start()
@@ -58,8 +61,8 @@ class Bars:
         if self._step is None:
             self._end()
             self._step = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-                console=self._console, transient=True,
+                SpinnerColumn(), TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(), console=self._console, transient=True,
             )  # fmt: skip
             self._step.start()
             self._tasks[""] = self._step.add_task("")

@@ -118,18 +118,24 @@ def command(
     check_names(reports)
     if arch is not None and source is None and _is_checkpoint(arch):
         arch, source = None, arch
+    if reports and not options["verify"]:
+        raise click.UsageError("--report needs the proof that --no-verify leaves out")
+    onnx = taken(options)
     with progress(quiet or as_json) as move:
-        outcome = convert(arch, source, progress=move, onnx=taken(options), **options)
+        outcome = convert(arch, source, reports=reports, progress=move, onnx=onnx, **options)
+    if outcome.verdict is not None and reports:
+        from porter.report import write_reports
+
+        write_reports(
+            outcome.verdict, reports, force=options["force"],
+            inputs=(*outcome.origin.files, outcome.output),
+        )  # fmt: skip
     if as_json:
         say_json(as_dict(outcome))
     elif not quiet:
         click.echo(columns(rows(outcome)))
         if outcome.verdict is not None:
             say_verdict(outcome.verdict)
-    if outcome.verdict is not None and reports:
-        from porter.report import write_reports
-
-        write_reports(outcome.verdict, reports)
     ctx.exit(0 if outcome.ok else 1)
 
 

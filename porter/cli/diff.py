@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from porter.cli import complete
-from porter.cli.layout import columns
+from porter.cli.layout import columns, say
 from porter.cli.output import json_option, progress, say_json
 
 
@@ -41,9 +41,9 @@ def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **optio
             for d in result.differences
         ]  # fmt: skip
         for note in result.notes:
-            click.echo(note)
+            say(note)
         if rows:
             click.echo(columns(rows))
         verdict = "equal, bit for bit" if result.equal else f"{len(rows)} differ"
-        click.echo(f"{result.compared} tensors compared by {result.through}: {verdict}")
+        say(f"{result.compared} tensors compared by {result.through}: {verdict}")
     ctx.exit(0 if result.equal else 1)

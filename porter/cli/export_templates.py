@@ -7,8 +7,8 @@ import dataclasses
 import click
 
 from porter.cli import complete
-from porter.cli.layout import wrapped
-from porter.cli.output import json_option, progress, quiet_option, say_json, sized
+from porter.cli.layout import say, wrapped
+from porter.cli.output import force_option, json_option, progress, quiet_option, say_json, sized
 
 
 @click.command("export-templates")
@@ -18,6 +18,7 @@ from porter.cli.output import json_option, progress, quiet_option, say_json, siz
               help="Copy them to a folder, for another machine.")  # fmt: skip
 @click.option("--opset", type=click.IntRange(1), help="Operator set (default 20).")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
+@force_option
 @json_option
 @quiet_option
 def command(
@@ -26,6 +27,7 @@ def command(
     output: str | None,
     opset: int | None,
     image_size: int | None,
+    force: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -47,10 +49,13 @@ def command(
         with progress(quiet or as_json) as move:
             if move is not None:
                 move(f"making the template of {variant.name}", 0, 0)
-            (template,) = pack([variant], output, image_size=image_size, opset=opset or OPSET)
+            (template,) = pack(
+                [variant], output, image_size=image_size, opset=opset or OPSET, force=force
+            )
         templates.append(dataclasses.asdict(template))
         if not (quiet or as_json):
             path = wrapped(f"{template.path}  {sized(template.nbytes)}", "  ", "    ")
-            click.echo(f"{template.architecture}\n{path}")
+            say(template.architecture)
+            click.echo(path)
     if as_json:
         say_json({"schema": "porter.templates/1", "templates": templates})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from porter.cli import complete
+from porter.cli.layout import say
 from porter.cli.output import force_option, progress, quiet_option, record_option, sized
 
 
@@ -48,4 +49,4 @@ def command(
             force=force, record=record, progress=moved,
         )  # fmt: skip
     if not quiet:
-        click.echo(f"{target}  {sized(written.nbytes)}  {variant.name}, seed {seed}")
+        say(f"{target}  {sized(written.nbytes)}  {variant.name}, seed {seed}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli.layout import columns
+from porter.cli.layout import columns, say
 from porter.cli.output import counted, json_option, progress, say_json, sized
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def command(
                 )
             )
         if checked is not None:
-            click.echo(str(checked))
+            for line in str(checked).splitlines():
+                say(line)
     ctx.exit(0 if checked is None or checked.ok else 1)
 
 

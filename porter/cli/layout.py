@@ -11,6 +11,10 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+import click
+
+from porter.errors import visible
+
 _GAP = 2
 _NO_BREAK = "\xa0"
 _NARROWEST = 24
@@ -22,14 +26,19 @@ def width() -> int | None:
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         return None
     return os.get_terminal_size(sys.stdout.fileno()).columns or None
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print text as one line, escaped."""
+    click.echo(visible(text).replace(_NO_BREAK, " "), err=err)
+
+
 def wrapped(text: str, indent: str = "", hanging: str = "") -> str:
     """Return text in lines of at most `width()`; words and names are not broken."""
-    limit = width()
+    limit, text = width(), visible(text)
     if limit is None or len(indent) + len(text) <= limit:
         return (indent + text).replace(_NO_BREAK, " ")
     return "\n".join(_wrap(text, max(limit, _NARROWEST), indent, hanging))
@@ -41,11 +50,12 @@ def listing(items: Iterable[str]) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Return rows with their columns aligned, the last one ragged.
+    """Return rows with their columns aligned, the last one ragged; cells are escaped.
 
     Where the width does not suffice, the last column is wrapped or, where it would be narrow,
     the last columns follow on a line of their own, indented.
     """
+    rows = [[visible(cell) for cell in row] for row in rows]
     count = max(map(len, rows), default=0)
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(count)]
     words = [len(word) for row in rows if len(row) == count for word in row[-1].split()]

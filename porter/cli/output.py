@@ -14,7 +14,7 @@ import click
 from porter.cli.layout import width
 from porter.commands.summary import counted as counted
 from porter.commands.summary import sized as sized
-from porter.errors import nearest
+from porter.errors import json_escaped, nearest
 
 if TYPE_CHECKING:
     from porter.storage.progress import Progress
@@ -76,7 +76,8 @@ class Group(click.Group):
 
 def say_json(value: Any) -> None:
     """Print a value as JSON."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(json_escaped(text))
 
 
 def _plain(value: Any) -> Any:
@@ -103,7 +104,7 @@ def say_verdict(verdict: Verdict) -> None:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress | None]:
     """Yield a function that shows progress on stderr; None if quiet or not in a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from porter.cli.bars import Bars

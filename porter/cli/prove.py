@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from porter.cli import layout
 from porter.cli.output import progress
 
 if TYPE_CHECKING:
@@ -92,10 +91,10 @@ def say(found: Iterable[Sensitivity]) -> bool:
     """Print each proof when it is finished, and its uncaught mutations; return whether all hold."""
     holds = True
     for proof in found:
-        click.echo(_line(proof))
+        layout.say(_line(proof))
         holds = holds and proof.holds
         for trial in proof.uncaught:
-            click.echo(
+            layout.say(
                 f"{proof.variant} {proof.dialect}: unproven: {trial.row}:"
                 f" {trial.tensor} {trial.what} moves the outputs by {trial.error:.1e} only",
                 err=True,

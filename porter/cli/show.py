@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli import complete
-from porter.cli.layout import columns, listing
+from porter.cli.layout import columns, listing, say
 from porter.cli.output import json_option, say_json
 from porter.planning.endpoint import spellings
 
@@ -54,7 +54,8 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
         ("dialects", listing(spellings(variant.table))),
     ]  # fmt: skip
     click.echo(columns(figures))
-    click.echo(f"\ntable: canonical name, shape, operation, {dialect} name")
+    click.echo()
+    say(f"table: canonical name, shape, operation, {dialect} name")
     click.echo(table_text(rows, "  "))
 
 

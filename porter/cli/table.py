@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli import complete
-from porter.cli.layout import columns
+from porter.cli.layout import columns, say
 from porter.cli.output import Group, force_option, json_option, progress, say_json
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _say(found: list[Proof]) -> None:
     click.echo(columns(rows))
     for p in found:
         for problem in p.problems:
-            click.echo(f"{p.variant} {p.dialect}: {problem}", err=True)
+            say(f"{p.variant} {p.dialect}: {problem}", err=True)
     if any(p.tensors for p in found):
         click.echo(f"{sum(p.holds for p in found)} of {len(found)} proven, both ways")
 
@@ -174,30 +174,31 @@ def infer(
     F is torch, paddle or numpy. Where the files have the same weights, equal values prove the
     rows; every other row is marked as unproven and listed, and the exit code is 1.
     """
-    from porter.errors import UsageError
     from porter.infer.propose import infer as propose
+    from porter.storage.outputs import check_outputs, publish_content
 
-    if output is not None and Path(output).exists() and not force:
-        raise UsageError("exists already; --force replaces it", output)
+    files = _files(left, right) if output is not None else []
+    check_outputs([output] if output is not None else [], files, force)
     family = Path(output).stem if output is not None else None
     with progress(as_json) as moved:
         found = propose(left, right, family=family, progress=moved, **options)
     if output is not None:
-        _write(Path(output), found.text)
+        publish_content(output, found.text, force=force, inputs=files)
     if as_json:
         say_json(_as_dict(found, output))
     else:
         if output is None:
             click.echo(found.text, nl=False)
         for line in _report(found, output):
-            click.echo(line, err=output is None)
+            say(line, err=output is None)
     ctx.exit(0 if found.proven else 1)
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _files(*checkpoints: str) -> list[str]:
+    """Return the files of the checkpoints, which no output may replace."""
+    from porter.commands.verify import files_read
+
+    return files_read(checkpoints)
 
 
 def _report(found: Inferred, output: str | None) -> list[str]:

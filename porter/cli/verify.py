@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from porter.cli import complete
+from porter.cli.layout import say
 from porter.cli.output import (
+    force_option,
     json_option,
     progress,
     python_option,
@@ -69,6 +71,7 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @python_option
 @click.option("--report", "reports", multiple=True, type=click.Path(), metavar="FILE",
               help="Write the verdict: .md, .html, .json or .xml.")  # fmt: skip
+@force_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -80,6 +83,7 @@ def command(
     right: str | None,
     save_trace: str | None,
     reports: tuple[str, ...],
+    force: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -89,9 +93,10 @@ def command(
     Each side runs in a separate process; errors are judged against a float64 run of LEFT.
     The exit code is 0 when they are equal, 1 when not, 3 when a framework must be installed.
     """
-    from porter.commands.verify import verify
+    from porter.commands.verify import files_read, verify
     from porter.planning.endpoint import parse
     from porter.report import check_names, write_reports
+    from porter.storage.outputs import check_outputs
     from porter.zoo.architectures import find
 
     check_names(reports)
@@ -101,13 +106,17 @@ def command(
             options[side] = parse(options[side], table).dialect
     options["precision"] = _PRECISIONS[options["precision"]]
     if save_trace is not None:
-        _record(ctx, arch, left, right, save_trace, options, as_json, quiet)
+        if reports:
+            raise click.UsageError("--save-trace makes no verdict: leave --report out")
+        _record(ctx, arch, left, right, save_trace, {**options, "force": force}, as_json, quiet)
         return
     if right is None:
         raise click.UsageError("RIGHT is missing; only --save-trace works without it")
+    read = files_read((left, right), options["inputs"], options["images"]) if reports else []
+    check_outputs(reports, read, force)
     with progress(quiet or as_json) as move:
         verdict = verify(arch, left, right, progress=move, **options)
-    write_reports(verdict, reports)
+    write_reports(verdict, reports, force=force, inputs=read)
     if as_json:
         from porter.report.machine import as_dict
 
@@ -126,7 +135,9 @@ def _record(
 
     if right is not None:
         raise click.UsageError("--save-trace records LEFT only: leave RIGHT out")
-    own = {"dialect": options["left_dialect"], "key": options["left_key"]}
+    own = {
+        "dialect": options["left_dialect"], "key": options["left_key"], "force": options["force"],
+    }  # fmt: skip
     shared: Any = {n: v for n, v in options.items() if n in RunOptions.__annotations__}
     with progress(quiet or as_json) as move:
         made = record(arch, left, path, progress=move, **own, **shared)
@@ -134,5 +145,5 @@ def _record(
         say_json({"schema": "porter.trace/1", "path": path, "architecture": made.architecture,
                   "inputs": list(made.inputs)})  # fmt: skip
     elif not quiet:
-        click.echo(f"{path}: {len(made.inputs)} inputs through {made.report.label}")
+        say(f"{path}: {len(made.inputs)} inputs through {made.report.label}")
     ctx.exit(0)

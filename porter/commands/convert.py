@@ -33,7 +33,9 @@ from porter.planning.plan import Plan
 from porter.planning.recognise import shapes_of
 from porter.remote import address, fetch
 from porter.storage.atomic_output import Written
+from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
+from porter.storage.sidecar import SUFFIX
 from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import Origin, StateDict
@@ -136,6 +138,7 @@ def convert(
     python: Mapping[str, str] | None = None,
     force: bool = False,
     dry_run: bool = False,
+    reports: Sequence[str | os.PathLike[str]] = (),
     progress: Progress | None = None,
     onnx: OnnxKeywords | None = None,
     fold_batchnorm: bool = False,
@@ -167,6 +170,8 @@ def convert(
         python: Interpreters in which torch or paddle is installed, by framework.
         force: Replace an existing output.
         dry_run: Plan the conversion and write nothing.
+        reports: Files that the caller will write the verdict to: checked, with the output, before
+            anything is written.
         progress: Called with a step's name, the bytes done and the bytes in all.
         onnx: Options of an ONNX output (`porter.commands.options.OnnxKeywords`).
         fold_batchnorm: Take a foreign ONNX file whose batch norms are folded into convolutions.
@@ -189,11 +194,14 @@ def convert(
     container = endpoint.container_for(target, right)
     made = source is None and not os.path.lexists(subject.stem + left.suffix)
     source = subject.stem + left.suffix if source is None else source
+    parts = [target, *(target + suffix for suffix in (SUFFIX, ".index.json", ".data"))]
     if made:
+        check_outputs(reports, (), force, [source, *parts])
         state = _seeded(subject, left, source, seed, num_classes, image_size, dry_run)
     else:
         state = _read(subject, left, source, key, fold_batchnorm, progress)
     assert state.origin is not None
+    check_outputs(reports, state.origin.files, force, parts)
     fitting = partial(
         fit, subject.architecture(state, left.dialect), state, left.dialect, right.dialect,
         drop=drop, fill=fill, prefix=prefix,

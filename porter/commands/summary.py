@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from porter.errors import html_escaped as _escape
 from porter.errors import listed
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def line(outcome: Conversion) -> str:
 def html(outcome: Conversion) -> str:
     """Return a conversion as a table, for notebooks."""
     cells = [
-        f"<tr><th style='text-align:left'>{escape(label)}</th>"
-        f"<td style='text-align:left'>{escape(text)}</td></tr>"
+        f"<tr><th style='text-align:left'>{_escape(label)}</th>"
+        f"<td style='text-align:left'>{_escape(text)}</td></tr>"
         for label, text in rows(outcome)
     ]
     if outcome.verdict is not None:
-        status, reason = outcome.verdict.status, escape(outcome.verdict.reason)
+        status, reason = outcome.verdict.status, _escape(outcome.verdict.reason)
         cells.append(f"<tr><th style='text-align:left'>outputs</th><td>{status} {reason}</td></tr>")
     return f"<table>{''.join(cells)}</table>"
 

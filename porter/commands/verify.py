@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from porter import codecs
 from porter.commands.options import checked_options
-from porter.errors import MissingPackage, UsageError
+from porter.errors import MissingPackage, PorterError, UsageError
 from porter.frameworks import exchange
 from porter.frameworks.process import Pool
 from porter.remote.fetch import stale
+from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.tensors.blocks import Array
 from porter.verification import trace as traces
@@ -128,6 +131,7 @@ def record(
     *,
     dialect: str | None = None,
     key: str | None = None,
+    force: bool = False,
     progress: Progress | None = None,
     **options: Unpack[RunOptions],
 ) -> Trace:
@@ -135,10 +139,12 @@ def record(
 
     The options are those of `verify`. With `per_layer` the arguments of every module are stored
     as well, which makes the file large: the other machine can then find the module that causes a
-    difference. Raises as `verify` does, and `MissingPackage` if the framework is not installed.
+    difference. With `force` a file at `output` is replaced, unless it is an input. Raises as
+    `verify` does, and `MissingPackage` if the framework is not installed.
     """
     variant = find(architecture) if isinstance(architecture, str) else architecture
     runs, steps = Runs.of(options), Steps(progress)
+    check_outputs([output], files_read((checkpoint,), runs.inputs, runs.images), force)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         side = sides.opened(variant, checkpoint, folder / "side", dialect, key, runs)
@@ -154,8 +160,30 @@ def record(
             steps.begin("arguments of the modules")
             calls = side.calls(inputs, case, EXACT, None, "all")
             trace = replace(trace, layers={**trace.layers, EXACT: layers_of(calls)})
-        traces.save(trace, output, *_arguments(calls))
+        traces.save(trace, output, *_arguments(calls), force=force)
         return trace
+
+
+def files_read(
+    checkpoints: Iterable[Checkpoint],
+    inputs: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+) -> list[str]:
+    """Return the files that a comparison reads, so that no output replaces one of them."""
+    files = [] if inputs is None else [os.fspath(inputs)]
+    if images is not None and os.path.isdir(images):
+        files += [entry.path for entry in os.scandir(images)]
+    for checkpoint in checkpoints:
+        if not isinstance(checkpoint, Mapping):
+            files.append(os.fspath(checkpoint))
+        with suppress(PorterError):  # It is read again and refused.
+            state = (
+                checkpoint
+                if isinstance(checkpoint, Mapping)
+                else codecs.read(os.fspath(checkpoint))
+            )
+            files += state.origin.files if state.origin is not None else ()
+    return files
 
 
 def _not_made(

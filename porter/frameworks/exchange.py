@@ -27,9 +27,12 @@ KEY = "porter"
 
 
 def save(
-    path: str | os.PathLike[str], arrays: Mapping[str, Array], about: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Array],
+    about: Mapping[str, Any],
+    options: WriteOptions | None = None,
 ) -> None:
-    """Write arrays and a JSON value to one file."""
+    """Write arrays and a JSON value to one file; without `options`, one of the running command."""
     stored: dict[str, Array] = {}
     same: dict[str, str] = {}
     seen: dict[tuple[int, str, tuple[int, ...]], str] = {}
@@ -42,10 +45,11 @@ def save(
         else:
             same[name] = first
     metadata = {KEY: json.dumps(about), f"{KEY}.same": json.dumps(same)}
-    options = WriteOptions(force=True, sync=False, read_back=False, digests=False)
+    temporary = WriteOptions(force=True, sync=False, read_back=False, digests=False)
     atomic_output.publish(
-        path, safetensors.pieces(StateDict.of(stored), metadata), options, lock=False
-    )
+        path, safetensors.pieces(StateDict.of(stored), metadata), options or temporary,
+        lock=options is not None,
+    )  # fmt: skip
 
 
 def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
+from porter.errors import visible
 from porter.infer.draft import Body, Draft
 from porter.infer.generalise import Item, Wide, generalise
 from porter.mapping.table import BARE, PADDLE
@@ -101,6 +102,7 @@ def _doubt(body: Body) -> str:
 
 def _line(text: str, note: str) -> str:
     """Return a line with its remark after it, or above it where both are long."""
+    note = visible(note)
     if not note:
         return text
     return f"{text}  # {note}" if len(text) + len(note) < _WIDTH else f"# {note}\n{text}"
@@ -112,4 +114,5 @@ def _listed(texts: Iterable[str]) -> str:
 
 def _quoted(text: str) -> str:
     """Return a TOML basic string."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from porter.errors import SystemFault, UsageError, listed
+from porter.errors import UsageError, listed
+from porter.storage.outputs import publish_content
 from porter.verification.verdict import Verdict
 
 SUFFIXES = (".md", ".html", ".json", ".xml")
@@ -36,15 +37,19 @@ def check_names(paths: Iterable[str | os.PathLike[str]]) -> None:
             raise UsageError(f"is not a report: the name must end in {listed(SUFFIXES)}", path)
 
 
-def write_reports(verdict: Verdict, paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Write a verdict to every path, in the format of its suffix."""
+def write_reports(
+    verdict: Verdict,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    force: bool = False,
+    inputs: Iterable[str] = (),
+) -> None:
+    """Write a verdict to every path, in the format of its suffix.
+
+    Raises as `porter.storage.atomic_output.publish`: a file that exists, or one of the `inputs`,
+    is not replaced.
+    """
+    sources = tuple(inputs)
     for path in paths:
-        target = Path(path)
-        text = render(verdict, target.suffix.lower())
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise SystemFault(f"cannot be written: {error.strerror}", path) from error
+        text = render(verdict, Path(path).suffix.lower())
+        publish_content(path, text, force=force, inputs=sources)

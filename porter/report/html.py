@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib import resources
 
 from porter import __version__
+from porter.errors import html_escaped as escape
 from porter.report.figures import (
     blind_lines,
     decimal,
@@ -163,7 +163,8 @@ def _blind(verdict: Verdict) -> str:
     if not verdict.blind:
         return ""
     rows = [
-        (_YES if check.passed else _NO, f"<code>{escape(check.output)}</code> {check.precision}",
+        (_YES if check.passed else _NO,
+         f"<code>{escape(check.output)}</code> {escape(check.precision)}",
          number(check.right.error), number(check.limit), escape(check.problem))
         for check in verdict.fuzzed
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from porter import __version__
+from porter.errors import json_escaped, visible
 from porter.mapping.fold import fold
 from porter.verification.checks import LayerCheck
 from porter.verification.verdict import NOT_MADE, Verdict
@@ -32,7 +33,7 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
 
 def as_json(verdict: Verdict) -> str:
     """Return a verdict as JSON."""
-    return json.dumps(as_dict(verdict), indent=1, ensure_ascii=False) + "\n"
+    return json_escaped(json.dumps(as_dict(verdict), indent=1, ensure_ascii=False)) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -47,7 +48,8 @@ def _plain(value: Any) -> Any:
 
 def as_junit(verdict: Verdict) -> str:
     """Return a verdict as JUnit XML: one case for each output, layer group and table row."""
-    suite = ElementTree.Element("testsuite", name=f"porter verify {verdict.architecture}")
+    name = _xml(f"porter verify {verdict.architecture}")
+    suite = ElementTree.Element("testsuite", name=name)
     if verdict.status == NOT_MADE:
         _case(suite, "forward proof", verdict.architecture, skipped=verdict.reason)
     for check in (*verdict.checks, *verdict.gradients):
@@ -124,5 +126,5 @@ def _case(
 
 
 def _xml(text: str) -> str:
-    """Return text without the characters that XML cannot represent."""
-    return "".join(c for c in text if c >= " " or c in "\n\t")
+    """Return text whose lines are escaped: XML cannot represent every character."""
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from porter.errors import visible
 from porter.report.figures import (
     blind_lines,
     decimal,
@@ -107,10 +108,10 @@ def _layers(verdict: Verdict) -> str:
         (
             "✅" if check.passed else "❌",
             _code(check.place or "the model"),
-            check.kind,
+            _code(check.kind),
             number(check.judged.error if check.judged is not None else None),
             number(check.limit),
-            check.role,
+            _text(check.role),
         )
         for check in worst_layers(verdict)
     ]
@@ -132,11 +133,11 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(value: object) -> str:
-    text = " ".join(str(value).split()).replace("\\", "\\\\")
-    for character in "|<*_`[":
+    text = " ".join(visible(value).split()).replace("\\", "\\\\")
+    for character in "|<*_`[]~#":
         text = text.replace(character, f"\\{character}")
     return text
 
 
 def _code(value: str) -> str:
-    return "`" + " ".join(value.split()).replace("`", "'").replace("|", "¦") + "`"
+    return "`" + " ".join(visible(value).split()).replace("`", "'").replace("|", "¦") + "`"

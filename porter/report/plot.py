@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
+from porter.errors import html_escaped as escape
 from porter.verification.checks import LayerCheck
 from porter.verification.compare import Figures
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from porter.errors import listed
+from porter.errors import listed, visible
 from porter.mapping.fold import fold
 from porter.report.figures import blind_lines
 from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
@@ -33,9 +33,9 @@ def render(verdict: Verdict, narrow: bool = False) -> RenderableType:
     parts += _blind(verdict)
     if verdict.findings:
         parts.append(Text("likely faults", "bold"))
-        parts += [Text(f"  {finding}") for finding in verdict.findings[:20]]
-    parts += [Text(f"not made: {line}", style="dim") for line in verdict.skipped]
-    parts += [Text(f"note: {note}", style="dim") for note in verdict.notes]
+        parts += [_text(f"  {finding}") for finding in verdict.findings[:20]]
+    parts += [_text(f"not made: {line}", "dim") for line in verdict.skipped]
+    parts += [_text(f"note: {note}", "dim") for note in verdict.notes]
     return Group(*parts)
 
 
@@ -56,9 +56,9 @@ def _headline(verdict: Verdict) -> Text:
     }.get(verdict.status, "the forward proof was not made")
     line = Text.assemble(
         (verdict.status.upper(), _STYLES.get(verdict.status, "bold yellow")),
-        f"  {verdict.architecture}: {said}",
+        visible(f"  {verdict.architecture}: {said}"),
     )
-    return line.append(f"\n{verdict.reason}") if verdict.reason else line
+    return line.append(f"\n{visible(verdict.reason)}") if verdict.reason else line
 
 
 def _sides(verdict: Verdict) -> Table:
@@ -66,14 +66,19 @@ def _sides(verdict: Verdict) -> Table:
     grid.add_row("left", _side(verdict.left))
     grid.add_row("right", _side(verdict.right))
     cases = ", ".join(verdict.cases[:4]) + (", …" if len(verdict.cases) > 4 else "")
-    grid.add_row("inputs", f"{len(verdict.cases)} of {verdict.image_size} px: {cases}")
+    grid.add_row("inputs", _text(f"{len(verdict.cases)} of {verdict.image_size} px: {cases}"))
     return grid
 
 
-def _side(side: SideReport) -> str:
+def _side(side: SideReport) -> Text:
     version = side.versions.get(side.framework, "")
     how = "" if side.direct else ", names mapped by the table"
-    return f"{side.label} {version} on {side.device}: {side.file or 'given weights'}{how}"
+    return _text(f"{side.label} {version} on {side.device}: {side.file or 'given weights'}{how}")
+
+
+def _text(value: str, style: str = "") -> Text:
+    """Return escaped text for a cell, in which rich would interpret a plain string as markup."""
+    return Text(visible(value), style)
 
 
 def _figures(verdict: Verdict, narrow: bool) -> Table:
@@ -94,10 +99,10 @@ def _row(check: Check, verdict: Verdict) -> tuple[str | Text, ...]:
     same = [c for c in verdict.checks if c.precision == check.precision]
     mark = Text("✓", "green") if all(c.passed for c in same) else Text("✗", "red")
     if right.problem:
-        return mark, f"{check.output} {check.precision}", Text(right.problem, "red")
+        return mark, _text(f"{check.output} {check.precision}"), _text(right.problem, "red")
     return (
         mark,
-        f"{check.output} {check.precision}",
+        _text(f"{check.output} {check.precision}"),
         f"{right.error:.1e}",
         "reference" if check.left is None else f"{check.left.error:.1e}",
         f"{check.limit:.1e}",
@@ -120,24 +125,25 @@ def _gradients(verdict: Verdict) -> Text:
         return Text.assemble(("✓", "green"), f"  {len(verdict.gradients)} gradients agree")
     first = f": {wrong[0].case} of {wrong[0].output}, {wrong[0].problem}"
     said = f"  {len(wrong)} of {len(verdict.gradients)} gradients differ{first}"
-    return Text.assemble(("✗", "red"), said)
+    return Text.assemble(("✗", "red"), visible(said))
 
 
 def _blind(verdict: Verdict) -> list[Text]:
     marks = {ON_FUZZED: ("✓", "green"), BY_BYTES: ("!", "yellow"), UNPROVEN: ("✗", "red")}
     return [
-        Text.assemble(marks[proof], f"  {line}") for proof, line in blind_lines(verdict).items()
+        Text.assemble(marks[proof], visible(f"  {line}"))
+        for proof, line in blind_lines(verdict).items()
     ]
 
 
 def _layers(verdict: Verdict) -> Group:
     wrong = [check for check in verdict.layers if not check.passed]
     mark = ("✗", "red") if wrong else ("✓", "green")
-    lines = [Text.assemble(mark, f"  {len(verdict.layers)} layers: {verdict.story}")]
+    lines = [Text.assemble(mark, visible(f"  {len(verdict.layers)} layers: {verdict.story}"))]
     causes: dict[str, list[str]] = {}
     for check in wrong:
         if check.role == CAUSES:
             causes.setdefault(check.kind, []).append(check.place or "the model")
     for kind, places in list(causes.items())[:12]:
-        lines.append(Text(f"   causes it: {listed(fold(places))} ({kind})"))
+        lines.append(_text(f"   causes it: {listed(fold(places))} ({kind})"))
     return Group(*lines)

@@ -73,22 +73,26 @@ def record(
     modules: Callable[[str], str | None] | None = None,
     exact: bool = True,
     device: str = "cpu",
+    force: bool = False,
 ) -> Trace:
     """Run a live `nn.Module` or `nn.Layer` and write a trace to `output`.
 
     `inputs` maps names to batches (N, 3, H, W); None: seeded noise. Every module is recorded
     under its path; `modules` maps that path to the canonical one where they differ, and to None
     for a module to leave out. With `exact` the model also runs in float64, for which its weights
-    are widened meanwhile: that run shows faults that float32 rounding hides.
+    are widened meanwhile: that run shows faults that float32 rounding hides. An `output` that
+    exists is replaced with `force` only.
     """
     from porter.frameworks.runner import Watch
     from porter.frameworks.runner import runner as runner_of
+    from porter.storage.outputs import check_outputs
     from porter.verification import trace as traces
     from porter.verification.inputs import noise
     from porter.verification.sides.report import SideReport
     from porter.verification.tolerance import PRESETS
     from porter.verification.trace import Trace
 
+    check_outputs([output], (), force)
     chosen = find(architecture)
     if inputs and image_size is None:
         image_size = next(iter(inputs.values())).shape[-1]
@@ -131,7 +135,7 @@ def record(
         {p: _layers(run[first], modules) for p, run in runs.items()},
     )  # fmt: skip
     arrays, about = _calls(runs[precisions[0]][first], modules)
-    traces.save(made, output, arrays, about)
+    traces.save(made, output, arrays, about, force=force)
     return replace(made, calls=os.fspath(output))
 
 

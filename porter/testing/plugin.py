@@ -61,7 +61,7 @@ class _Reporter:
             for path in self._paths:
                 single = len(self._verdicts) == 1
                 target = path if single else path.with_name(f"{path.stem}.{label}{path.suffix}")
-                write_reports(verdict, [target])
+                write_reports(verdict, [target], force=True)
                 terminalreporter.write_line(f"porter: {verdict.status}, report in {target}")
 
     def pytest_unconfigure(self) -> None:

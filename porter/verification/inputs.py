@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ _LARGEST_PICTURE, _LARGEST_ARRAYS = 1 << 28, 1 << 33
 """Bytes of the files."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
+"""Pillow's readers that may be used. By the content it would choose others as well, and that of
+PostScript runs Ghostscript."""
 
 
 def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: int) -> dict[str, Array]:
@@ -59,18 +63,23 @@ def pictures(
     # Pillow's readers raise many kinds of errors for damaged files.
     damaged = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
                ValueError, EOFError, IndexError, struct.error, zlib.error)  # fmt: skip
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # Not every build has all.
     prepared = {}
     for file in files:
         check_file(file, _LARGEST_PICTURE)
         try:
-            with Image.open(file) as image:
-                colours = image.convert("RGB")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Of large pictures, damaged tags, odd palettes.
+                with Image.open(file, formats=formats) as image:
+                    colours = image.convert("RGB")
         except damaged as error:
             raise InputError(f"cannot be read as a picture: {printable(error)}", file) from error
         if max(colours.size) > MOST_LENGTHY * min(colours.size):
             width, height = colours.size
             raise InputError(f"is {width} × {height} pixels: the aspect ratio is too large", file)
-        prepared[file.name] = _prepared(colours, preprocessing, size)
+        case = os.fsencode(file.name).decode("utf-8", "backslashreplace")
+        prepared[case] = _prepared(colours, preprocessing, size)
     return prepared
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from porter.errors import InputError, printable
 from porter.frameworks import exchange
 from porter.frameworks.runner import PRECISIONS
+from porter.storage.options import WriteOptions
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.verification.inputs import misfit
@@ -58,8 +59,11 @@ class Trace:
 
 
 def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] | None = None,
-         about_calls: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-    """Write a trace; `calls` are the arguments of modules that are arrays."""
+         about_calls: Mapping[str, Any] | None = None, *, force: bool = False) -> None:  # fmt: skip
+    """Write a trace; `calls` are the arguments of modules that are arrays.
+
+    Raises as `porter.storage.atomic_output.publish`; with `force`, a file is replaced.
+    """
     arrays = {f"input/{case}": array for case, array in trace.inputs.items()}
     for precision, outputs in trace.outputs.items():
         arrays |= {f"output/{precision}/{key}": array for key, array in outputs.items()}
@@ -81,7 +85,7 @@ def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] 
         },
         "calls": about_calls or {},
     }
-    exchange.save(path, arrays, about)
+    exchange.save(path, arrays, about, WriteOptions(force=force, digests=False))
 
 
 def is_trace(path: str | os.PathLike[str]) -> bool:

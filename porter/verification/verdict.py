@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
+from porter.errors import html_escaped as _escape
+from porter.errors import visible
 from porter.verification.checks import Blind, Check, LayerCheck, TensorCheck
 from porter.verification.diagnose.finding import Finding
 from porter.verification.sides.report import SideReport
@@ -65,7 +66,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
-        return f"<Verdict {self._summary()}{reason}>"
+        return visible(f"<Verdict {self._summary()}{reason}>")
 
     def _summary(self) -> str:
         return f"{self.status}, {self.architecture}, {self.left.label} and {self.right.label}"
@@ -75,16 +76,16 @@ class Verdict:
         precisions = dict.fromkeys(check.precision for check in self.checks)
         worst = [check for p in precisions if (check := self.worst(p)) is not None]
         rows = "".join(
-            f"<tr><td>{escape(c.output)} {escape(c.precision)}</td>"
-            f"<td>{escape(c.right.problem) or f'{c.right.error:.1e}'}</td>"
+            f"<tr><td>{_escape(c.output)} {_escape(c.precision)}</td>"
+            f"<td>{_escape(c.right.problem) or f'{c.right.error:.1e}'}</td>"
             f"<td>{c.limit:.1e}</td></tr>"
             for c in worst
         )
         head = "<tr><th>output</th><th>error</th><th>limit</th></tr>"
-        faults = "".join(f"<li>{escape(str(finding))}</li>" for finding in self.findings)
+        faults = "".join(f"<li>{_escape(str(finding))}</li>" for finding in self.findings)
         return (
-            f"<p><b>{escape(self._summary())}</b></p>"
-            + (f"<p>{escape(self.reason)}</p>" if self.reason else "")
+            f"<p><b>{_escape(self._summary())}</b></p>"
+            + (f"<p>{_escape(self.reason)}</p>" if self.reason else "")
             + (f"<table>{head}{rows}</table>" if rows else "")
             + (f"<ul>{faults}</ul>" if faults else "")
         )

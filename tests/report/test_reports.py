@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
@@ -259,3 +260,61 @@ def test_what_outputs_do_not_show_is_said_with_its_proof(suffix: str) -> None:
     assert "no outputs show the row" in passed
     assert "proven by outputs of fuzzed weights" not in failed
     assert "outputs of fuzzed weights differ" in failed
+
+
+HOSTILE = "x\n::error::forged\x1b[31m[/best]<img src=x>|![i](http://e/x)\ufffe\udcff\u202e"
+
+
+def hostile() -> Verdict:
+    """A verdict whose every text was chosen by an attacker."""
+    base = verdict(FAILED)
+    side = replace(SIDE, file=HOSTILE, label=HOSTILE, versions={HOSTILE: HOSTILE}, direct=False)
+    return replace(
+        base, reason=HOSTILE, left=side, right=side, cases=(HOSTILE,), story=HOSTILE,
+        checks=tuple(replace(c, output=HOSTILE, problem=HOSTILE) for c in base.checks),
+        tensors=tuple(replace(c, name=HOSTILE, problem=HOSTILE) for c in base.tensors),
+        layers=tuple(replace(c, place=HOSTILE, kind=HOSTILE, problem=HOSTILE) for c in base.layers),
+        gradients=tuple(replace(c, output=HOSTILE, case=HOSTILE) for c in base.gradients),
+        findings=(Finding(HOSTILE, HOSTILE, HOSTILE, 2.0, 1e-15),),
+        blind=(Blind(HOSTILE, 1e-12, 9e-10),), notes=(HOSTILE,), skipped=(HOSTILE,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_untrusted_text_is_escaped_in_every_report(suffix: str, tmp_path: Path) -> None:
+    """No control character, no line of its own, no markup; every report can be encoded."""
+    write_reports(hostile(), [tmp_path / f"r{suffix}"])
+    text = (tmp_path / f"r{suffix}").read_text(encoding="utf-8")
+    assert all(c.isprintable() or c in "\n\t" for c in text)
+    assert not any(line.lstrip().startswith("::") for line in text.splitlines())
+    if suffix == ".html":
+        assert "<img" not in text
+    elif suffix == ".md":
+        shown = re.sub(r"`[^`\n]*`", "", text)
+        assert not re.search(r"(?<!\\)<img|(?<!\\)!\[", shown)
+        counts = {line.count("|") for line in shown.splitlines() if line.startswith("| ❌")}
+        assert counts <= {4, 7, 9}
+    elif suffix == ".xml":
+        assert ElementTree.fromstring(text).tag == "testsuite"
+    else:
+        assert json.loads(text)["reason"] == HOSTILE
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_untrusted_text_is_escaped_in_the_terminal(width: int) -> None:
+    """rich finds no markup in names, and no line begins with what a name contains."""
+    text = plain(hostile(), width)
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert "::" not in text
+    assert "[/best]" in plain(hostile(), 400)
+    assert "<img" not in hostile()._repr_html_()
+    assert repr(hostile()).isprintable()
+
+
+def test_a_report_does_not_replace_a_file(tmp_path: Path) -> None:
+    """Without force, what is there stays."""
+    (tmp_path / "r.md").write_text("my notes")
+    with pytest.raises(UsageError, match="exists already"):
+        write_reports(verdict(PASSED), [tmp_path / "r.md"])
+    write_reports(verdict(PASSED), [tmp_path / "r.md"], force=True)
+    assert (tmp_path / "r.md").read_text().startswith("## ")

@@ -203,6 +203,30 @@ def test_pixels_are_taken_as_they_are_stored(tmp_path: Path) -> None:
     assert array[0, 0, 2].min() > array[0, 0, -3].max()
 
 
+@pytest.mark.posix
+def test_pictures_run_no_program_and_show_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """PostScript called .jpg starts no Ghostscript, a large picture warns nobody, a pipe is not
+    waited for, and a name that is not UTF-8 is a case all the same."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 60)).save(tmp_path / "a" / "x.jpg", "eps")
+    os.mkfifo(tmp_path / "b" / "x.png")
+    for name in ("a", "b"):
+        with pytest.raises(InputError):
+            pictures(tmp_path / name, VIT.preprocessing, 32)
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    Image.new("RGB", (40, 60)).save(tmp_path / "c" / os.fsdecode(b"\xff.png"), "png")
+    assert list(pictures(tmp_path / "c", VIT.preprocessing, 32)) == ["\\xff.png"]
+    assert not recwarn.list
+
+
 def test_bad_pictures_are_refused(tmp_path: Path) -> None:
     """No folder, none in it, a damaged one, one too long: one line that names the file."""
     colours = Image.new("RGB", (40, 60), "red")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from porter.errors import SystemFault
 from porter.onnx.export.template import OPSET, template
+from porter.storage.outputs import publish_content
 from porter.zoo.architectures import Architecture
 
 
@@ -28,28 +28,29 @@ def pack(
     *,
     image_size: int | None = None,
     opset: int = OPSET,
+    force: bool = False,
 ) -> Iterator[Packed]:
     """Yield the template of each variant, traced where there was none.
 
     With `folder` it is put there too; brought to `porter.onnx.export.template.folder()` of another
-    machine it is used without torch. `image_size` is in pixels. Raises as `template` does.
+    machine it is used without torch. Another file there is replaced with `force`
+    only. `image_size` is in pixels. Raises as `template` does.
     """
     for architecture in architectures:
         path = Path(template(architecture, image_size=image_size, opset=opset).path)
         if folder is not None:
-            path = _copied(path, Path(folder))
+            path = _copied(path, Path(folder), force)
         yield Packed(architecture.name, os.fspath(path), path.stat().st_size)
 
 
-def _copied(path: Path, folder: Path) -> Path:
-    target = folder / path.name
-    part = folder / f".{path.name}.{os.getpid()}"
+def _copied(path: Path, folder: Path, force: bool) -> Path:
+    """Copy a template; one that is there already is left as it is, another file is replaced
+    with `force` only."""
+    target, content = folder / path.name, path.read_bytes()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, part)
-        os.replace(part, target)
     except OSError as error:
-        raise SystemFault(f"cannot be written: {error.strerror}", target) from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise SystemFault(f"cannot be made: {error.strerror}", folder) from error
+    if not (target.is_file() and target.read_bytes() == content):
+        publish_content(target, content, force=force)
     return target
