@@ -10,7 +10,7 @@ import click
 from porter.cli import complete
 from porter.cli.layout import columns, listing, wrapped
 from porter.cli.output import counted, json_option, say_json
-from porter.planning.endpoint import spellings
+from porter.planning.endpoint import purposes, spellings
 
 if TYPE_CHECKING:
     from porter.zoo.architectures import Architecture
@@ -38,6 +38,8 @@ def command(family: str | None, as_json: bool) -> None:
         click.echo(wrapped(f"{name}  {variants[0].title}"))
         dialects = listing(spellings(variants[0].table))
         click.echo(wrapped(f"dialects  {dialects}", "  ", " " * 12))
+        if purposes(variants[0].table):
+            click.echo(columns([*purposes(variants[0].table).items()], "            "))
         rows = [
             (v.name, f"{counted(v.parameters)} params", f"{v.image_size} px",
              *([f"top-1 {v.top1}" if v.top1 else ""] if any(v.top1 for v in variants) else []),
@@ -53,6 +55,7 @@ def as_dict(known: Mapping[str, list[Architecture]]) -> dict[str, Any]:
         name: {
             "title": variants[0].title,
             "dialects": spellings(variants[0].table),
+            "about": purposes(variants[0].table),
             "variants": {
                 v.name: {
                     "aliases": list(v.aliases), "parameters": v.parameters,

@@ -11,7 +11,7 @@ import click
 from porter.cli import complete
 from porter.cli.layout import columns, listing, say
 from porter.cli.output import json_option, say_json
-from porter.planning.endpoint import spellings
+from porter.planning.endpoint import purposes, spellings
 
 if TYPE_CHECKING:
     from porter.mapping.link import Link
@@ -52,6 +52,7 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
                       f"std {list(pre.std)}"])),
         ("config", config),
         ("dialects", listing(spellings(variant.table))),
+        *(("", f"{name}: {about}") for name, about in purposes(variant.table).items()),
     ]  # fmt: skip
     click.echo(columns(figures))
     click.echo()
@@ -86,6 +87,7 @@ def as_dict(
             "interpolation": pre.interpolation, "crop": pre.crop,
         },
         "dialects": spellings(variant.table),
+        "about": purposes(variant.table),
         "dialect": dialect,
         "table": [dict(zip(names, row, strict=True)) for row in rows],
     }  # fmt: skip

@@ -174,6 +174,12 @@ def _read_paddle() -> Read:
     return read
 
 
+def _read_paddle_inference() -> Read:
+    from porter.codecs.paddle.inference import read
+
+    return read
+
+
 def _read_safetensors() -> Read:
     from porter.codecs.safetensors import read
 
@@ -238,6 +244,7 @@ CODECS: dict[str, Codec] = {
     "torch": Codec("a torch checkpoint", _read_torch, _write_torch),
     "torch-legacy": Codec("a torch checkpoint from before 1.6", _read_torch_legacy),
     "paddle": Codec("a Paddle checkpoint", _read_paddle, _write_paddle),
+    "paddle-inference": Codec("a Paddle inference model", _read_paddle_inference),
     "safetensors": Codec("a safetensors file", _read_safetensors, _write_safetensors),
     "npz": Codec("a NumPy archive", _read_npz, _write_npz),
     "npy": Codec("a NumPy array", _read_npy, _write_npy),

@@ -25,10 +25,13 @@ _TITLES = {
     "torch": "a torch zip file",
     "torch-legacy": "an old torch file",
     "paddle": "a bare pickle, as Paddle writes",
+    "paddle-inference": "an inference model of Paddle",
 }
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How `pickle` writes torch's magic number, 0x1950a86a20f9469cfc6c."""
+_PIR = b'"base_code"'
+"""The first key of a program of Paddle's PIR."""
 _ZIP_HEADER = 30
 """Bytes of a zip before the first member's name; the name's length is in them."""
 _OTHERS = (
@@ -61,12 +64,16 @@ def detect(file: InputFile) -> str:
         return "npy"
     if head.startswith(_PICKLES):
         return "torch-legacy" if _LEGACY_MAGIC in head[:32] else "paddle"
+    if head[:1] == b"{" and _PIR in head[:64]:
+        return "paddle-inference"
     if head[:1] == b"{" and b"\0" not in head[:8]:  # a safetensors length has zeros in it
         if b'"error"' in head.lower():
             raise InputError("is a server's answer in JSON, an error, and not weights", file.path)
         return "index"
     if head[8:].lstrip(b" \t\r\n")[:1] == b"{":
         return "safetensors"
+    if is_stream(head) or is_program(head):
+        return "paddle-inference"
     _refuse_others(head, file)
     if _is_onnx(head):
         return "onnx"
@@ -110,6 +117,17 @@ def _is_onnx(head: bytes) -> bool:
     return head[:1] in (b"\x08", b"\x12", b"\x3a", b"\x42")
 
 
+def is_stream(head: bytes) -> bool:
+    """Whether a file begins like a stream of tensors: two versions and no level of LoD."""
+    return len(head) > 20 and head[:16] == bytes(16) and head[16] > 0 and not any(head[18:20])
+
+
+def is_program(head: bytes) -> bool:
+    """Whether a file begins like a ProgramDesc: a block, which begins with its number."""
+    at = next((n for n in range(1, 6) if n < len(head) and head[n] < 0x80), 0)
+    return head[:1] == b"\x0a" and at > 0 and head[at + 1 : at + 3] == b"\x08\x00"
+
+
 def _refuse_others(head: bytes, file: InputFile) -> None:
     for magic, what in _OTHERS:
         if head.startswith(magic):
@@ -121,5 +139,3 @@ def _refuse_others(head: bytes, file: InputFile) -> None:
         raise InputError("is a web page, not a model: the download failed", file.path)
     if not any(head):
         raise InputError("begins with zeros only: the copy or the download is broken", file.path)
-    if head[:8] == b"\0" * 8 and len(head) > 16:
-        raise InputError("is a C++ tensor stream of Paddle (.pdiparams), not .pdparams", file.path)

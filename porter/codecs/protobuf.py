@@ -41,8 +41,9 @@ class Field(NamedTuple):
 class Walker:
     """Reads the messages of a file through a small window."""
 
-    def __init__(self, file: InputFile) -> None:
+    def __init__(self, file: InputFile, what: str = "ONNX file") -> None:
         self.file = file
+        self._what = what
         self._at = 0
         self._held = b""
 
@@ -94,7 +95,7 @@ class Walker:
 
     def broken(self, what: str) -> InputError:
         """Return the error of a file that is no sound message."""
-        return InputError(f"no sound ONNX file: {what}", self.file.path)
+        return InputError(f"no sound {self._what}: {what}", self.file.path)
 
     def _byte(self, at: int) -> int:
         index = at - self._at

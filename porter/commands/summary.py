@@ -33,7 +33,7 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
     lines += [("", note) for note in (*origin.notes, *outcome.notes)]
     sizes = f", {plan.num_classes} classes, {plan.image_size} px" if plan.image_size else ""
     lines.append(("plan", f"{plan.architecture.name}{sizes}"))
-    lines += [("", line) for line in plan_lines(outcome)]
+    lines += [("", line) for line in (*_purposes(plan), *plan_lines(outcome))]
     if outcome.written is None:
         lines.append(("output", f"{outcome.output}: not written (dry run)"))
     else:
@@ -100,6 +100,14 @@ def plan_lines(outcome: Conversion) -> list[str]:
     if plan.computed:
         lines.append(f"computed by the architecture: {', '.join(fold(plan.computed)[:4])}")
     return lines
+
+
+def _purposes(plan: Plan) -> list[str]:
+    """Return what the dialects are for, where a table says it."""
+    from porter.mapping.table import CANONICAL
+
+    dialects = {linked.dialect.name: linked.dialect for linked in (plan.source, plan.target)}
+    return [f"{n}: {d.about}" for n, d in dialects.items() if d.about and n != CANONICAL]
 
 
 def _values(filled: Any) -> str:

@@ -49,6 +49,12 @@ class Dialects:
                     f"[dialects.{name}] is an alias of {target!r}, which is not a dialect of this"
                     f" table; it has {listed(dialects, 20)}"
                 )
+        for name, dialect in dialects.items():
+            if dialect.also and dialect.also not in dialects:
+                raise TableError(
+                    f"[dialects.{name}] also {dialect.also!r}: this table has"
+                    f" {listed(dialects, 20)}"
+                )
         return dialects, aliases
 
     def named(self, name: str, trail: tuple[str, ...] = ()) -> Dialect:
@@ -134,7 +140,8 @@ class Dialects:
         absent = tuple(Absent(Pattern(k), *_reason(v)) for k, v in entry.get("absent", {}).items())
         extra = tuple(Extra(Pattern(k), _reason(v)[0]) for k, v in entry.get("extra", {}).items())
         about = entry.get("about", "")
-        return Dialect(name, convention, rows, absent, extra, about, container)
+        also = entry.get("also", "")
+        return Dialect(name, convention, rows, absent, extra, about, container, also=also)
 
     def _checked(self, dialect: Dialect, where: str) -> Dialect:
         rows = dialect.rows

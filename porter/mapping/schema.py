@@ -121,7 +121,8 @@ def _form(framework: Node) -> dict[str, Node]:
         "framework": framework,
         "like": _text("DIALECT or FAMILY:DIALECT, whose rows apply where this one has none"),
         "prefix": _each("beginnings of that dialect's names = this one's", _text("a text")),
-        "about": _text("a remark"),
+        "about": _text("what the dialect is for, in a few words"),
+        "also": _text("another dialect of this table, whose names are read as this one's too"),
         "container": _text("the format that its files usually have"),
         "names": _each(
             "canonical module path = the dialect's, where they differ",

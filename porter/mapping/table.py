@@ -91,6 +91,8 @@ class Dialect(NamedTuple):
     about: str = ""
     container: str = ""
     cases: tuple[Case, ...] = ()
+    also: str = ""
+    """Another dialect of the table: what is read as this one may have its names instead."""
     only: Pattern | None = None
     """A canonical tensor: variants without it have no such naming."""
 

@@ -102,6 +102,12 @@ def spellings(table: Table) -> list[str]:
     return [*map(spelled, table.dialects.values()), *aliases]
 
 
+def purposes(table: Table) -> dict[str, str]:
+    """Return {spelling: what the dialect is for}, of those that say so."""
+    found = {spelled(dialect): dialect.about for dialect in table.dialects.values()}
+    return {name: about for name, about in found.items() if about}
+
+
 def _head(dialect: Dialect) -> str:
     framework = dialect.convention.framework
     return _HEADS.get(framework, framework)

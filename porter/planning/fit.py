@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from porter.errors import MappingError, listed
@@ -50,7 +51,7 @@ def fit(
     variants = [architecture]
     if architecture.sibling is not None:
         variants.append(find(architecture.sibling))
-    dialects = [source_dialect] if source_dialect else architecture.table.dialects
+    dialects = _readable(architecture, source_dialect) or architecture.table.dialects
     located = locate(state, [w for v in variants for w in wanted(v, dialects)], prefix)
     shapes = shapes_of(located.state)
     path = state.origin.shown if state.origin is not None else None
@@ -59,22 +60,33 @@ def fit(
         source_dialect = best_dialect(architecture, shapes, prefer)
     dropped = located.matching(drop, path)
     refusal: MappingError | None = None
-    for variant in variants:
+    readable = _readable(architecture, source_dialect)
+    for variant, dialect in product(variants, readable):
         try:
             fitted = plan(
-                variant, shapes, source_dialect, target_dialect, num_classes=num_classes,
+                variant, shapes, dialect, target_dialect, num_classes=num_classes,
                 image_size=image_size, drop=dropped, fill=fill, path=path,
             )  # fmt: skip
         except MappingError as error:
             refusal = refusal or error
             continue
         notes = [*located.notes, *_other_constants(fitted, located.state)]
+        if dialect != readable[0]:
+            notes.append(f"the names of the file are those of the dialect {dialect}")
         if variant is not architecture:
             name = f"the checkpoint is a {variant.name}, not a {architecture.name}"
             notes.append(f"{name}: converted as that")
         return Fitted(variant, fitted, located.state, tuple(notes))
     assert refusal is not None
     raise _with_hint(refusal, architecture, located.state, source_dialect) from refusal
+
+
+def _readable(architecture: Architecture, dialect: str | None) -> list[str]:
+    """Return the dialects whose names a file may have that is said to be in `dialect`."""
+    if dialect is None:
+        return []
+    also = architecture.table.dialect(dialect).also
+    return [dialect, also] if also else [dialect]
 
 
 def _other_constants(fitted: Plan, state: StateDict) -> tuple[str, ...]:

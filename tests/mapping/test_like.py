@@ -176,7 +176,7 @@ def test_a_dialect_of_another_family() -> None:
     linked = link_dialect(table, "hf", ["cls_token", "neck.bias", "blocks.3.attn.qkv.bias"], {})
     assert list(linked.by_dialect) == [
         "vit.embeddings.cls_token", "neck.bias",
-        *(f"vit.layers.3.attention.{part}_proj.bias" for part in "qkv"),
+        *(f"vit.encoder.layer.3.attention.attention.{n}.bias" for n in ("query", "key", "value")),
     ]  # fmt: skip
     rows = {row.canonical[0].text for row in table.dialect("hf").rows}
     assert rows == {"cls_token", "blocks.{i}.attn.qkv"}

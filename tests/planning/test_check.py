@@ -66,7 +66,7 @@ def test_the_unchanged_table_is_proven() -> None:
             '"vit.layers.{i}.attention.v_proj",\n]',
             '"vit.layers.{i}.attention.v_proj",\n"vit.layers.{i}.attention.w_proj",\n'
             '"vit.layers.{i}.attention.x_proj"]',
-            "hf",
+            "hf-v5",
         ),
         (
             '"pos_embed" = "vit.embeddings.position_embeddings"',

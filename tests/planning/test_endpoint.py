@@ -7,7 +7,7 @@ import pytest
 from porter.codecs import CODECS
 from porter.codecs.detect import SUFFIXES
 from porter.errors import UsageError
-from porter.planning.endpoint import FORMATS, Endpoint, container_for, parse, spellings
+from porter.planning.endpoint import FORMATS, Endpoint, container_for, parse, purposes, spellings
 from porter.zoo.architectures import families, find
 
 VIT = find("vit-tiny-p16-224").table
@@ -113,3 +113,11 @@ def test_every_container_has_a_suffix_and_every_format_a_container() -> None:
 def test_an_endpoint_has_its_spelling(text: str) -> None:
     """What was parsed can be written again."""
     assert parse(text, VIT).text == text
+
+
+def test_dialects_say_what_they_are_for() -> None:
+    """The names that two versions of a library share are told from those of one."""
+    found = purposes(find("vit-tiny-p16-224").table)
+    assert found["torch:hf"].startswith("transformers 4 and 5")
+    assert found["torch:hf-v5"].startswith("transformers 5 only")
+    assert "paddle" not in found

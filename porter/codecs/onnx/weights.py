@@ -1,7 +1,7 @@
 """The initialisers of an ONNX file, and of the files of external data that it names.
 
-The graph is walked and not interpreted. Weights in subgraphs and in Constant nodes are counted
-and reported: they have no name that is theirs alone. Every field that is not known is refused,
+The graph is walked and not interpreted. The tensors in its nodes are read or named
+(`porter.codecs.onnx.nodes`). Every field that is not known is refused,
 as are two fields where the format has one: protobuf readers would merge two models in silence.
 
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
@@ -15,8 +15,9 @@ from math import prod
 
 from porter.codecs.flat import flat
 from porter.codecs.onnx.elements import Tensor, locate
+from porter.codecs.onnx.nodes import Constant, Inner
 from porter.codecs.protobuf import BYTES, FIXED32, FIXED64, VARINT, Span, Walker, signed, unpacked
-from porter.errors import InputError, printable
+from porter.errors import InputError, listed, printable
 from porter.storage.input_file import InputFile
 from porter.tensors.dtypes import DTYPES, DType
 from porter.tensors.lazy import LazyTensor
@@ -24,7 +25,6 @@ from porter.tensors.state_dict import Origin, StateDict
 
 MOST_TENSORS = 1_000_000
 MOST_ELEMENTS = 1 << 48
-DEEPEST = 100
 _LONGEST_TEXT = 1 << 20
 _LONGEST_NOTE = 256 << 20
 _MOST_NOTES = 100_000
@@ -46,32 +46,55 @@ class _Found:
     """What a walk over the model has met."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    inner: int = 0
+    inner: Inner = field(default_factory=Inner)
     """Tensors inside of nodes."""
     metadata: dict[str, str] = field(default_factory=dict)
     training: bool = False
 
 
 def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
-    """Return the initialisers of a model; `InputError` where a rule is broken."""
+    """Return the weights of a model: its initialisers, and the floating arrays of its Constant
+    nodes by the names of their outputs. `InputError` where a rule is broken."""
     found = initializers(file)
+    if not found or not any(note.startswith("porter.") for note in _origin(found).metadata):
+        found = weights(file)
     if not found:
-        raise InputError("a model without initialisers: there are no weights in it", file.path)
-    assert found.origin is not None
-    return flat(dict(found), found.origin, key=key, strip=strip)
+        inner = listed(_origin(found).skipped)
+        where = f"; it has {inner}" if inner else ""
+        raise InputError(f"an ONNX model without initialisers or constants{where}", file.path)
+    return flat(dict(found), _origin(found), key=key, strip=strip)
+
+
+def _origin(state: StateDict) -> Origin:
+    assert state.origin is not None
+    return state.origin
 
 
 def initializers(file: InputFile) -> StateDict:
-    """Return the initialisers of a model, perhaps none, under the names that they have."""
+    """Return the initialisers of a model, perhaps none: all weights of a model by porter."""
     walker = Walker(file)
     found = _model(walker)
+    found.inner.keep_constants()
+    return _located(walker, found)
+
+
+def weights(file: InputFile) -> StateDict:
+    """Return the weights of a model, perhaps none, under the names that they have."""
+    walker = Walker(file)
+    return _located(walker, _model(walker))
+
+
+def _located(walker: Walker, found: _Found) -> StateDict:
+    file = walker.file
     files: dict[str, InputFile] = {}
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in found.tensors.items():
         tensors[name] = locate(walker, tensor, files)
-    skipped = []
-    if found.inner:
-        skipped.append(f"{found.inner} tensors in Constant nodes or subgraphs, which have no name")
+    for name, constant in found.inner.constants.items():
+        if name in tensors:
+            raise walker.broken(f"{printable(name)} is an initialiser and the output of a node")
+        tensors[name] = _constant(walker, name, constant, files)
+    skipped = found.inner.named()
     if found.training:
         skipped.append("training_info, which belongs to the training")
     paths = (file.path, *(other.path for other in files.values()))
@@ -92,6 +115,8 @@ def _model(walker: Walker) -> _Found:
             _note(walker, part.span, found.metadata)
         elif part.number == 20:
             found.training = True
+        elif part.number == 25:
+            found.inner.function(walker, part.span)
     if graph is None:
         raise InputError("an ONNX model without a graph", walker.file.path)
     _graph(walker, graph, found)
@@ -131,7 +156,7 @@ def _graph(walker: Walker, span: Span, found: _Found) -> None:
         if part.number == _SPARSE:
             raise InputError("a sparse initialiser, which no other format has", walker.file.path)
         if part.number == _NODES:
-            _node(walker, part.span, found, 0)
+            found.inner.node(walker, part.span)
         elif part.number == _INITIALIZERS:
             tensor = parse_tensor(walker, part.span)
             if not tensor.name:
@@ -143,24 +168,16 @@ def _graph(walker: Walker, span: Span, found: _Found) -> None:
             found.tensors[tensor.name] = tensor
 
 
-def _node(walker: Walker, span: Span, found: _Found, depth: int) -> None:
-    """Count the tensors inside of a node: those of its attributes and of their subgraphs."""
-    if depth > DEEPEST:
-        raise walker.broken(f"graphs are nested deeper than {DEEPEST}")
-    for part in walker.fields(span):
-        if part.number != 5 or part.kind != BYTES:
-            continue
-        for value in walker.fields(part.span):
-            if value.kind != BYTES:
-                continue
-            if value.number in (5, 10):
-                found.inner += 1
-            elif value.number in (6, 11):
-                for inner in walker.fields(value.span):
-                    if inner.number == _NODES and inner.kind == BYTES:
-                        _node(walker, inner.span, found, depth + 1)
-                    elif inner.number in (_INITIALIZERS, _SPARSE):
-                        found.inner += 1
+def _constant(
+    walker: Walker, name: str, constant: Constant, files: dict[str, InputFile]
+) -> LazyTensor:
+    """Return what a Constant node makes, which may have a field of its own for few numbers."""
+    if constant.array is not None:
+        return LazyTensor.of(constant.array)
+    assert constant.span is not None
+    tensor = parse_tensor(walker, constant.span)
+    tensor.name = name
+    return locate(walker, tensor, files)
 
 
 _TENSOR = {2: VARINT, 3: BYTES, 6: BYTES, 8: BYTES, 9: BYTES, 12: BYTES, 13: BYTES}

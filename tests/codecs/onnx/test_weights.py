@@ -58,11 +58,10 @@ def test_negative_numbers_in_typed_fields(tmp_path: Path) -> None:
         assert np.array_equal(read(tmp_path / "a.onnx")["w"], values)
 
 
-def test_metadata_and_inner_tensors_are_told(tmp_path: Path) -> None:
-    """Notes of the model are the metadata; weights without a name of their own are counted."""
+def test_metadata_is_read_and_inner_tensors_are_named(tmp_path: Path) -> None:
+    """Properties of the model are the metadata; tensors of subgraphs are named."""
     made = model(numpy_helper.from_array(np.ones(2), "w"))
     value = numpy_helper.from_array(np.ones(3), "c")
-    made.graph.node.append(helper.make_node("Constant", [], ["k"], value=value))
     branch = helper.make_graph([], "b", [], [], [value])
     made.graph.node.append(
         helper.make_node("If", ["c"], ["y2"], then_branch=branch, else_branch=branch)
@@ -72,7 +71,67 @@ def test_metadata_and_inner_tensors_are_told(tmp_path: Path) -> None:
     origin = codecs.read(str(tmp_path / "a.onnx")).origin
     assert origin is not None
     assert origin.metadata == {"author": "é"}
-    assert origin.skipped[0].startswith("3 tensors in Constant nodes or subgraphs")
+    assert origin.skipped == ("2 tensors in subgraphs (c)",)
+
+
+def constant(name: str, **value: object) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], **value)
+
+
+def test_weights_in_constant_nodes_are_read(tmp_path: Path) -> None:
+    """Arrays in Constant nodes are read under the names of their outputs; the rest is named."""
+    made = model(numpy_helper.from_array(np.ones(2, np.float32), "w"))
+    half = np.arange(6, dtype=np.float16).reshape(2, 3)
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32)), indices, [2]
+    )
+    made.graph.node.extend(
+        [
+            constant("half", value=numpy_helper.from_array(half)),
+            constant("floats", value_floats=[1.5, 2.5]),
+            constant("float", value_float=1.0),
+            constant("shape", value=numpy_helper.from_array(np.array([1, -1]))),
+            constant("ints", value_ints=[1, 2]),
+            constant("int", value_int=3),
+            constant("sparse", sparse_value=sparse),
+        ]
+    )
+    onnx.checker.check_model(made)
+    onnx.save(made, tmp_path / "a.onnx")
+    state = codecs.read(str(tmp_path / "a.onnx"))
+    assert list(state) == ["w", "half", "floats"]
+    assert state["half"].read().tobytes() == half.tobytes()
+    assert state["floats"].read().tolist() == [1.5, 2.5]
+    assert state.origin is not None
+    assert state.origin.skipped == (
+        "4 settings in Constant nodes (float, shape, ints, int)",
+        "1 sparse tensors in Constant nodes (sparse)",
+    )
+
+
+def test_tensors_of_functions_are_named(tmp_path: Path) -> None:
+    """Constants inside a function are named, also where the model has nothing else."""
+    value = numpy_helper.from_array(np.ones((2, 2), np.float32))
+    inner = [constant("zebra", value=value), constant("yak", value_floats=[1.0])]
+    opsets = [helper.make_opsetid("", 20)]
+    function = helper.make_function("my", "F", ["x"], ["zebra"], inner, opsets)
+    made = model()
+    made.functions.append(function)
+    onnx.save(made, tmp_path / "a.onnx")
+    with pytest.raises(InputError, match=r"2 tensors in functions \(zebra, yak\)"):
+        codecs.read(str(tmp_path / "a.onnx"))
+
+
+def test_a_name_has_one_tensor(tmp_path: Path) -> None:
+    """An initialiser with the name of a Constant's output, and two such nodes, are refused."""
+    value = numpy_helper.from_array(np.ones(3, np.float32))
+    for tensors in ([numpy_helper.from_array(np.ones(3), "w")], []):
+        made = model(*tensors)
+        made.graph.node.extend([constant("w", value=value)] * (2 - len(tensors)))
+        onnx.save(made, tmp_path / "a.onnx")
+        with pytest.raises(InputError, match=r"w is an initialiser and|two nodes make w"):
+            codecs.read(str(tmp_path / "a.onnx"))
 
 
 def test_external_data_as_onnx_writes_it(tmp_path: Path) -> None:
