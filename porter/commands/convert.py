@@ -189,7 +189,9 @@ def convert(
     to = to or recognised.target(output)
     subject = Subject.of(architecture)
     left, right = endpoint.parse(from_, subject.table), endpoint.parse(to, subject.table)
-    subject.refuse({"num_classes": num_classes, "image_size": image_size, "adapt": adapt})
+    subject.refuse(
+        {"num_classes": num_classes, "image_size": image_size, "adapt": adapt, "reports": reports}
+    )
     target = os.fspath(output) if output is not None else subject.stem + right.suffix
     container = endpoint.container_for(target, right)
     made = source is None and not os.path.lexists(subject.stem + left.suffix)
