@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from porter.errors import MappingError, listed
+from porter.errors import InputError, MappingError, listed
 from porter.mapping.fold import fold
 from porter.planning.endpoint import spelled
 from porter.planning.locate import locate, wanted
@@ -48,6 +48,7 @@ def fit(
     all of them are distilled) is converted as that sibling, with a note.
     `MappingError` names the dialect or variant that would fit, if there is one.
     """
+    _refuse_optimizer(state)
     variants = [architecture]
     if architecture.sibling is not None:
         variants.append(find(architecture.sibling))
@@ -79,6 +80,15 @@ def fit(
         return Fitted(variant, fitted, located.state, tuple(notes))
     assert refusal is not None
     raise _with_hint(refusal, architecture, located.state, source_dialect) from refusal
+
+
+def _refuse_optimizer(state: StateDict) -> None:
+    if state.origin is None or state.origin.format != "paddle":
+        return
+    from porter.codecs.paddle.reading import OPTIMIZER  # Other formats are read without it.
+
+    if OPTIMIZER in state.origin.notes:
+        raise InputError("is the state of an optimizer, without weights", state.origin.shown)
 
 
 def _readable(architecture: Architecture, dialect: str | None) -> list[str]:

@@ -15,6 +15,7 @@ The shapes: `python/paddle/framework/io.py` and `io_utils.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -37,6 +38,11 @@ from porter.tensors.streams import StreamedTensor, joined
 FORMAT = "paddle"
 NAMES = "StructuredToParameterName@@"
 SLICES = "UnpackBigParamInfor@@"
+OPTIMIZER = "The state of an optimizer (.pdopt), not the weights of a model."
+"""The note of a file that has accumulators only."""
+_ACCUMULATOR = re.compile(r"_(moment[0-9]*(_max)?|beta[0-9]_pow_acc|velocity|inf_norm|mean_square"
+                          r"|mean_grad|momentum|_?avg_squared_(grad|update))_[0-9]+$")  # fmt: skip
+"""How Paddle ends the names of what an optimizer keeps of a parameter."""
 _BF16, _U16 = DTYPES["bfloat16"], DTYPES["uint16"]
 
 
@@ -211,6 +217,8 @@ def _taken_as(tensor: LazyTensor, dtype: DType) -> LazyTensor:
 
 
 def _notes(tensors: Mapping[str, LazyTensor]) -> tuple[str, ...]:
+    if tensors and all(_ACCUMULATOR.search(name) for name in tensors):
+        return (OPTIMIZER,)
     half = sum(tensor.dtype is _BF16 for tensor in tensors.values())
     if half:
         return (f"{half} tensors of uint16 are Paddle's way to store bfloat16, and read as such.",)
