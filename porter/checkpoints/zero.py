@@ -44,7 +44,7 @@ _USED = ("param_shapes", "frozen_param_shapes", "frozen_param_fragments", "share
 def read(folder: str, *, key: str | None = None, strip: bool = True) -> StateDict:
     """Return the state dict of a folder: the float32 masters where they are, else the copy.
 
-    `key` names one state dict of the model file, `module` the copy that the masters replace.
+    `key` names one state dict of the model file, of which `module` has the masters.
     """
     found = os.listdir(folder)
     _refuse_partitions(folder, found)
@@ -57,7 +57,7 @@ def read(folder: str, *, key: str | None = None, strip: bool = True) -> StateDic
     notes: tuple[str, ...] = ("no masters (*_optim_states.pt) are here: the weights are a copy",)
     used = [first]
     try:
-        if optimizers and key is None:
+        if optimizers:
             ranks = [InputFile(os.path.join(folder, n)) for _, n in sorted(optimizers.items())]
             notes, used = _with_masters(tree, list(optimizers), files, ranks)
         unwrapped = unwrap(tree, _leaf, key, strip=strip)
@@ -176,7 +176,8 @@ def _with_masters(
     dtypes = sorted({part.dtype.name for parts in vectors for part in parts})
     note = (
         f"the {' and '.join(dtypes)} masters of DeepSpeed ZeRO-{shown} ({world} ranks) are taken,"
-        " not the copy that the model ran with; buffers are as the model file has them"
+        " not the copy that the model ran with (for which give *_model_states.pt); buffers are as"
+        " the model file has them"
     )
     return (note,), used
 

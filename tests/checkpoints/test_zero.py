@@ -130,9 +130,11 @@ def test_folder_of_the_step_is_read_too(tmp_path: Path) -> None:
     assert "the folder global_step4 is taken" in found.origin.notes
 
 
-def test_a_key_takes_the_copy(tmp_path: Path) -> None:
-    """`module` is the copy in the precision of training."""
-    found = porter.open(zero(tmp_path / "zero", 2, 2), key="module")
+def test_the_model_file_has_the_copy(tmp_path: Path) -> None:
+    """`--key module` of the folder names the masters; the file itself is the copy."""
+    folder = zero(tmp_path / "zero", 2, 2)
+    assert porter.open(folder, key="module")["a.weight"].dtype.name == "float32"
+    found = porter.open(folder / "global_step4" / "mp_rank_00_model_states.pt")
     assert found["a.weight"].dtype.name == "bfloat16"
 
 
