@@ -57,10 +57,12 @@ def test_any_format_loads_in_paddle(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in WITH_LOGITS if c.variant in (SMALL, "vit-tiny-p16-224")], ids=str
+    "case",
+    [c for c in WITH_LOGITS if c.variant in (SMALL, "vit-tiny-p16-224") and not c.settings],
+    ids=str,
 )
 def test_a_loaded_model_computes_what_its_author_s_did(case: Case, tmp_path: Path) -> None:
-    """The logits of the original implementation come out."""
+    """The logits of the original implementation come out, where it computes as the official one."""
     import torch
 
     model = porter.load_model(case.variant, case.save(tmp_path)).double()
