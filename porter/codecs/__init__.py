@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack
 
 from porter.codecs.detect import check_name
 from porter.codecs.detect import detect as detect_file
-from porter.errors import UsageError, listed
+from porter.errors import InputError, UsageError, listed, printable
 from porter.storage.input_file import InputFile
 from porter.storage.sidecar import with_record
 from porter.tensors.state_dict import StateDict
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Read: TypeAlias = Callable[..., StateDict]
 Pieces: TypeAlias = "Callable[..., Iterator[Piece]]"
 
+
+MOST_DIMENSIONS = {"torch": 32, "paddle": 32, "npz": 64, "npy": 64}
+"""Of a tensor in a file of a format, as its reader checks them."""
 
 EARLIER_METADATA = ("porter.digests", "porter.source_digests", "porter.header_digest",
                     "porter.frame_digest")  # fmt: skip
@@ -119,6 +122,7 @@ def write(
     options = replace(options or WriteOptions(), **keywords)
     if not state:
         raise UsageError("there is no tensor to write", path)
+    _check_dimensions(state, format)
     sources = list(inputs) or (list(state.origin.files) if state.origin else [])
 
     def output(path: str) -> Output:
@@ -139,6 +143,18 @@ def write(
     except UsageError as error:
         # A codec that refuses a name or dtype does not know the file's name.
         raise error if error.path else UsageError(error.message, path) from error
+
+
+def _check_dimensions(state: StateDict, format: str) -> None:
+    """Raise `InputError` for a tensor of more dimensions than a format's files may have."""
+    most = MOST_DIMENSIONS.get(format)
+    for name, tensor in state.items():
+        if most is not None and len(tensor.shape) > most:
+            raise InputError(
+                f"{printable(name)!r} has {len(tensor.shape)} dimensions;"
+                f" a {format} file has tensors of at most {most}",
+                state.origin.path if state.origin else None,
+            )
 
 
 def _in_one(output: Output, pieces: Pieces) -> Written:
