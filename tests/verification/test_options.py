@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_type_hints
 
 import pytest
@@ -20,9 +21,9 @@ def test_type_checkers_know_the_options_that_there_are() -> None:
 def test_an_option_that_is_not_known_is_refused() -> None:
     """A typo is one line that lists what may be meant, before any file is opened."""
     wrong: dict[str, Any] = {"sedds": 3}
-    with pytest.raises(UsageError, match=r"unknown option sedds; use batch_sizes, .* seeds"):
+    with pytest.raises(UsageError, match="verify has no option 'sedds'; did you mean seeds"):
         porter.verify("shunted-t", "none.pth", "none.pdparams", **wrong)
-    with pytest.raises(UsageError, match="unknown option sedds"):
+    with pytest.raises(UsageError, match="unknown option sedds; use"):
         record("shunted-t", "none.pth", "none.safetensors", **wrong)
     with pytest.raises(UsageError, match="preset 'lax' is not one of default, strict, paddleclas"):
         Runs.of({"preset": "lax"})
@@ -40,5 +41,5 @@ def test_every_option_is_explained() -> None:
     """`help(porter.verify)` has a paragraph for each parameter."""
     text = porter.verify.__doc__ or ""
     names = {*get_type_hints(RunOptions), *get_type_hints(porter.verify)} - {"options", "return"}
-    lines = {word for line in text.splitlines() for word in line.strip().split(", ")}
-    assert names <= lines
+    explained = {*re.findall(r"^        (\w+):", text, re.M), *re.findall(r"`(\w+)`", text)}
+    assert names <= explained

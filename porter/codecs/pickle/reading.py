@@ -408,7 +408,9 @@ class Unpickler(Window):
         elif kind is dict:
             # The attributes of an OrderedDict: state_dict() hangs its versions there.
             if type(state) is not dict:
-                raise InputError("sets a dictionary's attributes to no dictionary")
+                raise InputError(
+                    "sets a dictionary's attributes to something that is not a dictionary"
+                )
             self.attributes.append(state)
         elif hasattr(kind, "build"):
             target.build(state)
