@@ -102,8 +102,8 @@ def test_the_temperature_changes_the_logits(twins: Any, framework: str) -> None:
 def test_drop_path_acts_in_training_alone(twins: Any, framework: str) -> None:
     """Residual branches are dropped at random in training and kept in evaluation."""
     evaluation, training = twins.drop_path_spread("dy-resnet18", framework, 32)
-    assert evaluation == 0
-    assert training > 0
+    assert evaluation < 1e-5  # Paddle's convolutions may round otherwise in a second run
+    assert training > 0.1
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
