@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Unpack
 
-from porter import __version__, codecs
+from porter import codecs
 from porter.commands import recognised, summary
 from porter.commands.options import (
     FloatType,
@@ -22,7 +22,9 @@ from porter.commands.options import (
     keys_of,
     refuse_unknown,
 )
-from porter.errors import MappingError, UsageError, printable
+from porter.commands.proof import Proof, verified
+from porter.commands.provenance import metadata_of, options_of
+from porter.errors import MappingError, UsageError
 from porter.mapping.reader import load as load_table
 from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table, endpoint
@@ -37,7 +39,6 @@ from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.storage.sidecar import SUFFIX
 from porter.tensors import casts
-from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture, find
 
@@ -235,14 +236,14 @@ def convert(
     optimized = bool(onnx and onnx.get("optimize"))
     proof = None
     if verify and not optimized:
-        proof = _Proof(write_plan, canonical) if adapt else _Proof(fitted.plan, state)
+        proof = Proof(write_plan, canonical) if adapt else Proof(fitted.plan, state)
     written = write(
         converted,
         target,
         force=force,
         metadata={
-            **_metadata(outcome, fitted, right),
-            **_options(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
+            **metadata_of(outcome, fitted, right),
+            **options_of(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
         },
         inputs=state.origin.files,
         proof=proof if dtype is None else None,
@@ -265,7 +266,7 @@ def convert(
         left_side = state
     heads = head_names(fitted.architecture)
     without_head = plan.num_classes == 0 or (bool(heads) and set(heads) <= set(plan.filled))
-    return _verified(
+    return verified(
         outcome, left_side, fitted.architecture, key,
         # Of a classifier that is filled with one value, only its input can be compared.
         num_classes=0 if without_head else None, image_size=image_size,
@@ -383,122 +384,3 @@ def _seeded(
         variant, left.dialect, seed=seed, num_classes=num_classes, image_size=image_size
     )
     return StateDict(state, Origin(path, left.container))
-
-
-def _options(
-    wrapper: str,
-    dtype: str | None,
-    drop: Sequence[str],
-    fill: Mapping[str, float] | None,
-    seed: int | None,
-) -> dict[str, str]:
-    """Return the options of the conversion, for the provenance of the output."""
-    texts = {
-        "source_key": printable(wrapper),
-        "dtype": dtype or "",
-        "drop": ", ".join(printable(name) for name in drop),
-        "fill": ", ".join(f"{printable(name)}={value}" for name, value in (fill or {}).items()),
-        "adapt": "" if seed is None else f"seed {seed}",
-    }
-    return {f"porter.{key}": value for key, value in texts.items() if value}
-
-
-def _metadata(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[str, str]:
-    """Return the provenance that the output carries."""
-    table = fitted.architecture.table
-    return {
-        "format": {"torch": "pt", "paddle": "pd", "flax": "flax"}[
-            table.dialect(right.dialect).convention.framework
-        ],
-        "porter.version": __version__,
-        "porter.architecture": fitted.architecture.name,
-        **_sizes(outcome.plan),
-        "porter.dialect": right.dialect,
-        "porter.source": printable(_recorded(outcome.source), 400),
-        "porter.source_dialect": outcome.plan.source.dialect.name,
-        "porter.table": f"{table.family} xxh3-128:{table.digest}",
-    }
-
-
-def _sizes(plan: Plan) -> dict[str, str]:
-    """Return the classes and image size, which a custom table does not know."""
-    if not plan.architecture.module:
-        return {}
-    return {
-        "porter.num_classes": str(plan.num_classes),
-        "porter.image_size": str(plan.image_size),
-    }
-
-
-def _recorded(source: str) -> str:
-    """Return the source for the provenance: a whole address, of a path only the name."""
-    return source if address.is_url(source) else os.path.basename(source)
-
-
-def _verified(
-    outcome: Conversion,
-    left: StateDict | str,
-    architecture: Architecture,
-    key: str | None,
-    *,
-    num_classes: int | None,
-    image_size: int | None,
-    python: Mapping[str, str] | None,
-    progress: Progress | None,
-) -> Conversion:
-    """Add the forward proof, where the frameworks are installed."""
-    batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
-    if codecs.detect(outcome.output) == "onnx":
-        from porter.onnx.export.check import check
-
-        outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
-    from porter.commands.verify import verify
-
-    verdict = verify(
-        architecture.name,
-        left,
-        outcome.output,
-        left_key=key if isinstance(left, str) else None,
-        left_dialect=outcome.plan.source.dialect.name,
-        right_dialect=outcome.plan.target.dialect.name,
-        num_classes=num_classes,
-        image_size=image_size,
-        batch_sizes=batches,
-        weights=outcome.weights,
-        python=python,
-        progress=progress,
-    )
-    return replace(outcome, verdict=verdict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Proof:
-    """Maps what was written back to its source."""
-
-    plan: Plan
-    source: StateDict
-
-    def proven(self, outcome: Conversion, dtype: str | None) -> WeightProof:
-        """Return the weight-level proof, from the digests of the read-back where there are any."""
-        from porter.verification.weights import prove_weights
-
-        assert outcome.written is not None
-        written = _restored(codecs.read(outcome.output))
-        cast = None if dtype is None else casts.FLOATS[dtype]
-        digests = outcome.written.returned
-        return prove_weights(self.plan, self.source, written, cast, digests=digests)
-
-    def back(self, written: StateDict) -> Mapping[str, LazyTensor]:
-        """Return the source's tensors; nothing where names are missing, which is told elsewhere."""
-        written = _restored(written)
-        whole = all(name in written for name in self.plan.target.by_dialect)
-        return self.plan.back(written) if whole else {}
-
-
-def _restored(state: StateDict) -> StateDict:
-    """Return what was written into a file, of an ONNX model also what its graph does not use."""
-    if state.origin is None or state.origin.format != "onnx":
-        return state
-    from porter.onnx.recover.read import restore
-
-    return restore(state)

@@ -1,0 +1,88 @@
+"""The proofs of a conversion: the weights as they were read back, and both models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from porter import codecs
+from porter.planning.plan import Plan
+from porter.storage.progress import Progress
+from porter.tensors import casts
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture
+
+if TYPE_CHECKING:
+    from porter.commands.convert import Conversion
+    from porter.verification.weights import WeightProof
+
+
+def verified(
+    outcome: Conversion,
+    left: StateDict | str,
+    architecture: Architecture,
+    key: str | None,
+    *,
+    num_classes: int | None,
+    image_size: int | None,
+    python: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> Conversion:
+    """Add the forward proof, where the frameworks are installed."""
+    batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
+    if codecs.detect(outcome.output) == "onnx":
+        from porter.onnx.export.check import check
+
+        outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
+    from porter.commands.verify import verify
+
+    verdict = verify(
+        architecture.name,
+        left,
+        outcome.output,
+        left_key=key if isinstance(left, str) else None,
+        left_dialect=outcome.plan.source.dialect.name,
+        right_dialect=outcome.plan.target.dialect.name,
+        num_classes=num_classes,
+        image_size=image_size,
+        batch_sizes=batches,
+        weights=outcome.weights,
+        python=python,
+        progress=progress,
+    )
+    return replace(outcome, verdict=verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Maps what was written back to its source."""
+
+    plan: Plan
+    source: StateDict
+
+    def proven(self, outcome: Conversion, dtype: str | None) -> WeightProof:
+        """Return the weight-level proof, from the digests of the read-back where there are any."""
+        from porter.verification.weights import prove_weights
+
+        assert outcome.written is not None
+        written = restored(codecs.read(outcome.output))
+        cast = None if dtype is None else casts.FLOATS[dtype]
+        digests = outcome.written.returned
+        return prove_weights(self.plan, self.source, written, cast, digests=digests)
+
+    def back(self, written: StateDict) -> Mapping[str, LazyTensor]:
+        """Return the source's tensors; nothing where names are missing, which is told elsewhere."""
+        written = restored(written)
+        whole = all(name in written for name in self.plan.target.by_dialect)
+        return self.plan.back(written) if whole else {}
+
+
+def restored(state: StateDict) -> StateDict:
+    """Return what was written into a file, of an ONNX model also what its graph does not use."""
+    if state.origin is None or state.origin.format != "onnx":
+        return state
+    from porter.onnx.recover.read import restore
+
+    return restore(state)
