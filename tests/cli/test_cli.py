@@ -137,7 +137,7 @@ def test_a_failed_verdict_is_one(porter_: Porter, files: Path, tmp_path: Path) -
         ("convert pvtv2-b1 {files}/a.pth --from torch --to paddle", "it fits pvtv2-b0 as torch"),
         ("inspect", "Missing argument 'FILE'"),
         ("inspect {files}/page.pth", "is a web page"),
-        ("inspect {files}", "is a directory"),
+        ("inspect {files}", "has several files of weights"),
         ("diff {files}/a.pth none", "none: no such file"),
         ("list nowhere", "unknown family 'nowhere'; use one of"),
         ("show vit", "vit is a family; its variants are"),
@@ -472,6 +472,7 @@ def test_completion_offers_what_fits() -> None:
     assert offered("list", "shu") == ["shunted"]
     assert offered("convert", "vit-tiny-p16-224", "--from", "torch:h") == [
         "torch:hf",
+        "torch:hf-v5",
         "torch:hf-v4",
     ]
     assert "numpy:google" in offered("convert", "vit-tiny-p16-224", "--to", "numpy")

@@ -204,7 +204,7 @@ def test_record_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A record of provenance that is far too long is not read."""
     codecs.write(StateDict.of({"a": np.ones(3)}), str(tmp_path / "a.pth"), "torch", metadata={})
     monkeypatch.setattr(sidecar, "_LARGEST_RECORD", 9)
-    with pytest.raises(InputError, match=r"a record of \d+ bytes; 9 is the limit"):
+    with pytest.raises(InputError, match=r"has \d+ bytes; 9 is the limit"):
         check.check(tmp_path / "a.pth")
 
 

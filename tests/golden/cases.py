@@ -63,6 +63,8 @@ class Case:
         own = dialect in ("official", "seed") or (
             dialect == "timm" and self.variant.startswith(("vit-", "deit-"))
         )
+        if dialect == "hf" and find(self.variant).family in ("vit", "deit", "swin"):
+            dialect = "hf-v5"  # Made by transformers 5; `hf` reads them too.
         return self.framework if own else f"{self.framework}:{dialect}"
 
     @property

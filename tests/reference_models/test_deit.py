@@ -139,7 +139,7 @@ def test_transformers_has_a_plain_deit_as_vit() -> None:
 def test_distilled_file_of_transformers_is_recognised() -> None:
     """Both makes of the family are found by their names."""
     (best, *_) = recognise(case_shapes("deit-tiny-distilled-224.hf"))
-    assert (best.architecture.name, best.dialect) == ("deit-tiny-distilled-224", "hf")
+    assert (best.architecture.name, best.dialect) == ("deit-tiny-distilled-224", "hf-v5")
     assert best.exact
 
 

@@ -115,7 +115,7 @@ def test_a_number_may_be_a_product() -> None:
     """Numbers and sizes of the architecture are multiplied."""
     op = operations.parse("flatten 0 window_size*window_size", {"window_size": 7})
     assert op == operations.Flatten(0, 49)
-    with pytest.raises(TableError, match="no size"):
+    with pytest.raises(TableError, match="is not a size"):
         operations.parse("flatten 0 7*", {})
 
 
