@@ -109,7 +109,7 @@ def _norm(state: dict[str, torch.Tensor], path: str) -> nn.LayerNorm:
 def foreign_file(path: Path, *, whole: bool) -> Path:
     """Export seeded weights as transformers would name and cut them."""
     architecture, state = find(NAME), seeded(find(NAME))
-    foreign = fit(architecture, state, "torch", "hf").plan.apply(state)
+    foreign = fit(architecture, state, "torch", "hf-v5").plan.apply(state)
     weights = {n: torch.from_numpy(np.array(t.read(), order="C")) for n, t in foreign.items()}
     return exported(Foreign(weights, whole=whole).eval(), path, "torchscript")
 

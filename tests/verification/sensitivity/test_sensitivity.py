@@ -73,8 +73,9 @@ def test_one_variant_stands_for_a_layout() -> None:
     for family, names in {
         "deit": ["deit-tiny-224", "deit-tiny-distilled-224"],
         "pvtv2": ["pvtv2-b0", "pvtv2-b2-li"],
-        "vit": ["vit-tiny-p16-224"],
-    }.items():
+        "vit": ["vit-tiny-p16-224", "vit-tiny-r-s16-p8-224", "vit-small-gap-p16-224",
+                "vit-small-r26-s32-224", "vit-small768-p16-224"],
+    }.items():  # fmt: skip
         assert [v.name for v in layouts(families()[family])] == names
 
 
