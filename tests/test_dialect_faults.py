@@ -38,7 +38,7 @@ FURTHER = [
 """Cases whose dialect has rows of its own: PaddleClas' DeiT has the names of the reference."""
 
 AS_ANOTHER = {
-    ("deit", "hf-v5"): "hf", ("swin", "hf-v5"): "hf", ("vit", "hf-v5"): "hf",
+    ("deit", "hf"): "hf-v5", ("swin", "hf"): "hf-v5", ("vit", "hf"): "hf-v5",
     ("swin", "paddleclas"): "torch", ("vit", "torchvision-v1"): "torchvision",
     ("vit", "paddlevit"): "torch", ("vit", "mmpretrain"): "torch", ("vit", "passl"): "torch",
     ("deit3", "mmpretrain"): "timm", ("pvtv2", "paddlevit"): "torch",
