@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
 
 def find(given: str, format: str | None = None) -> Place:
-    """Return where the weights of a checkpoint are; a file that is no part of a folder is itself.
+    """Return where the weights of a checkpoint are; a file outside of such a folder is itself.
 
     `format` is the container to take where a folder has several.
     """

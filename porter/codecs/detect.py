@@ -67,7 +67,7 @@ def detect(file: InputFile) -> str:
     if head[:1] == b"{" and _PIR in head[:64]:
         return "paddle-inference"
     if head[:1] == b"{" and b"\0" not in head[:8]:  # a safetensors length has zeros in it
-        if b'"error"' in head.lower():
+        if b'"error"' in head.lower() and b'"weight_map"' not in head:
             raise InputError("is a server's answer in JSON, an error, and not weights", file.path)
         return "index"
     if head[8:].lstrip(b" \t\r\n")[:1] == b"{":

@@ -265,7 +265,11 @@ def convert(
     elif state.origin.format == "onnx":
         left_side = state
     heads = head_names(fitted.architecture)
-    without_head = plan.num_classes == 0 or (bool(heads) and set(heads) <= set(plan.filled))
+    filled_head = bool(heads) and set(heads) <= set(plan.filled)
+    without_head = plan.num_classes == 0 or filled_head
+    if filled_head:
+        note = "the classifier is filled with a constant: outputs are compared before it"
+        outcome = replace(outcome, notes=(*outcome.notes, note))
     return verified(
         outcome, left_side, fitted.architecture, key,
         # Of a classifier that is filled with one value, only its input can be compared.

@@ -39,12 +39,13 @@ _CONVERT = """
 from porter.commands.repack import repack
 from porter.commands.convert import convert
 from porter.codecs.check import check
+from porter.errors import UsageError
 from porter.commands.init import init
 done = repack("in.npz", "out/" + sys.argv[1], max_shard_size=sys.argv[2] or None)
 assert check(done.written.path).ok
 try:
     repack("in.npz", "out/" + sys.argv[1], max_shard_size=sys.argv[2] or None)
-except Exception as error:
+except UsageError as error:
     assert "--force replaces it" in str(error), error
 else:
     raise AssertionError
