@@ -77,14 +77,15 @@ class Plan:
         return self.write(self.read(state))
 
     def back(self, state: Mapping[str, LazyTensor]) -> StateDict:
-        """Return the source's state dict for the target's, as far as the target contains it."""
+        """Return the source's state dict for the target's, as far as it came from the source."""
         canonical: dict[str, LazyTensor] = {}
         for link in self.target.links:
             parts = [state[name] for name in link.dialect]
             canonical.update(zip(link.canonical, link.to_canonical(parts), strict=True))
         tensors: dict[str, LazyTensor] = {}
         for link in self.source.links:
-            if all(name in canonical for name in link.canonical) and not link.constant:
+            filled = all(name in self.filled for name in link.canonical)
+            if all(name in canonical for name in link.canonical) and not (link.constant or filled):
                 parts = [canonical[name] for name in link.canonical]
                 tensors.update(zip(link.dialect, link.to_dialect(parts), strict=True))
         return StateDict(tensors)
@@ -123,11 +124,12 @@ def plan(
     dims = {tensor.name: tensor.dims for tensor in architecture.skeleton().tensors}
     left_out = {
         **dict.fromkeys(drop, DROPPED),
-        **replaced(read, source, fill, path),
         **(headless(read, source, dims) if num_classes == 0 else {}),
     }
     source = {name: row for name, row in source.items() if name not in left_out}
     symbols, contradictions = infer_symbols(read, source, dims)
+    left_out |= replaced(read, source, fill, path)  # their sizes stay those of the source
+    source = {name: row for name, row in source.items() if name not in left_out}
     if num_classes:
         check_classes(symbols, num_classes, path)
     size = sizes.image_size(architecture, symbols, source, read, image_size, path)
