@@ -1,7 +1,8 @@
 """Make the skeleton files from the reference models: `python -m porter.frameworks.skeletons`.
 
 Each model is built at two numbers of classes and two image sizes; a size that follows one of
-them becomes a symbol. Needs torch and paddle, one at a time.
+them becomes a symbol. Needs torch and paddle, one at a time. A variant without reference model
+has the names of transformers' class, which is then needed (version 5.24) with torch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from porter.mapping.constants import constants
 from porter.tensors.lazy import Shape
 from porter.zoo import skeleton as skeletons
 from porter.zoo.architectures import Architecture, all_variants, find
+from porter.zoo.published import published_config
 from porter.zoo.skeleton import Dim, Skeleton, SkeletonTensor
 
 _CLASSES = 7  # a number of classes that no layer has as its width
@@ -47,6 +49,33 @@ def derive(architecture: Architecture, framework: str) -> Skeleton:
             entries.insert(place, SkeletonTensor(name, dtype, shape, feature=feature))
             place += 1
     return Skeleton(tuple(entries))
+
+
+def derive_published(architecture: Architecture) -> Skeleton:
+    """Return the skeleton of a variant as transformers' class has it."""
+    base, larger = (_published(architecture, n) for n in (None, _CLASSES))
+    symbols = {"classes": architecture.num_classes}
+    return Skeleton(
+        tuple(
+            SkeletonTensor(name, dtype, _dims(name, shape, larger[name][1], symbols))
+            for name, (dtype, shape) in base.items()
+        )
+    )
+
+
+def _published(architecture: Architecture, num_classes: int | None) -> _Tensors:
+    import torch
+    import transformers
+
+    config = published_config(architecture, num_classes)
+    assert config is not None, architecture.name
+    model_class = getattr(transformers, config["architectures"][0])
+    with torch.device("meta"):
+        model = model_class(model_class.config_class.from_dict(config))
+    return {
+        name: (str(value.dtype).rpartition(".")[2], tuple(value.shape))
+        for name, value in model.state_dict().items()
+    }
 
 
 def tensors(
@@ -103,6 +132,8 @@ def _dims(name: str, base: Shape, larger: Shape, symbols: dict[str, int]) -> tup
             dims.append(size)
         elif size == symbols["classes"] and other == _CLASSES:
             dims.append("classes")
+        elif size == symbols["classes"] + 1 and other == _CLASSES + 1:
+            dims.append("classes+1")
         elif size in tables:
             dims.append(tables[size])
         else:
@@ -116,7 +147,11 @@ def main(names: Sequence[str]) -> None:
     chosen = [find(name) for name in names] or list(all_variants().values())
     for framework in ("torch", "paddle"):
         for architecture in chosen:
-            made = derive(architecture, framework)
+            if architecture.skeleton_of or (framework == "paddle" and not architecture.module):
+                continue
+            made = derive(architecture, framework) if architecture.module else derive_published(
+                architecture
+            )  # fmt: skip
             comment = f"{architecture.name} in {framework}, made by `make skeletons`: do not edit"
             text = skeletons.render(made, comment)
             assert skeletons.parse(text) == made

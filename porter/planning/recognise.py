@@ -17,7 +17,7 @@ from porter.planning.sizes import Shapes
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, families, find
-from porter.zoo.skeleton import Dim
+from porter.zoo.skeleton import Dim, symbol_of
 
 _SLACK = 0.9
 _MOST_CLASSES = 30_000
@@ -151,7 +151,7 @@ def _elements(variant: str) -> tuple[int, int]:
 
 def _size(dims: tuple[Dim, ...], symbols: Mapping[str, int]) -> int:
     """Return the elements of a shape; none where a symbol has no size."""
-    return prod(d if isinstance(d, int) else symbols.get(d, 0) for d in dims)
+    return prod(d if isinstance(d, int) else symbols.get(symbol_of(d)[0], 0) for d in dims)
 
 
 def _natural(match: Match) -> int:

@@ -10,7 +10,7 @@ from porter.mapping.link import Link, Linked
 from porter.tensors import operations
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
-from porter.zoo.skeleton import Dim
+from porter.zoo.skeleton import Dim, symbol_of
 
 Shapes = Mapping[str, tuple[str, Shape]]
 """{name: (dtype name, shape)}"""
@@ -49,7 +49,8 @@ def _symbolic_sizes(
     for name, shape, expected in zip(link.dialect[:1], shapes, wanted, strict=False):
         for dim, size in zip(expected, shape, strict=False):
             if isinstance(dim, str):
-                yield name, dim, size
+                symbol, more = symbol_of(dim)
+                yield name, symbol, size - more
 
 
 def check_classes(symbols: Mapping[str, int], asked: int, path: str | None) -> None:

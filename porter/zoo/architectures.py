@@ -62,7 +62,8 @@ class Architecture:
     paper: str
     source: str
     module: str
-    """Module of the reference models: `reference_models/{torch,paddle}/<module>.py`."""
+    """Module of the reference models, `reference_models/{torch,paddle}/<module>.py`; empty for a
+    family that has none: its weights are converted, its outputs are not compared."""
     model: str
     """Class in that module."""
     config: Mapping[str, Any]
@@ -84,6 +85,8 @@ class Architecture:
     """Optional parts: {feature: keyword arguments}."""
     seeded_scales: Mapping[str, float] = field(default_factory=dict)
     """{pattern of layers: factor of their seeded values}, where the usual sizes overflow."""
+    skeleton_of: str = ""
+    """Another variant with the same tensors, whose skeleton file is this one's too."""
     study: bool = False
     """Whether it is only a form that an article compares with: no weights are published."""
 
@@ -100,7 +103,7 @@ class Architecture:
 
     def skeleton(self, framework: str = CANONICAL) -> skeletons.Skeleton:
         """Return the tensors of the reference model in torch or paddle."""
-        return _skeleton(self.name, framework)
+        return _skeleton(self.skeleton_of or self.name, framework)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -228,8 +231,8 @@ def _variants(text: str) -> dict[str, Architecture]:
             title=body["title"],
             paper=body["paper"],
             source=body["source"],
-            module=body.get("module", family.replace("-", "_")),
-            model=both.get("model", body["model"]),
+            module=body.get("module", family.replace("-", "_")) if "model" in body else "",
+            model=both.get("model", body.get("model", "")),
             config={**defaults.get("config", {}), **variant.get("config", {})},
             image_size=both.get("image_size", 224),
             num_classes=both.get("num_classes", 1000),
@@ -250,6 +253,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             sibling=both.get("sibling"),
             resizable=both.get("resizable", True),
             features=body.get("features", {}),
+            skeleton_of=both.get("skeleton", ""),
             seeded_scales=body.get("seeded", {}),
             study=both.get("study", False),
         )

@@ -8,7 +8,8 @@ A skeleton file has one line for each tensor, in the order of the model's state 
     layers.0.blocks.1.attn_mask constant
     +pre_logits pre_logits.fc.weight float32 768 768
 
-`classes` and `positions` are sizes that a checkpoint may choose. `constant` marks buffers that
+`classes` and `positions` are sizes that a checkpoint may choose, `classes+1` is one that follows
+from such a size. `constant` marks buffers that
 the architecture computes; `+name` marks tensors of an optional part of the model.
 `make skeletons` generates the files from the reference models; a test compares them.
 """
@@ -49,7 +50,7 @@ class Skeleton(NamedTuple):
         """Return {name: (dtype, shape)} of everything except constants."""
         chosen = {"", *features}
         return {
-            t.name: (t.dtype, tuple(d if isinstance(d, int) else symbols[d] for d in t.dims))
+            t.name: (t.dtype, tuple(size_of(d, symbols) for d in t.dims))
             for t in self.tensors
             if not t.constant and t.feature in chosen
         }
@@ -57,7 +58,7 @@ class Skeleton(NamedTuple):
     @property
     def symbols(self) -> set[str]:
         """The sizes that a checkpoint may choose."""
-        return {d for t in self.tensors for d in t.dims if isinstance(d, str)}
+        return {symbol_of(d)[0] for t in self.tensors for d in t.dims if isinstance(d, str)}
 
     @property
     def features(self) -> dict[str, list[SkeletonTensor]]:
@@ -67,6 +68,20 @@ class Skeleton(NamedTuple):
             if tensor.feature:
                 groups.setdefault(tensor.feature, []).append(tensor)
         return groups
+
+
+def symbol_of(dim: str) -> tuple[str, int]:
+    """Return the symbol of a size and what is added to it: `classes+1` is ("classes", 1)."""
+    symbol, _, more = dim.partition("+")
+    return symbol, int(more or 0)
+
+
+def size_of(dim: Dim, symbols: Mapping[str, int]) -> int:
+    """Return a size for these values of the symbols."""
+    if isinstance(dim, int):
+        return dim
+    symbol, more = symbol_of(dim)
+    return symbols[symbol] + more
 
 
 def parse(text: str) -> Skeleton:
