@@ -133,6 +133,8 @@ def test_every_dialect_is_covered() -> None:
     """A dialect has golden logits of its own, or does to each tensor what one with logits does."""
     covered = {(find(c.variant).family, c.side.partition(":")[2] or CANONICAL) for c in WITH_LOGITS}
     for family, variants in families().items():
+        if not variants[0].module:
+            continue  # nothing computes logits of it here
         further = set(variants[0].table.dialects) - {CANONICAL, "paddle"}
         for dialect in further:
             alike = AS_ANOTHER.get((family, dialect), dialect)

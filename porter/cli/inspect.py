@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli.layout import columns, say
-from porter.cli.output import counted, json_option, progress, say_json, sized
+from porter.cli.output import counted, json_option, progress, say_json, sized, sizes_of
 
 if TYPE_CHECKING:
     from porter.commands.inspect import Inspection
@@ -98,8 +98,9 @@ def _matches(inspection: Inspection) -> list[tuple[str, str]]:
         if match.prefix:
             label += f", prefix {match.prefix}"
         if match.exact:
-            classes = f"{match.num_classes} classes" if match.num_classes else "no classifier"
-            label += f", {classes}, {match.image_size} px"
+            headless = match.architecture.num_classes and not match.num_classes
+            sizes = sizes_of(match.num_classes, match.image_size)
+            label = ", ".join([label, *(["no classifier"] if headless else []), *sizes])
         else:
             label += f": not exact, {match.overlap:.0%} of the names"
         rows.append(("architecture" if not rows else "or", label))

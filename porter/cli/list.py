@@ -9,7 +9,7 @@ import click
 
 from porter.cli import complete
 from porter.cli.layout import columns, listing, wrapped
-from porter.cli.output import counted, json_option, say_json
+from porter.cli.output import counted, json_option, say_json, sizes_of
 from porter.planning.endpoint import purposes, spellings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(family: str | None, as_json: bool) -> None:
         if purposes(variants[0].table):
             click.echo(columns([*purposes(variants[0].table).items()], "            "))
         rows = [
-            (v.name, f"{counted(v.parameters)} params", f"{v.image_size} px",
+            (v.name, f"{counted(v.parameters)} params", ", ".join(sizes_of(None, v.image_size)),
              *([f"top-1 {v.top1}" if v.top1 else ""] if any(v.top1 for v in variants) else []),
              ", ".join(v.aliases))
             for v in variants

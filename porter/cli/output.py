@@ -14,6 +14,7 @@ import click
 from porter.cli.layout import width
 from porter.commands.summary import counted as counted
 from porter.commands.summary import sized as sized
+from porter.commands.summary import sizes_of as sizes_of
 from porter.errors import json_escaped, nearest
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 
 from porter.cli import complete
 from porter.cli.layout import columns, listing, say
-from porter.cli.output import json_option, say_json
+from porter.cli.output import json_option, say_json, sizes_of
 from porter.planning.endpoint import purposes, spellings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
         (variant.name, f"{variant.title}, {variant.paper}"),
         ("names", f"canonical: {variant.source}; aliases: {listing(variant.aliases) or '-'}"),
         ("size", f"{variant.parameters:,} parameters{top1}"),
-        ("input", f"{variant.image_size} px, {variant.num_classes} classes"),
+        ("input", ", ".join(sizes_of(variant.num_classes, variant.image_size)) or "-"),
         ("", listing([f"crop {pre.crop}", pre.interpolation, f"mean {list(pre.mean)}",
                       f"std {list(pre.std)}"])),
         ("config", config),

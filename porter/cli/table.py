@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--dialect", metavar="DIALECT", help="Naming of that checkpoint; default: it fits.")
 @click.option("--prove", "proving", is_flag=True,
               help="Mutate each row: every fault must show in the outputs. Of several"
-              " variants the smallest of each layout is run.")  # fmt: skip
+              " variants the smallest with a reference model is run, for each layout.")  # fmt: skip
 @json_option
 @click.pass_context
 def check(
@@ -77,6 +77,9 @@ def check(
 def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> None:
     from porter.cli import prove
 
+    if not any(variant.module for variant in variants):
+        variants[0].need_model("--prove")
+    variants = [variant for variant in variants if variant.module]
     made = prove.prove(variants, as_json)
     if not as_json:
         ctx.exit(0 if prove.say(made) else 1)

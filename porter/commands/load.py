@@ -55,6 +55,7 @@ def load_model(
             "device is for torch; paddle.set_device chooses the device of Paddle's models"
         )
     architecture = find(variant)
+    architecture.need_model("loading it")
     need(framework)
     state = fetch.read(path, key=key)
     for note in fetch.stale(state):

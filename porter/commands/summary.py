@@ -31,8 +31,8 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
     if origin.skipped:
         lines.append(("", f"not ported: {', '.join(origin.skipped[:8])}"))
     lines += [("", note) for note in (*origin.notes, *outcome.notes)]
-    sizes = f", {plan.num_classes} classes, {plan.image_size} px" if plan.image_size else ""
-    lines.append(("plan", f"{plan.architecture.name}{sizes}"))
+    sizes = sizes_of(plan.num_classes, plan.image_size) if plan.image_size else []
+    lines.append(("plan", ", ".join([plan.architecture.name, *sizes])))
     lines += [("", line) for line in (*_purposes(plan), *plan_lines(outcome))]
     if outcome.written is None:
         lines.append(("output", f"{outcome.output}: not written (dry run)"))
@@ -51,6 +51,12 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
         passed = "PASS  ONNX checker with full shape inference"
         lines.append(("graph", f"FAIL  {outcome.graph}" if outcome.graph else passed))
     return lines
+
+
+def sizes_of(num_classes: int | None, image_size: int | None) -> list[str]:
+    """Return the classes and the image size, those that there are."""
+    classes = [f"{num_classes} classes"] if num_classes else []
+    return classes + ([f"{image_size} px"] if image_size else [])
 
 
 def line(outcome: Conversion) -> str:

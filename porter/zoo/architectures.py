@@ -124,6 +124,14 @@ class Architecture:
         factors = (f for text, f in self.seeded_scales.items() if Pattern(text).match(path))
         return next(factors, 1.0)
 
+    def need_model(self, what: str) -> None:
+        """Raise `UsageError` where a family has no reference model, which `what` needs."""
+        if not self.module:
+            raise UsageError(
+                f"{what} needs a reference model, which porter does not have for {self.name}:"
+                " its weights are converted and compared, not its outputs"
+            )
+
     def _check_windows(self, image_size: int) -> None:
         """Raise `UsageError` where windows do not divide the maps of an image size (Swin)."""
         window = self.config.get("window_size")

@@ -161,7 +161,9 @@ def test_what_paddle_gave_agrees_with_torch_on_the_cpu(recorded: Path, pool: Poo
 
 def test_every_family_has_a_small_trace_of_a_variant() -> None:
     """What the reports compare are all families; inputs are drawn again, so files are small."""
-    assert {find(name).family for name in VARIANTS} == {*families()}
+    assert {find(name).family for name in VARIANTS} == {
+        family for family, variants in families().items() if variants[0].module
+    }
     files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
     assert files.keys() == {f"{name}.paddle.safetensors" for name in VARIANTS}
     assert max(files.values()) < 10_000

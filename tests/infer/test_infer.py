@@ -25,6 +25,7 @@ ALL = [
     (smallest.name, dialect)
     for variants in families().values()
     for smallest in [min(variants, key=lambda v: v.parameters)]
+    if smallest.module
     for dialect in smallest.dialects
     if dialect != CANONICAL
 ]

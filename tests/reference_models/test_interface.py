@@ -49,8 +49,9 @@ def side(variant: str) -> int:
 
 def test_every_model_class_is_in_these_tests() -> None:
     """A new reference model comes with a line here."""
-    assert {find(n).model for n in TOKENS} == {v.model for v in all_variants().values()}
-    assert {find(n).module for n in TOKENS} == {v.module for v in all_variants().values()}
+    there = [v for v in all_variants().values() if v.module]
+    assert {find(n).model for n in TOKENS} == {v.model for v in there}
+    assert {find(n).module for n in TOKENS} == {v.module for v in there}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

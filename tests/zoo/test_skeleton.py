@@ -51,11 +51,18 @@ def test_a_broken_line_is_named() -> None:
         skeleton.parse("head.weight")
 
 
-def test_every_variant_has_both_skeletons() -> None:
-    """No variant is without its tensors, and no file without its variant."""
+def test_every_variant_has_its_skeletons() -> None:
+    """No variant is without its tensors, and no file without its variant; twins have both."""
     folder = resources.files("porter.reference_models") / "skeletons"
     files = {f.name for f in folder.iterdir() if f.name.endswith(".txt")}
-    wanted = {
-        f"{name}.{framework}.txt" for name in all_variants() for framework in ("torch", "paddle")
-    }
+    variants = all_variants().values()
+    wanted = {f"{v.skeleton_of or v.name}.torch.txt" for v in variants}
+    wanted |= {f"{v.skeleton_of or v.name}.paddle.txt" for v in variants if v.module}
     assert files == wanted
+
+
+def test_a_size_may_follow_from_a_symbol() -> None:
+    """`classes+1` is one more than the classes, whatever their number."""
+    made = skeleton.parse("x.weight float32 classes+1 4")
+    assert made.symbols == {"classes"}
+    assert made.bind({"classes": 9}) == {"x.weight": ("float32", (10, 4))}

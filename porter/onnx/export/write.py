@@ -115,10 +115,7 @@ def export(
 def _template(
     architecture: Architecture, image_size: int, opset: int, features: Sequence[str]
 ) -> Template:
-    if not architecture.module:
-        raise UsageError(
-            "a custom table has no graph: ONNX export needs one of porter's architectures"
-        )
+    architecture.need_model("ONNX export")
     return template(architecture, image_size=image_size, opset=opset, features=features)
 
 

@@ -61,6 +61,7 @@ def prepare(
     its outputs do not depend on a table; any other is mapped to that naming and passed on as a
     file in `folder`.
     """
+    architecture.need_model("comparing outputs")
     if not isinstance(given, StateDict):
         local = fetch.local(given)
         with fetch.named(local):

@@ -68,7 +68,9 @@ def same(found: StateDict, expected: StateDict) -> bool:
 def test_every_family_is_tested() -> None:
     """A family that is added is tested here, too."""
     names = {name.partition(".")[0] for name in GOLDEN} | set(UNPUBLISHED)
-    assert {find(name).family for name in names} == set(families())
+    assert {find(name).family for name in names} == {
+        family for family, variants in families().items() if variants[0].module
+    }
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
