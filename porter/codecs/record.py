@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring as _quoted
 
 from porter.errors import printable
 from porter.storage.digests import XXH3, digest_of, unknown
 from porter.storage.file_digest import FileDigest
-from porter.storage.pieces import Task
 from porter.storage.read_back import Place, runs_in
 from porter.storage.sidecar import SCHEMA
 from porter.tensors import shared_tensors
@@ -39,13 +38,13 @@ class Sources:
         self._unread = list(self._paths)
         self._files: dict[str, FileDigest] = {}
 
-    def jobs(self) -> Iterator[Task]:
-        """Yield what reads the sources, in portions; a second call yields nothing."""
+    def unread(self) -> list[FileDigest]:
+        """Return what reads the sources; a second call returns nothing."""
         unread, self._unread = self._unread, []
         for path in unread:
             runs = runs_in(path, self._tensors.values())
             self._files[path] = FileDigest(path, self._method, runs)
-            yield from self._files[path].jobs()
+        return [self._files[path] for path in unread]
 
     def known(self) -> dict[Place, str]:
         """Return the digests of the tensors that are stored in one run."""

@@ -21,6 +21,7 @@ from porter.storage.file_digest import FileDigest
 from porter.storage.input_file import InputFile
 from porter.storage.lock import locked
 from porter.storage.options import WriteOptions
+from porter.storage.own_file import OwnFile
 from porter.storage.pieces import Layout, Piece
 from porter.storage.read_back import Place, Proof, Returned, differences, digests_of, runs_in
 from porter.storage.sidecar import SUFFIX, read_beside, refuse_foreign
@@ -105,7 +106,7 @@ class Output:
 
         options = options or self.options
         written = atomic_output.publish(
-            path, pieces, options, inputs=self.inputs, also=self._sources.jobs(),
+            path, pieces, options, inputs=self.inputs, also=self._sources.unread(),
             check=check if options.read_back else None, lock=False, like=like,
         )  # fmt: skip
         self.note(path, written)
@@ -113,7 +114,7 @@ class Output:
 
     def read(self, path: str) -> StateDict:
         """Read a finished file of the output."""
-        return self._read(InputFile(path), strip=False)
+        return self._read(OwnFile(path), strip=False)
 
     def note(self, path: str, written: Written) -> None:
         """Take a finished file into the record."""
@@ -206,8 +207,9 @@ class Output:
 
     def _read_sources(self) -> None:
         """Read sources that no file was written from, because all shards were complete."""
-        for job in self._sources.jobs():
-            job.run()
+        for file in self._sources.unread():
+            for job in file.jobs():
+                job.run()
 
 
 def _with_left_out(
@@ -220,7 +222,7 @@ def _with_left_out(
 
 def _stored(path: str, layout: Layout) -> dict[str, LazyTensor]:
     """Return the tensors of a file that only porter knows the layout of."""
-    file = InputFile(path)
+    file = OwnFile(path)
     return {
         body.name: LazyTensor.stored(
             body.tensor.dtype, body.tensor.shape, Extent(file, body.offset, body.nbytes)

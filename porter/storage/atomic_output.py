@@ -24,7 +24,7 @@ from porter.storage.input_file import InputFile, identity
 from porter.storage.lock import hidden, locked
 from porter.storage.options import WriteOptions
 from porter.storage.page_cache import forget, is_too_large
-from porter.storage.pieces import Layout, Piece, Task
+from porter.storage.pieces import Follower, Layout, Piece
 from porter.storage.positional import OUTPUT, reserve
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def publish(
     options: WriteOptions | None = None,
     *,
     inputs: Iterable[Input] = (),
-    also: Iterable[Task] = (),
+    also: Iterable[Follower] = (),
     check: Check | None = None,
     lock: bool = True,
     like: str = "",
@@ -116,7 +116,7 @@ def publish(
     """Write pieces to a file that appears at `path` complete, or not at all.
 
     `inputs` are the files that the pieces are read from: none may be the output, none may
-    change meanwhile. `also` is run while writing, before the last pieces are made; `check`
+    change meanwhile. `also` reads files while writing, before the last pieces are made; `check`
     is called with the finished file before it appears, while it is brought to the disk.
     Without `lock`, the caller has locked the output that the file is part of. A new file gets the
     permissions of the one at `like`, if there is one: it replaces it under another name.
@@ -139,7 +139,7 @@ def _publish(
     plan: Layout,
     options: WriteOptions,
     sources: list[Input],
-    also: Iterable[Task],
+    also: Iterable[Follower],
     check: Check | None,
 ) -> Written:
     before = [stamp(source) for source in sources]

@@ -1,7 +1,8 @@
 """An input file, read by position and watched for change.
 
-Tensors are read by `pread`, never through `mmap`: a file cut short under a mapping kills the
-process with SIGBUS, a short `pread` is an error that names the file.
+Tensors are read by `pread`, not through `mmap`: a file cut short under a mapping kills the
+process with SIGBUS, a short `pread` is an error that names the file. Only what porter has just
+written, under a name of its own, is also mapped: `porter.storage.own_file`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +22,29 @@ from porter.storage.positional import INPUT, read_at, read_into
 _PAGE = 4096
 _LARGEST_READ = 1 << 30
 """Linux reads at most 2 GiB less a page in one call."""
+_WATCHED_READ = 1 << 20
+"""Bytes that are read before they are shown: they are still in a core's own cache."""
+
+Watch = Callable[[str, int, memoryview], None]
+"""Is shown the path, the offset and the bytes of each read."""
+
+
+class _Watching(threading.local):
+    watch: Watch | None = None
+
+
+_watching = _Watching()
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Show `watch` what this thread reads by `pread_into`, block by block, while it is warm."""
+    before, _watching.watch = _watching.watch, watch
+    try:
+        yield
+    finally:
+        _watching.watch = before
+
 
 Identity = tuple[int, int, int, int]
 """Device, inode, size and modification time: what must not move while a file is read."""
@@ -57,6 +84,15 @@ class InputFile:
         """A plain file has no checksum to compare."""
         return True
 
+    @property
+    def is_mapped(self) -> bool:
+        """Others may cut the file short."""
+        return False
+
+    def mapped(self, offset: int, nbytes: int) -> AbstractContextManager[memoryview | None]:
+        """Return nothing: the bytes must be read."""
+        return nullcontext()
+
     def fileno(self) -> int:
         """Return the descriptor; it stays this object's to close."""
         return self._fd
@@ -83,9 +119,10 @@ class InputFile:
         """Fill `buffer` from `offset`; `InputError` when the file is too short."""
         view = memoryview(buffer).cast("B")
         self._check_range(offset, len(view))
-        done = 0
+        done, watch = 0, _watching.watch
+        most = _LARGEST_READ if watch is None else _WATCHED_READ
         while done < len(view):
-            part = view[done : done + _LARGEST_READ]
+            part = view[done : done + most]
             try:
                 count = read_into(self._fd, part, offset + done)
             except OSError as fault:
@@ -93,6 +130,8 @@ class InputFile:
             if count == 0:
                 self.check_unchanged()
                 raise InputError(f"ends at byte {offset + done}", self.path)
+            if watch is not None:
+                watch(self.path, offset + done, part[:count])
             done += count
         self.check_unchanged()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from porter.storage.digests import XXH3, Digest, crc32, digest_of
 from porter.storage.page_cache import Wake, is_too_large
@@ -74,6 +74,19 @@ class Task(NamedTuple):
     place: tuple[str, int]
     """File and offset of what it reads."""
     run: Callable[[], None]
+    whole: int = 0
+    """Bytes from there on that it reads in order before all else; 0 where it reads otherwise."""
+
+
+class Follower(Protocol):
+    """Whoever reads a file from beginning to end, or is shown what others read of it."""
+
+    @property
+    def path(self) -> str:
+        """The file."""
+
+    def jobs(self, meter: Meter | None = None, shared: Iterable[Task] = ()) -> list[Task]:
+        """Return jobs that read all of the file; those of `shared` are among them."""
 
 
 @dataclass(slots=True)
@@ -140,7 +153,7 @@ def write(
     fd: int,
     plan: Layout,
     progress: Advance | None = None,
-    also: Iterable[Task] = (),
+    also: Iterable[Follower] = (),
     digests: str = XXH3,
 ) -> None:
     """Write every piece at its place; the first error of a thread is raised here.
@@ -150,12 +163,34 @@ def write(
     the method of the tensors' digests, "" for none.
     """
     writer = _Writer(fd, digests, Wake(is_too_large(plan.nbytes)))
-    jobs = [*also, *(Task(_place(job), partial(writer.job, job)) for job in plan.jobs)]
-    # The order of jobs at one place stays: a source is hashed before it is converted.
-    jobs.sort(key=lambda job: job.place)
-    run_all((job.run for job in jobs), writer, plan.nbytes, progress)
+    jobs = [Task(_place(job), partial(writer.job, job), _whole(job)) for job in plan.jobs]
+    run_all((job.run for job in in_order(jobs, also)), writer, plan.nbytes, progress)
     for late in plan.last:
         write_at(fd, _made(late), late.offset)
+
+
+def in_order(
+    jobs: Iterable[Task], followers: Iterable[Follower], meter: Meter | None = None
+) -> list[Task]:
+    """Return all jobs by the places that they read, with those of the followers of the files.
+
+    A large run that a job reads whole is read once for both. Otherwise, of two jobs at one place,
+    the follower's is first: a source is hashed before it is converted.
+    """
+    reading = {follower.path: follower for follower in followers}
+    shared: dict[str, list[Task]] = {path: [] for path in reading}
+    rest: list[Task] = []
+    for job in jobs:
+        followed = job.whole > 2 * WRITE_BLOCK and job.place[0] in reading
+        (shared[job.place[0]] if followed else rest).append(job)
+    first = [job for path, each in reading.items() for job in each.jobs(meter, shared[path])]
+    return sorted([*first, *rest], key=lambda job: job.place)
+
+
+def _whole(job: _Job) -> int:
+    """Return the bytes of a run that a job reads whole, before it writes any of them."""
+    bodies = [piece for _, piece in job.parts if isinstance(piece, Body)]
+    return bodies[0].nbytes if len(bodies) == 1 and bodies[0].tensor.is_read_whole else 0
 
 
 def _place(job: _Job) -> tuple[str, int]:

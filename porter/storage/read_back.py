@@ -77,11 +77,13 @@ def digests_of(
             for name in names:
                 result[name] = _digest(state[name], meter, method)
 
-    jobs = [job for file in files for job in file.jobs(meter)]
-    jobs += [Task(_place(rest[names[0]]), partial(take, names)) for names in _batches(rest)]
-    jobs.sort(key=lambda job: job.place)
+    jobs = [
+        Task(_place(rest[names[0]]), partial(take, names), _whole([rest[name] for name in names]))
+        for names in _batches(rest)
+    ]
     total = sum(tensor.nbytes for tensor in rest.values()) + sum(file.size for file in files)
-    pieces.run_all((job.run for job in jobs), meter, total, progress)
+    in_order = pieces.in_order(jobs, files, meter)
+    pieces.run_all((job.run for job in in_order), meter, total, progress)
     taken = {**(known or {}), **{place: text for file in files for place, text in file.places()}}
     for name, place in places.items():
         if name not in result:
@@ -92,6 +94,10 @@ def digests_of(
 
 def _place(tensor: LazyTensor) -> tuple[str, int]:
     return tensor.place or ("", 0)
+
+
+def _whole(batch: list[LazyTensor]) -> int:
+    return batch[0].nbytes if len(batch) == 1 and batch[0].is_read_whole else 0
 
 
 def _digest(tensor: LazyTensor, meter: Meter, method: str) -> str:

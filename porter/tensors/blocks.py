@@ -174,12 +174,22 @@ def _transpose_tiles(source: Array, panel: Array, tile: tuple[int, int], packing
     across = packing.shape[1] // (rows * deep) * deep
     for left in range(0, columns, across):
         part = slice(left, left + across)
-        into, out = _tiles(source[:, part], tile), _tiles(panel[:, part], tile)
+        out = _tiles(panel[:, part], tile)
         packed = packing[0, : out.size].reshape(*out.shape[:2], deep, high)
         transposed = packing[1, : out.size].reshape(out.shape)
-        packed[...] = into.swapaxes(2, 3)
+        _pack(source[:, part], packed)
         transposed[...] = packed.swapaxes(2, 3)
         out[...] = transposed
+
+
+def _pack(source: Array, packed: Array) -> None:
+    """Copy each tile of a matrix to one place, transposed: its columns are the rows of `packed`."""
+    deep, high = packed.shape[2:]
+    if source.flags.aligned or source.strides[0] != source.itemsize:
+        packed[...] = _tiles(source, (high, deep)).swapaxes(2, 3)
+    else:  # NumPy copies elements at odd addresses one by one, bytes by the run.
+        tiles = _tiles(source.T.view(np.uint8), (deep, high * source.itemsize))
+        packed.view(np.uint8)[...] = tiles.swapaxes(0, 1)
 
 
 def _tiles(array: Array, tile: tuple[int, int]) -> Array:

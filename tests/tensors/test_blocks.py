@@ -45,6 +45,16 @@ def test_large_transposes(shape: tuple[int, int], dtype: str) -> None:
         assert b"".join(map(bytes, c_order_blocks(array.T, limit))) == array.T.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "f8"])
+@pytest.mark.parametrize("shape", [(300, 517), (1, 999), (1030, 3), (129, 128)])
+def test_transposes_at_odd_addresses(shape: tuple[int, int], dtype: str) -> None:
+    """Elements that are not aligned, as in a mapped file, are transposed as others are."""
+    array = (np.arange(shape[0] * shape[1]) % 251).astype(dtype).reshape(shape)
+    odd = np.frombuffer(b"!" + array.tobytes(), np.uint8)[1:].view(dtype).reshape(shape)
+    assert odd.itemsize == 1 or not odd.flags.aligned
+    assert b"".join(map(bytes, c_order_blocks(odd.T, 1000))) == array.T.tobytes()
+
+
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_every_dtype_is_turned(dtype: lazy.DType) -> None:
     """The bytes of every element type come in C order, those that NumPy lacks included."""

@@ -213,3 +213,21 @@ def test_damage_is_seen_in_a_matrix_turned_in_parts(
     monkeypatch.setattr(lazy, "MOST_HELD", state.nbytes // parts + 4 * 1200)
     with pytest.raises(InputError, match="damaged"):
         list(state["large"].blocks(1 << 16))
+
+
+@pytest.mark.parametrize("rows", [4000, 12_000])
+def test_transposed_source_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Its digests are taken of what is read for the transposition, in one part or in several."""
+    monkeypatch.setattr(lazy, "MOST_HELD", 20 << 20)
+    array = np.random.default_rng(0).random((rows, 1000)).astype("f4")
+    source = stored(tmp_path / "s.safetensors", {"w": array})
+    counter = Counter(monkeypatch)
+    out = str(tmp_path / "o.safetensors")
+    codecs.write(
+        turned(source), out, "safetensors", metadata={}, inputs=[source.origin.path],
+        read_back=False, sync=False,
+    )  # fmt: skip
+    parts = -(-array.nbytes // lazy.MOST_HELD)
+    assert parts * array.nbytes <= counter.nbytes < parts * array.nbytes + 100_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from porter.errors import InputError, printable
 from porter.storage.digests import crc32
@@ -58,6 +59,19 @@ class Member:
     def is_sound(self) -> bool:
         """Whether the checksum was compared, or there is none."""
         return self._sound
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the zip is."""
+        return self.file.is_mapped
+
+    @contextmanager
+    def mapped(self, offset: int, nbytes: int) -> Iterator[memoryview | None]:
+        """Return bytes where they are in the zip, taken into the CRC as those that are read."""
+        with self.file.mapped(offset, nbytes) as data:
+            if data is not None:
+                self._count(data, offset, self._crc_before(offset))
+            yield data
 
     def fileno(self) -> int:
         """Return the descriptor of the zip, after the checksum was compared."""
@@ -186,6 +200,14 @@ class _Part:
     @property
     def is_sound(self) -> bool:
         return self._member.is_sound
+
+    @property
+    def is_mapped(self) -> bool:
+        return self._member.is_mapped
+
+    def mapped(self, offset: int, nbytes: int) -> AbstractContextManager[memoryview | None]:
+        self._member.verify()
+        return self._member.file.mapped(offset, nbytes)
 
     def fileno(self) -> int:
         return self._member.fileno()
