@@ -17,12 +17,10 @@ from typing import Unpack
 from porter import codecs
 from porter.commands.options import checked_options
 from porter.errors import MissingPackage, PorterError, UsageError
-from porter.frameworks import exchange
 from porter.frameworks.process import Pool
 from porter.remote.fetch import stale
 from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
-from porter.tensors.blocks import Array
 from porter.verification import trace as traces
 from porter.verification.checks import EXACT, SINGLE
 from porter.verification.comparisons import with_comparisons
@@ -33,7 +31,7 @@ from porter.verification.sensitivity.fuzzed_weights import prove_unseen
 from porter.verification.sides import open as sides
 from porter.verification.sides.pair import Pair
 from porter.verification.sides.prepare import Checkpoint
-from porter.verification.sides.processes import layers_of, started
+from porter.verification.sides.processes import arguments_of, layers_of, started
 from porter.verification.sides.side import Can, Side
 from porter.verification.steps import Steps
 from porter.verification.trace import Trace
@@ -160,7 +158,7 @@ def record(
             steps.begin("arguments of the modules")
             calls = side.calls(inputs, case, EXACT, None, "all")
             trace = replace(trace, layers={**trace.layers, EXACT: layers_of(calls)})
-        traces.save(trace, output, *_arguments(calls), force=force)
+        traces.save(trace, output, *arguments_of(calls), force=force)
         return trace
 
 
@@ -211,14 +209,6 @@ def _judged(verdict: Verdict, pair: Pair, runs: Runs) -> Verdict:
         verdict,
         left=left.report,
         right=right.report,
-        cases=tuple(left.inputs),
+        cases=left.cases,
         checks=judge(left, right, runs.precision, runs.protocol),
     )
-
-
-def _arguments(calls: str) -> tuple[dict[str, Array], dict[str, object]]:
-    """Return the arrays and the description of the arguments in a file of `Side.calls`."""
-    if not calls:
-        return {}, {}
-    arrays, about = exchange.load(calls)
-    return {n: a for n, a in arrays.items() if n.startswith("call/")}, about["calls"]

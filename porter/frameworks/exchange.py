@@ -26,6 +26,20 @@ KEY = "porter"
 """Key of the JSON value in the metadata; `porter.same` lists repeated arrays."""
 
 
+ARGUMENTS = "inputs"
+"""Name of the only case of a file whose arrays are the arguments of one call."""
+
+
+def cases(arrays: Mapping[str, Array], about: Mapping[str, Any]) -> dict[str, Array | list[Array]]:
+    """Return the cases of a file of inputs: {case: batch}, or one with several arguments.
+
+    `about["arguments"]` lists, in order, the arrays that are the arguments of one call.
+    """
+    if about.get("arguments"):
+        return {ARGUMENTS: [arrays[name] for name in about["arguments"]]}
+    return dict(arrays)
+
+
 def save(
     path: str | os.PathLike[str],
     arrays: Mapping[str, Array],

@@ -8,7 +8,16 @@ from typing import Any
 
 from porter.errors import UsageError
 from porter.frameworks.models import build, need
-from porter.frameworks.runner import STEP_EPS, Argument, Recording, Watch, device_for
+from porter.frameworks.runner import (
+    STEP_EPS,
+    Argument,
+    Naming,
+    Recording,
+    Watch,
+    as_it_is,
+    device_for,
+    parts,
+)
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
@@ -30,6 +39,7 @@ class PaddleRunner:
         self._modules: dict[str, Any] = {}
         self._device = "cpu"
         self._dtype = "float32"
+        self._settings = (paddle.get_default_dtype(), paddle.device.get_device())
         paddle.set_device("cpu")
 
     def environment(self) -> dict[str, str]:
@@ -68,12 +78,34 @@ class PaddleRunner:
         )
         self.adopt(model)
 
-    def adopt(self, model: Any) -> None:
+    def adopt(self, model: Any, name: Naming = as_it_is) -> None:
         self._model = model
         self._model.eval()
         self._model.to(device=self._device)
         self._state = self._model.state_dict()
-        self._modules = {"": self._model, **dict(self._model.named_sublayers())}
+        paths = self._model.named_sublayers(include_self=True)
+        self._modules = {new: layer for path, layer in paths if (new := name(path)) is not None}
+
+    @contextmanager
+    def lent(self, model: Any, name: Naming = as_it_is) -> Iterator[None]:
+        paddle = self._paddle
+        layers = [model, *model.sublayers()]
+        modes = [(layer, layer.training, layer._dtype) for layer in layers]
+        tensors = [*model.parameters(), *model.buffers()]
+        values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        try:
+            self.adopt(model, name)
+            yield
+        finally:
+            for tensor, value in values:
+                # `set_value` keeps the element type: this is what `Layer.to` does to a tensor.
+                model._transform(tensor, value.place, value.dtype, True)
+                tensor.set_value(value)
+            for layer, mode, dtype in modes:
+                layer.training, layer._dtype = mode, dtype
+            dtype, device = self._settings
+            paddle.set_default_dtype(dtype)
+            paddle.set_device(device)
 
     def tensors(self) -> dict[str, tuple[str, Shape]]:
         return {name: (_dtype(value), tuple(value.shape)) for name, value in self._state.items()}
@@ -86,7 +118,8 @@ class PaddleRunner:
             raise UsageError(f"paddle has no {precision} kernels for the CPU; use --device cuda")
         self._dtype = precision
         paddle.set_default_dtype(precision)
-        self._model.to(dtype=precision)
+        # `to` would cast whole numbers, too: an index could no longer be used as one.
+        self._model._to_impl(dtype=precision, floating_only=True)
         self._state = self._model.state_dict()
 
     def assign(self, name: str, array: Array) -> None:
@@ -96,24 +129,27 @@ class PaddleRunner:
     def value(self, name: str) -> Array:
         return _array(self._state[name])
 
-    def forward(self, inputs: Array, watch: Watch) -> Recording:
+    def forward(self, inputs: Array | Sequence[Array], watch: Watch) -> Recording:
         recording = Recording()
+        arguments = [inputs] if hasattr(inputs, "ndim") else inputs
         hooks = [
             layer.register_forward_post_hook(_keeper(recording, name, watch))
             for name, layer in self._modules.items()
             if watch.wants(name)
         ]
-        with self._paddle.no_grad():
-            found = self._model(self._tensor(inputs))
-        for hook in hooks:
-            hook.remove()
-        recording.outputs = {f"logits{part}": array for part, array in _parts(found)}
+        try:
+            with self._paddle.no_grad():
+                found = self._model(*[self._tensor(argument) for argument in arguments])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        recording.outputs = {f"logits{part}": array for part, array in parts(found, _array)}
         return recording
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
         with self._paddle.no_grad():
-            return dict(_parts(self._modules[module](*tensors)))
+            return dict(parts(self._modules[module](*tensors), _array))
 
     def attribute(self, module: str, name: str) -> Any:
         return getattr(self._modules[module], _NAMES.get(name, name), None)
@@ -186,7 +222,7 @@ def _keeper(recording: Recording, name: str, watch: Watch) -> Any:
     """Return a hook that records a layer's output and, if asked for, its arguments."""
 
     def keep(layer: Any, args: Any, output: Any) -> None:
-        place = recording.keep(name, type(layer).__name__, dict(_parts(output)), watch.limit)
+        place = recording.keep(name, type(layer).__name__, dict(parts(output, _array)), watch.limit)
         if watch.calls and all(_can_be_stored(a) for a in args):
             recording.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
 
@@ -197,18 +233,6 @@ def _can_be_stored(argument: Any) -> bool:
     return (
         argument is None or hasattr(argument, "detach") or isinstance(argument, int | float | str)
     )
-
-
-def _parts(value: Any) -> list[tuple[str, Array]]:
-    """Return the tensors of an output: one with the name "", or several named @0, @1, …"""
-    if hasattr(value, "detach"):
-        return [("", _array(value))]
-    if isinstance(value, tuple | list):
-        tensors = [v for v in value if hasattr(v, "detach")]
-        if len(tensors) == 1:
-            return _parts(tensors[0])
-        return [(f"@{index}", _array(tensor)) for index, tensor in enumerate(tensors)]
-    return []
 
 
 def _array(tensor: Any) -> Array:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +26,15 @@ PRECISIONS = ("float64", "float32", "tf32", "float16", "bfloat16")
 STEP_EPS = 1e-3
 """AdamW's eps in `step`. Its usual 1e-8 would turn the rounding noise of a gradient that is zero
 (the bias of a key before a softmax) into a step of full length."""
+
+Naming = Callable[[str], str | None]
+"""The canonical path of a module for its own, None for one to leave out."""
+
+
+def as_it_is(path: str) -> str | None:
+    """Return a path, for models whose modules have the canonical ones."""
+    return path
+
 
 Argument = Array | int | float | bool | str | None
 """An argument of a module, where the call can be recorded and repeated."""
@@ -81,6 +90,36 @@ def sampled(array: Array, limit: int | None) -> Array:
     return array.reshape(-1)[np.linspace(0, array.size - 1, limit).astype(np.int64)]
 
 
+def parts(value: Any, array: Callable[[Any], Array]) -> list[tuple[str, Array]]:
+    """Return the tensors of an output: one has the name "", several are `@0`, `@1`, `@KEY`, …
+
+    Tuples, mappings (transformers' `ModelOutput`) and dataclasses may be nested: `@states.0`.
+    Entries of a tuple are counted without those that are not tensors.
+    """
+    leaves = list(_leaves(value))
+    if len(leaves) == 1:
+        return [("", array(leaves[0][1]))]
+    return [("@" + ".".join(path), array(tensor)) for path, tensor in leaves]
+
+
+def _leaves(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the tensors of a nested value with the keys that lead to each."""
+    if hasattr(value, "detach"):
+        yield (), value
+        return
+    entries: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        entries = [(re.sub("[/@]", ".", str(key)), one) for key, one in value.items()]
+    elif is_dataclass(value) and not isinstance(value, type):
+        entries = [(f.name, getattr(value, f.name)) for f in fields(value)]
+    elif isinstance(value, tuple | list):
+        counted = [one for one in value if next(_leaves(one), None) is not None]
+        entries = [(str(index), one) for index, one in enumerate(counted)]
+    for key, one in entries:
+        for path, tensor in _leaves(one):
+            yield (key, *path), tensor
+
+
 def device_for(name: str, framework: str, count: int) -> str:
     """Return `cpu` or `cuda[:n]` for `--device`, in a framework that sees `count` devices."""
     if name == "auto":
@@ -117,8 +156,17 @@ class Runner(Protocol):
     ) -> None:
         """Build the reference model, in evaluation mode; `blank` if every tensor will be set."""
 
-    def adopt(self, model: Any) -> None:
-        """Use a model that was built elsewhere; it is put in evaluation mode."""
+    def adopt(self, model: Any, name: Naming = as_it_is) -> None:
+        """Use a model that was built elsewhere; it is put in evaluation mode.
+
+        `name` gives the name by which a module, given by its path, is known; None for none.
+        """
+
+    def lent(self, model: Any, name: Naming = as_it_is) -> AbstractContextManager[None]:
+        """Use a caller's model for a while; model and framework come back as they were.
+
+        That is the mode of every module, the element types, the values, the device, the settings.
+        """
 
     def tensors(self) -> dict[str, tuple[str, Shape]]:
         """Return {name: (dtype name, shape)} of the model's state dict."""
@@ -132,8 +180,8 @@ class Runner(Protocol):
     def value(self, name: str) -> Array:
         """Return one tensor of the state dict."""
 
-    def forward(self, inputs: Array, watch: Watch) -> Recording:
-        """Run the model and record what `watch` asks for."""
+    def forward(self, inputs: Array | Sequence[Array], watch: Watch) -> Recording:
+        """Run the model on its argument, or several, and record what `watch` asks for."""
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         """Run one module only; return its outputs, {part: array}."""

@@ -14,7 +14,7 @@ from porter import __version__
 from porter.checkpoints.read import read
 from porter.errors import InputError, UsageError, listed, printable
 from porter.frameworks import exchange
-from porter.frameworks.runner import PRECISIONS, Recording, Runner, Watch
+from porter.frameworks.runner import PRECISIONS, Naming, Recording, Runner, Watch, as_it_is
 from porter.mapping.fold import fold
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
@@ -67,6 +67,23 @@ class Session:
         self._loaded = None
         return {"tensors": self._runner.tensors()}
 
+    @contextlib.contextmanager
+    def adopt(self, model: Any, name: Naming = as_it_is) -> Iterator[None]:
+        """Use a live model with the weights that it has, until the context ends."""
+        with self._runner.lent(model, name):
+            values = {name: self._runner.value(name) for name in self._runner.tensors()}
+            self._weights, self._loaded = StateDict.of(values), None
+            yield
+
+    @property
+    def weights(self) -> Mapping[str, LazyTensor]:
+        """The weights that were loaded; of a live model halves are float32."""
+        return self._weights
+
+    def types(self) -> dict[str, str]:
+        """Return the element type of each tensor of the model."""
+        return {name: dtype for name, (dtype, _) in self._runner.tensors().items()}
+
     def _check(self, state: StateDict, lacking: Sequence[str], path: str) -> None:
         own = self._runner.tensors()
         shapes = {name: tensor.shape for name, tensor in self._weights.items()}
@@ -103,14 +120,17 @@ class Session:
         `rounded` names an element type to which the floating weights are rounded first. In the case
         named `layers` modules are watched: those of `watch`, or all.
         """
-        arrays, _ = exchange.load(inputs)
+        arrays, described = exchange.load(inputs)
         self._use(precision, rounded)
         results: dict[str, Array] = {}
         about: dict[str, Any] = {"precision": precision}
-        for case in cases or arrays:
+        for case, given in exchange.cases(arrays, described).items():
+            if cases and case not in cases:
+                continue
             watched = Watch(watch, calls, limit) if case == layers else Watch()
-            recording = self._runner.forward(arrays[case], watched)
+            recording = self._runner.forward(given, watched)
             results.update({f"output/{case}/{k}": v for k, v in recording.outputs.items()})
+            about["outputs"] = list(recording.outputs)
             if case == layers:
                 about |= _pack_layers(results, recording)
         exchange.save(output, results, about)

@@ -8,7 +8,16 @@ from typing import Any
 
 from porter.errors import UsageError
 from porter.frameworks.models import build, need
-from porter.frameworks.runner import STEP_EPS, Argument, Recording, Watch, device_for
+from porter.frameworks.runner import (
+    STEP_EPS,
+    Argument,
+    Naming,
+    Recording,
+    Watch,
+    as_it_is,
+    device_for,
+    parts,
+)
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
@@ -21,6 +30,7 @@ class TorchRunner:
         need("torch")
         import torch
 
+        self._settings = _settings(torch)
         # As `use_deterministic_algorithms`, which takes a second to load torch's compiler.
         torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
@@ -68,12 +78,35 @@ class TorchRunner:
         )
         self.adopt(model)
 
-    def adopt(self, model: Any) -> None:
+    def adopt(self, model: Any, name: Naming = as_it_is) -> None:
         self._model = model
         self._model.eval()
         self._model.to(self._device)
         self._state = self._model.state_dict()
-        self._modules = dict(self._model.named_modules())
+        paths = self._model.named_modules()
+        self._modules = {new: module for path, module in paths if (new := name(path)) is not None}
+
+    @contextmanager
+    def lent(self, model: Any, name: Naming = as_it_is) -> Iterator[None]:
+        torch = self._torch
+        modes = [(module, module.training) for module in model.modules()]
+        parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+        buffers = [(module, dict(module._buffers)) for module in model.modules()]
+        # `assign` writes in place where a cast makes no copy.
+        values = [(data, data.clone()) for data in _data(parameters, buffers)]
+        try:
+            self.adopt(model, name)
+            yield
+        finally:
+            for parameter, data in parameters:
+                parameter.data = data
+            for module, own in buffers:
+                module._buffers.update(own)
+            for data, value in values:
+                data.copy_(value)
+            for module, mode in modes:
+                module.training = mode
+            _set(torch, self._settings)
 
     def tensors(self) -> dict[str, tuple[str, Shape]]:
         return {
@@ -99,24 +132,27 @@ class TorchRunner:
     def value(self, name: str) -> Array:
         return _array(self._state[name])
 
-    def forward(self, inputs: Array, watch: Watch) -> Recording:
+    def forward(self, inputs: Array | Sequence[Array], watch: Watch) -> Recording:
         recording = Recording()
+        arguments = [inputs] if hasattr(inputs, "ndim") else inputs
         hooks = [
-            module.register_forward_hook(_keeper(recording, name, watch))
+            module.register_forward_hook(_keeper(recording, name, watch), with_kwargs=True)
             for name, module in self._modules.items()
             if watch.wants(name)
         ]
-        with self._torch.no_grad():
-            found = self._model(self._tensor(inputs))
-        for hook in hooks:
-            hook.remove()
-        recording.outputs = {f"logits{part}": array for part, array in _parts(found)}
+        try:
+            with self._torch.no_grad():
+                found = self._model(*[self._tensor(argument) for argument in arguments])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        recording.outputs = {f"logits{part}": array for part, array in parts(found, _array)}
         return recording
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
         with self._torch.no_grad():
-            return dict(_parts(self._modules[module](*tensors)))
+            return dict(parts(self._modules[module](*tensors), _array))
 
     def attribute(self, module: str, name: str) -> Any:
         return getattr(self._modules[module], name, None)
@@ -169,6 +205,35 @@ class TorchRunner:
         return tensor.to(self._device, dtype)
 
 
+def _data(parameters: Any, buffers: Any) -> list[Any]:
+    """Return the tensors of parameters and buffers."""
+    found = [data for _, data in parameters]
+    return found + [t.data for _, own in buffers for t in own.values() if t is not None]
+
+
+def _settings(torch: Any) -> dict[str, Any]:
+    """Return torch's settings that a runner changes."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return {
+        "debug": torch.get_deterministic_debug_mode(),
+        "benchmark": cudnn.benchmark,
+        "fp16": matmul.allow_fp16_reduced_precision_reduction,
+        "bf16": matmul.allow_bf16_reduced_precision_reduction,
+        "matmul": matmul.allow_tf32,
+        "cudnn": cudnn.allow_tf32,
+    }
+
+
+def _set(torch: Any, settings: Mapping[str, Any]) -> None:
+    """Set again what `_settings` returned."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    torch.set_deterministic_debug_mode(settings["debug"])
+    cudnn.benchmark = settings["benchmark"]
+    matmul.allow_fp16_reduced_precision_reduction = settings["fp16"]
+    matmul.allow_bf16_reduced_precision_reduction = settings["bf16"]
+    matmul.allow_tf32, cudnn.allow_tf32 = settings["matmul"], settings["cudnn"]
+
+
 def _activation(torch: Any, gelu: Any, name: str) -> Any:
     """Return the function that replaces GELU."""
     return {
@@ -183,9 +248,11 @@ def _activation(torch: Any, gelu: Any, name: str) -> Any:
 def _keeper(recording: Recording, name: str, watch: Watch) -> Any:
     """Return a hook that records a module's output and, if asked for, its arguments."""
 
-    def keep(module: Any, args: Any, output: Any) -> None:
-        place = recording.keep(name, type(module).__name__, dict(_parts(output)), watch.limit)
-        if watch.calls and all(_can_be_stored(a) for a in args):
+    def keep(module: Any, args: Any, named: Any, output: Any) -> None:
+        place = recording.keep(
+            name, type(module).__name__, dict(parts(output, _array)), watch.limit
+        )
+        if watch.calls and not named and all(_can_be_stored(a) for a in args):
             recording.calls[place] = tuple(_array(a) if hasattr(a, "detach") else a for a in args)
 
     return keep
@@ -195,18 +262,6 @@ def _can_be_stored(argument: Any) -> bool:
     return (
         argument is None or hasattr(argument, "detach") or isinstance(argument, int | float | str)
     )
-
-
-def _parts(value: Any) -> list[tuple[str, Array]]:
-    """Return the tensors of an output: one with the name "", or several named @0, @1, …"""
-    if hasattr(value, "detach"):
-        return [("", _array(value))]
-    if isinstance(value, tuple | list):
-        tensors = [v for v in value if hasattr(v, "detach")]
-        if len(tensors) == 1:
-            return _parts(tensors[0])
-        return [(f"@{index}", _array(tensor)) for index, tensor in enumerate(tensors)]
-    return []
 
 
 def _array(tensor: Any) -> Array:

@@ -8,9 +8,11 @@ the side. Layers are those of the first case.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 from porter.errors import InputError, printable
 from porter.frameworks import exchange
@@ -54,8 +56,15 @@ class Trace:
     """By canonical name, in float64."""
     stepped: Mapping[str, Array] = field(default_factory=dict)
     """Parameters after one AdamW step, by canonical name, in float64."""
+    arguments: tuple[str, ...] = ()
+    """Of a model that porter does not know: the inputs are the arguments of one call, in order."""
     calls: str = ""
     """File with the arguments of each module, to run them elsewhere; empty if not stored."""
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Names of the inputs that were run one after the other."""
+        return (exchange.ARGUMENTS,) if self.arguments else tuple(self.inputs)
 
 
 def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] | None = None,
@@ -79,6 +88,8 @@ def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] 
         "num_classes": trace.num_classes,
         "image_size": trace.image_size,
         "cases": list(trace.inputs),
+        "arguments": list(trace.arguments),
+        "outputs": _names_of_outputs(trace),
         "layers": {
             precision: {"places": list(v.values), "shapes": dict(v.shapes), "kinds": dict(v.kinds)}
             for precision, v in trace.layers.items()
@@ -86,6 +97,19 @@ def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] 
         "calls": about_calls or {},
     }
     exchange.save(path, arrays, about, WriteOptions(force=force, digests=False))
+
+
+def in_order(outputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    """Sort outputs, `case/name`, in the order in which the model returns them: a file has none."""
+    places = {name: index for index, name in enumerate(names)}
+    last = len(places)
+    order = sorted(outputs, key=lambda key: places.get(key.rpartition("/")[2], last))
+    return {key: outputs[key] for key in order}
+
+
+def _names_of_outputs(trace: Trace) -> list[str]:
+    keys = next(iter(trace.outputs.values()), {})
+    return list(dict.fromkeys(key.rpartition("/")[2] for key in keys))
 
 
 def is_trace(path: str | os.PathLike[str]) -> bool:
@@ -131,7 +155,9 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
         num_classes=about["num_classes"],
         image_size=about["image_size"],
         inputs={case: groups["input"][case] for case in about["cases"]},
-        outputs=outputs,
+        outputs={
+            precision: in_order(run, about.get("outputs", ())) for precision, run in outputs.items()
+        },
         layers={
             precision: Layers(
                 {place: groups["layer"][f"{precision}/{place}"] for place in layers["places"]},
@@ -140,6 +166,7 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
             )
             for precision, layers in about["layers"].items()
         },
+        arguments=tuple(str(name) for name in about.get("arguments", ())),
         gradients=groups.get("gradient", {}),
         stepped=groups.get("stepped", {}),
         calls=path if about["calls"] else "",
@@ -153,20 +180,36 @@ def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]
     words += [trace.architecture, *report.versions, *report.versions.values()]
     if not all(isinstance(word, str) for word in words):
         return "the description of its side is not text"
-    if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
-        return "classes and image size are not positive numbers"
-    for case, array in trace.inputs.items():
-        if problem := misfit(array, trace.image_size):
-            return f"input {printable(case)} {problem}"
+    if problem := _bad_arguments(trace) if trace.arguments else _bad_pictures(trace):
+        return problem
     if not trace.inputs or not trace.outputs:
         return "it has no inputs or no outputs"
     for precision, outputs in trace.outputs.items():
-        if precision not in PRECISIONS or {k.rpartition("/")[0] for k in outputs} != {
-            *trace.inputs
-        }:
+        cases = {name.rpartition("/")[0] for name in outputs}
+        if precision not in PRECISIONS or cases != {*trace.cases}:
             return f"its outputs in {printable(precision)} are not those of its inputs"
     for layers in trace.layers.values():
         if not layers.values.keys() <= layers.shapes.keys():
             return "a layer has no shape"
     used = [a["array"] for called in about["calls"].values() for a in called if "array" in a]
     return "" if all(name in arrays for name in used) else "arguments of a module are missing"
+
+
+def _bad_pictures(trace: Trace) -> str:
+    """Return what is wrong with the inputs of a variant of porter; empty if nothing is."""
+    if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
+        return "classes and image size are not positive numbers"
+    for case, array in trace.inputs.items():
+        if problem := misfit(array, trace.image_size):
+            return f"input {printable(case)} {problem}"
+    return ""
+
+
+def _bad_arguments(trace: Trace) -> str:
+    """Return what is wrong with the arguments of another model; empty if nothing is."""
+    if set(trace.arguments) != set(trace.inputs):
+        return "its arguments are not its inputs"
+    for name, array in trace.inputs.items():
+        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+            return f"argument {printable(name)} is not an array of finite numbers"
+    return ""

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from porter.verification.sides.report import SideReport
+from porter.verification.trace import Trace, save
 
 pytest_plugins = ["pytester"]
 
@@ -72,6 +76,107 @@ def test_assert_equivalent_and_the_report_option(traces: Path, pytester: pytest.
     assert good["status"] == "passed"
     assert wrong["status"] == "failed"
     assert [f["place"] for f in wrong["findings"]] == ["blocks.4.norm2"]
+
+
+MIXED = """
+import os
+from pathlib import Path
+import pytest
+from porter.testing import assert_equivalent
+
+def test_good():
+    assert_equivalent(Path("good.trace"), Path("good.trace"))
+
+@pytest.mark.parametrize("case", [1, 2])
+def test_other(case):
+    if os.environ.get("FAULT") == "verdict":
+        assert_equivalent(Path("good.trace"), Path("wrong.trace"))
+    if os.environ.get("FAULT") == "refused":
+        assert_equivalent(Path("good.trace"), Path("none.trace"))
+    if os.environ.get("FAULT") == "plain":
+        assert case == 0
+    if os.environ.get("FAULT") == "crash":
+        os._exit(9)
+"""
+
+
+@pytest.fixture
+def mixed(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A file with a test whose verdict passes and others that fail as FAULT says."""
+    pytester.makepyfile(MIXED)
+    batch = np.ones((2, 3))
+    for name, value in (("good", batch), ("wrong", -batch)):
+        runs = {precision: {"inputs/logits": value} for precision in ("float64", "float32")}
+        report = SideReport(f"torch {name}", "torch", "", "", "", recorded=True)
+        made = Trace(report, "", 0, 0, {"x": batch}, runs, arguments=("x",))
+        save(made, pytester.path / f"{name}.trace")
+    return pytester
+
+
+@pytest.mark.parametrize(
+    ("fault", "workers", "rows"),
+    [
+        ("verdict", "-n0", ["passed", "failed", "failed"]),
+        ("plain", "-n1", ["passed", "failed", "failed"]),
+        ("refused", "-n1", ["passed", "not made", "not made"]),
+        ("crash", "-n1", None),
+        ("crash", "-n0", None),
+    ],
+)  # fmt: skip
+def test_a_run_that_fails_leaves_no_green_report(
+    mixed: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: str, fault: str,
+    rows: list[str] | None,
+) -> None:  # fmt: skip
+    """The report of an earlier run goes away; verdicts of workers arrive, crashes count."""
+    (mixed.path / "out.json").write_text('{"passed": true}')
+    monkeypatch.setenv("FAULT", fault)
+    result = mixed.runpytest_subprocess(workers, "--porter-report=out.json")
+    assert result.ret != 0
+    path = mixed.path / "out.json"
+    if fault == "crash" and workers == "-n0":
+        assert not path.exists()
+        return
+    report = json.loads(path.read_text())
+    assert report["passed"] is False
+    found = {row["test"].rpartition("::")[2]: row["status"] for row in report["rows"]}
+    if rows is not None:
+        assert [found[name] for name in sorted(found)] == rows
+    assert found["test_good"] == "passed"
+    assert json.loads((mixed.path / "out.test_good.json").read_text())["passed"] is True
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_the_only_verdict_of_a_run_is_its_report(mixed: pytest.Pytester, workers: str) -> None:
+    """Every kind of report is written, by whichever process the test has run in."""
+    result = mixed.runpytest_subprocess(
+        workers, "--porter-report=out.json", "--porter-report=out.html"
+    )
+    result.assert_outcomes(passed=3)
+    assert json.loads((mixed.path / "out.json").read_text())["schema"] == "porter.verdict/1"
+    assert "the two sides compute the same" in (mixed.path / "out.html").read_text()
+
+
+@pytest.mark.parametrize("suffix", [".md", ".html", ".json", ".xml"])
+def test_a_run_without_a_verdict_is_not_green(pytester: pytest.Pytester, suffix: str) -> None:
+    """Tests that pass and compare nothing prove nothing."""
+    pytester.makepyfile("def test_nothing(): pass")
+    result = pytester.runpytest_subprocess(f"--porter-report=out{suffix}")
+    result.assert_outcomes(passed=1)
+    text = (pytester.path / f"out{suffix}").read_text()
+    assert "no verdict was made" in text
+    assert not any(mark in text for mark in ("✅", "✓", '"passed": true', 'failures="0"'))
+
+
+def test_the_plugin_is_light(pytester: pytest.Pytester) -> None:
+    """A run of tests that do not use porter does not import its parts."""
+    pytester.makepyfile(
+        "import sys\n"
+        "def test_light():\n"
+        "    loaded = [n for n in sys.modules if n.startswith('porter.')]\n"
+        "    assert sorted(loaded) == ['porter.testing', 'porter.testing.plugin']\n"
+        "    assert 'numpy' not in sys.modules\n"
+    )
+    pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
 
 
 def test_a_report_of_unknown_kind_is_refused(pytester: pytest.Pytester) -> None:

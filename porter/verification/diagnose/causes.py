@@ -54,7 +54,8 @@ def _causes(
     guilty = [c.place for c in layers if c.role == CAUSES and not _explained(c.place, explained)]
     for calls in chunks:
         mine = {place: isolated[place] for place in guilty if place in calls.places}
-        suspects = {} if verdict.tensors else _mutations(pair, mine)
+        compared = verdict.tensors or Can.WEIGHTS not in pair.left.can
+        suspects = {} if compared else _mutations(pair, mine)
         findings += hypotheses.diagnose(pair.left, calls, mine, kinds, suspects)
     known = {finding.place for finding in findings}
     for place in [place for place in guilty if (place or WHOLE) not in known][:3]:

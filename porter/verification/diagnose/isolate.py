@@ -39,7 +39,7 @@ def calls_of(checks: Sequence[LayerCheck], right: Side, inputs: Path) -> Iterato
     wanted = [c for c in checks if not c.passed][:MOST]
     outputs = right.trace.outputs
     precision = EXACT if EXACT in outputs else next(iter(outputs))
-    case = next(iter(right.trace.inputs))
+    case = right.trace.cases[0]
     chunks = _chunks(wanted) if Can.RUN in right.can else [[check.place for check in wanted]]
     for index, chunk in enumerate(chunks):
         modules = sorted({place.partition("#")[0] for place in chunk})

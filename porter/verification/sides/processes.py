@@ -21,7 +21,7 @@ from porter.verification.sides.naming import canonical
 from porter.verification.sides.prepare import Prepared
 from porter.verification.sides.side import Can, Side
 from porter.verification.steps import Step, Steps
-from porter.verification.trace import SAMPLE, Layers, Trace
+from porter.verification.trace import SAMPLE, Layers, Trace, in_order
 
 
 class Graph(Side):
@@ -56,7 +56,7 @@ class Graph(Side):
         self, inputs: Path, precisions: Sequence[str], layers: str = "", step: Step | None = None
     ) -> None:
         layers = layers if Can.LAYERS in self.can else ""
-        arrays, _ = exchange.load(inputs)
+        arrays, described = exchange.load(inputs)
         outputs: dict[str, Mapping[str, Array]] = {}
         watched: dict[str, Layers] = {}
         for precision in precisions:
@@ -68,12 +68,12 @@ class Graph(Side):
                 rounded=self.rounded, layers=layers, limit=SAMPLE,
             )  # fmt: skip
             found, about = exchange.load(path)
-            outputs[precision] = _under("output/", found)
+            outputs[precision] = in_order(_under("output/", found), about.get("outputs", ()))
             if layers:
                 watched[precision] = _layers(found, about)
         self.trace = Trace(
             self.report, self.architecture, self.num_classes, self.image_size,
-            arrays, outputs, watched,
+            arrays, outputs, watched, arguments=tuple(described.get("arguments", ())),
         )  # fmt: skip
 
     def _path(self, name: str) -> str:
@@ -177,6 +177,14 @@ def _starter(side: Side, worker: Worker, folder: Path, device: str) -> Callable[
 def layers_of(calls: str) -> Layers:
     """Return the layers in a file of `Side.calls`."""
     return _layers(*exchange.load(calls, lambda name: name.startswith("layer/")))
+
+
+def arguments_of(calls: str) -> tuple[dict[str, Array], dict[str, object]]:
+    """Return the arrays and the description of the arguments in a file of `Side.calls`."""
+    if not calls:
+        return {}, {}
+    arrays, about = exchange.load(calls)
+    return {n: a for n, a in arrays.items() if n.startswith("call/")}, about["calls"]
 
 
 def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
