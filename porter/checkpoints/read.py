@@ -9,6 +9,7 @@ from porter import codecs
 from porter.checkpoints import dcp, zero
 from porter.checkpoints.folder import find
 from porter.checkpoints.placeholders import refuse_placeholders
+from porter.codecs.onnx.transposed import straightened
 from porter.tensors.state_dict import StateDict
 
 
@@ -33,6 +34,8 @@ def read(
         state = zero.read(place.path, key=key, strip=strip)
     else:
         state = codecs.read(place.path, key=key, format=format, strip=strip, uint16=uint16)
+        if state.origin is not None and state.origin.format == "onnx":
+            state = straightened(state)
     refuse_placeholders(state)
     if not place.notes:
         return state

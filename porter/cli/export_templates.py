@@ -16,7 +16,6 @@ from porter.cli.output import force_option, json_option, progress, quiet_option,
 @click.option("--all", "everything", is_flag=True, help="Every variant but those of studies.")
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER",
               help="Copy them to a folder, for another machine.")  # fmt: skip
-@click.option("--opset", type=click.IntRange(1), help="Operator set (default 20).")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
 @force_option
 @json_option
@@ -25,7 +24,6 @@ def command(
     archs: tuple[str, ...],
     everything: bool,
     output: str | None,
-    opset: int | None,
     image_size: int | None,
     force: bool,
     as_json: bool,
@@ -37,7 +35,6 @@ def command(
     PORTER_CACHE_DIR/templates of a machine without torch.
     """
     from porter.onnx.export.pack import pack
-    from porter.onnx.export.template import OPSET
     from porter.zoo.architectures import all_variants, find
 
     if bool(archs) == everything:
@@ -49,9 +46,7 @@ def command(
         with progress(quiet or as_json) as move:
             if move is not None:
                 move(f"making the template of {variant.name}", 0, 0)
-            (template,) = pack(
-                [variant], output, image_size=image_size, opset=opset or OPSET, force=force
-            )
+            (template,) = pack([variant], output, image_size=image_size, force=force)
         templates.append(dataclasses.asdict(template))
         if not (quiet or as_json):
             path = wrapped(f"{template.path}  {sized(template.nbytes)}", "  ", "    ")

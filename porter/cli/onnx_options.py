@@ -17,7 +17,8 @@ NAMES = (
 """Fields of `porter.onnx.export.write.Options`."""
 
 _OPTIONS = (
-    click.option("--opset", type=click.IntRange(1), help="ONNX: operator set (default 20)."),
+    click.option("--opset", type=click.IntRange(1),
+                 help="ONNX: operator set, 11 to 23 (default 20)."),
     click.option("--batch", type=click.IntRange(1), help="ONNX: freeze the batch (default: free)."),
     click.option("--external-data", is_flag=True,
                  help="ONNX: weights in a file next to the model (always above 2 GiB)."),

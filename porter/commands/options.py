@@ -48,7 +48,7 @@ class OnnxKeywords(TypedDict, total=False):
     """The fields of `porter.onnx.export.write.Options`."""
 
     opset: int
-    """Operator set (default 20)."""
+    """Operator set, 11 to 23 (default 20)."""
     batch: int | None
     """Size of every batch; None leaves it free."""
     external_data: bool

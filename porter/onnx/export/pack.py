@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from porter.errors import SystemFault
-from porter.onnx.export.template import OPSET, template
+from porter.onnx.export.template import template
 from porter.storage.outputs import publish_content
 from porter.zoo.architectures import Architecture
 
@@ -27,7 +27,6 @@ def pack(
     folder: str | os.PathLike[str] | None = None,
     *,
     image_size: int | None = None,
-    opset: int = OPSET,
     force: bool = False,
 ) -> Iterator[Packed]:
     """Yield the template of each variant, traced where there was none.
@@ -37,7 +36,7 @@ def pack(
     only. `image_size` is in pixels. Raises as `template` does.
     """
     for architecture in architectures:
-        path = Path(template(architecture, image_size=image_size, opset=opset).path)
+        path = Path(template(architecture, image_size=image_size).path)
         if folder is not None:
             path = _copied(path, Path(folder), force)
         yield Packed(architecture.name, os.fspath(path), path.stat().st_size)

@@ -1,8 +1,8 @@
 """Templates: the graph of a variant without its weights, traced once and kept.
 
 A template is an ONNX model whose weights are inputs, under their canonical names, so that any
-ONNX tool can open it. It depends on the variant, the image size, the opset and the optional
-parts; neither on the batch nor on the number of classes, which stand in it as symbols. It is
+ONNX tool can open it. It depends on the variant, the image size and the optional
+parts; neither on the batch nor on the number of classes, which are symbols in it. It is
 looked for in the package, then in the user's cache; where it is in neither, torch traces it in
 a child process. Its name carries the digest of the code that it was traced from.
 """
@@ -29,7 +29,7 @@ from porter.onnx.graph.values import Model, Value
 from porter.zoo.architectures import Architecture
 
 OPSET = 20
-"""What ONNX Runtime 1.17 and TensorRT 10 take, the first with GELU as an operator."""
+"""Operator set of templates, the first with GELU as an operator; `opsets` writes the others."""
 _LARGEST = 64 << 20
 
 
@@ -39,7 +39,6 @@ class Template:
 
     architecture: Architecture
     image_size: int
-    opset: int
     features: tuple[str, ...]
     path: str
     model: Model
@@ -57,7 +56,6 @@ def template(
     architecture: Architecture,
     *,
     image_size: int | None = None,
-    opset: int = OPSET,
     features: Sequence[str] = (),
 ) -> Template:
     """Return the template of a variant at an image size (pixels), traced if there is none yet.
@@ -66,9 +64,9 @@ def template(
     """
     size = image_size or architecture.image_size
     chosen = tuple(sorted(features))
-    name = file_name(architecture, size, opset, chosen)
-    path = find(name) or _traced(architecture, size, opset, chosen, folder() / name)
-    return _load(path, architecture, size, opset, chosen)
+    name = file_name(architecture, size, chosen)
+    path = find(name) or _traced(architecture, size, chosen, folder() / name)
+    return _load(path, architecture, size, chosen)
 
 
 def folder() -> Path:
@@ -90,11 +88,9 @@ def find(name: str) -> Path | None:
     return kept if kept.is_file() else None
 
 
-def file_name(
-    architecture: Architecture, image_size: int, opset: int, features: Sequence[str] = ()
-) -> str:
+def file_name(architecture: Architecture, image_size: int, features: Sequence[str] = ()) -> str:
     """Return what a template's file is called."""
-    parts = [architecture.name, *features, f"{image_size}px", f"opset{opset}"]
+    parts = [architecture.name, *features, f"{image_size}px", f"opset{OPSET}"]
     return ".".join([*parts, digest(architecture)[:12], "onnx", "gz"])
 
 
@@ -151,7 +147,7 @@ def digest(architecture: Architecture) -> str:
 
 
 def _traced(
-    architecture: Architecture, image_size: int, opset: int, features: Sequence[str], path: Path
+    architecture: Architecture, image_size: int, features: Sequence[str], path: Path
 ) -> Path:
     """Trace a template into the cache; another process may do the same meanwhile."""
     try:
@@ -166,13 +162,13 @@ def _traced(
                 architecture=architecture.name,
                 path=os.fspath(part),
                 image_size=image_size,
-                opset=opset,
+                opset=OPSET,
                 features=list(features),
             )
         os.replace(part, path)
     except MissingPackage as error:
         raise MissingPackage(
-            f"there is no template of {architecture.name} at {image_size} px, opset {opset},"
+            f"there is no template of {architecture.name} at {image_size} px,"
             f" and tracing one {error.message.removeprefix('this ')} (or bring the file"
             f" {path.name} into {path.parent}: `porter export-templates` makes it elsewhere)"
         ) from error
@@ -183,7 +179,7 @@ def _traced(
 
 
 def _load(
-    path: Path, architecture: Architecture, image_size: int, opset: int, features: tuple[str, ...]
+    path: Path, architecture: Architecture, image_size: int, features: tuple[str, ...]
 ) -> Template:
     from porter.frameworks.onnx.trace import TEMPLATE
 
@@ -196,4 +192,4 @@ def _load(
         raise InputError(
             "is not a template of porter's; delete it to trace it again", path
         ) from error
-    return Template(architecture, image_size, opset, features, os.fspath(path), model, unused)
+    return Template(architecture, image_size, features, os.fspath(path), model, unused)

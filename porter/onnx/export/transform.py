@@ -1,4 +1,4 @@
-"""What an export does to a template's graph: batch, classes, names, floating type.
+"""What an export does to a template's graph: batch, classes, names, layout, floating type.
 
 Each function returns a new graph; the template stays as it is.
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from porter.codecs.onnx.transposed import stored_name
 from porter.errors import UsageError, listed, printable
 from porter.onnx.graph.attributes import (
     Attribute,
@@ -60,6 +61,39 @@ def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     ]
     inputs, outputs = [named(v) for v in graph.inputs], [named(v) for v in graph.outputs]
     return replace(graph, nodes=nodes, inputs=inputs, outputs=outputs)
+
+
+def transposed(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """Return the graph with the weights of linear layers transposed, and their names.
+
+    Each of them has only ever been transposed to be the right side of a MatMul. As an
+    initialiser of that layout, quantisers find it, and no runtime has to transpose it.
+    """
+    users = graph.consumers()
+    names = {value.name: _right_side(value.name, users) for value in graph.inputs[1:]}
+    found = {name: result for name, result in names.items() if result}
+    stored = {result: stored_name(name) for name, result in found.items()}
+    nodes = [
+        replace(node, inputs=[stored.get(name, name) for name in node.inputs])
+        for node in graph.nodes
+        if node.outputs[0] not in stored
+    ]
+    inputs = [
+        replace(v, name=stored_name(v.name), dims=v.dims[::-1]) if v.name in found else v
+        for v in graph.inputs
+    ]
+    return replace(graph, nodes=nodes, inputs=inputs), tuple(found)
+
+
+def _right_side(weight: str, users: Mapping[str, Sequence[Node]]) -> str:
+    """Return the value that is a weight transposed for MatMul, empty where there is more to it."""
+    readers = users.get(weight, ())
+    if len(readers) != 1 or readers[0].op != "Transpose" or readers[0].get("perm") != [1, 0]:
+        return ""
+    (result,) = readers[0].outputs
+    matmuls = users.get(result, ())
+    fits = all(node.op == "MatMul" and node.inputs.index(result) == 1 for node in matmuls)
+    return result if matmuls and fits else ""
 
 
 def half(graph: Graph, *, wide_ends: bool) -> Graph:

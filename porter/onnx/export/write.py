@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Unpack
 
 from porter import codecs
+from porter.codecs.onnx.transposed import TRANSPOSED, stored_name, transposed
 from porter.codecs.writing import Output
 from porter.errors import PorterError, UsageError, listed, printable
 from porter.mapping.constants import constants
 from porter.onnx.export import metadata as notes
-from porter.onnx.export import model, transform
+from porter.onnx.export import model, opsets, transform
 from porter.onnx.export.template import OPSET, Template, template
 from porter.onnx.graph.parse import parse
 from porter.onnx.graph.values import FLOAT, FLOAT16
@@ -81,16 +82,19 @@ def export(
     chosen, writing = options or Options(), WriteOptions(**keywords)
     target, inputs = os.fspath(path), list(inputs)
     atomic_output.resolve(target, inputs, writing.force)  # before a template is traced
-    made = _template(architecture, image_size, chosen.opset, features)
+    opsets.check(chosen.opset)
+    made = _template(architecture, image_size, features)
     computed = constants(architecture.table.constants, architecture.config, image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
     weights, rest = _sorted_out(state, made, num_classes)
-    sheet = _sheet(architecture, made, code, num_classes, chosen)
+    sheet, swapped = _sheet(architecture, made, code, num_classes, chosen)
+    weights = _as_stored(weights, swapped)
     said = {
         **{key: text for key, text in (metadata or {}).items() if key != "format"},  # safetensors'
         notes.PREPROCESSING: notes.preprocessing(architecture, image_size),
         notes.UNUSED: notes.unused(state, rest),
+        TRANSPOSED: compact(list(swapped)),
     }
     if chosen.labels is not None:
         said[notes.LABELS] = compact(notes.read_labels(chosen.labels, num_classes))
@@ -112,11 +116,9 @@ def export(
         return written
 
 
-def _template(
-    architecture: Architecture, image_size: int, opset: int, features: Sequence[str]
-) -> Template:
+def _template(architecture: Architecture, image_size: int, features: Sequence[str]) -> Template:
     architecture.need_model("ONNX export")
-    return template(architecture, image_size=image_size, opset=opset, features=features)
+    return template(architecture, image_size=image_size, features=features)
 
 
 def _floating(state: StateDict) -> int:
@@ -163,15 +165,16 @@ def _sorted_out(
 
 def _sheet(
     architecture: Architecture, made: Template, code: int, num_classes: int, options: Options
-) -> model.Sheet:
-    """Return the graph as it will stand in the file."""
-    graph = made.model.graph
+) -> tuple[model.Sheet, tuple[str, ...]]:
+    """Return the graph as it will be in the file, and the weights that it has transposed."""
+    graph, swapped = transform.transposed(made.model.graph)
     if options.io_dtype not in (None, "fp32", "fp16"):
         raise UsageError(f"--io-dtype is fp32 or fp16, not {options.io_dtype}")
     if code == FLOAT16:
         graph = transform.half(graph, wide_ends=options.io_dtype == "fp32")
     elif options.io_dtype == "fp16":
         raise UsageError("--io-dtype fp16 needs an fp16 model: pass --dtype fp16 as well")
+    graph = opsets.written_in(graph, options.opset, code)
     if options.batch is not None and options.batch < 1:
         raise UsageError(f"a batch of {options.batch} images")
     graph = transform.sized(graph, {"classes": num_classes, "batch": options.batch})
@@ -182,7 +185,17 @@ def _sheet(
     doc, image = notes.document(architecture, made.image_size)
     graph = replace(graph, inputs=[replace(graph.inputs[0], doc=image)], doc=doc)
     graph.outputs[0].doc = "one score for each class, before any softmax"
-    return model.Sheet(graph, made.model.ir_version, made.model.opsets, doc)
+    opset = options.opset
+    return model.Sheet(graph, opsets.LOWEST_IR[opset], {"": opset}, doc), swapped
+
+
+def _as_stored(weights: StateDict, swapped: Sequence[str]) -> StateDict:
+    """Return the weights with some of them transposed, under the names that they then have."""
+    found: dict[str, LazyTensor] = {}
+    for name, tensor in weights.items():
+        swap = name in swapped
+        found[stored_name(name) if swap else name] = transposed(tensor) if swap else tensor
+    return StateDict(found)
 
 
 def _in_one(output: Output, sheet: model.Sheet) -> Written:

@@ -44,6 +44,12 @@ def integer_attribute(name: str, value: int) -> bytes:
     return wire.text(1, name) + wire.integer(3, value) + wire.integer(20, _INT)
 
 
+def integers_attribute(name: str, values: Iterable[int]) -> bytes:
+    """Return a list of integers as an AttributeProto."""
+    numbers = b"".join(wire.integer(8, value) for value in values)
+    return wire.text(1, name) + numbers + wire.integer(20, _INTS)
+
+
 def attribute_value(data: bytes) -> Attribute:
     """Return the value of an AttributeProto."""
     kind = 0

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from porter.checkpoints.read import detect
+from porter.codecs.onnx.transposed import straightened
 from porter.codecs.onnx.weights import initializers
 from porter.errors import InputError, MappingError, UsageError, listed
 from porter.frameworks import exchange
@@ -120,7 +121,8 @@ def is_own(state: StateDict) -> bool:
 def restore(state: StateDict) -> StateDict:
     """Return the state dict that a file of porter's was written from."""
     assert state.origin is not None
-    return notes.with_unused(StateDict(state, replace(state.origin, skipped=())))
+    whole = StateDict(straightened(state), replace(state.origin, skipped=()))
+    return notes.with_unused(whole)
 
 
 class _Search:

@@ -46,9 +46,9 @@ def noise(batch: int, size: int) -> np.ndarray:
 
 @pytest.mark.slow
 def test_the_first_and_the_last_opset_compute_the_same(small: Path, tmp_path: Path) -> None:
-    """A model of another image size and of every end of the range is traced, sound and alike."""
+    """A model of another image size is traced, and sound and alike at both ends of the range."""
     found = []
-    for opset in (18, 23):
+    for opset in (11, 23):
         path = tmp_path / f"{opset}.onnx"
         outcome = porter.convert(NAME, small, path, from_="torch", to="onnx", verify=False,
                                  onnx={"opset": opset})  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 import porter
 from porter.errors import InputError
 from porter.onnx.export import template as templates
-from porter.onnx.export.template import OPSET, digest, file_name, template
+from porter.onnx.export.template import digest, file_name, template
 from porter.zoo.architectures import all_variants, find
 from porter.zoo.seeded import seeded
 
@@ -25,14 +25,14 @@ PACKED = Path(porter.__file__).parent / "onnx" / "templates"
 def test_a_packed_template_is_current(name: str) -> None:
     """Every published variant's template is packed, and traced from the code that is there now."""
     architecture = find(name)
-    expected = file_name(architecture, architecture.image_size, OPSET)
+    expected = file_name(architecture, architecture.image_size)
     assert (PACKED / expected).is_file(), "run `make templates`"
 
 
 def test_no_packed_template_is_stale() -> None:
     """The package holds no template that nothing asks for."""
     packed = (a for a in all_variants().values() if a.module and not a.study)
-    wanted = {file_name(a, a.image_size, OPSET) for a in packed}
+    wanted = {file_name(a, a.image_size) for a in packed}
     assert {path.name for path in PACKED.glob("*.gz")} == wanted
 
 

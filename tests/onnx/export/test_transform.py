@@ -101,7 +101,7 @@ def test_a_model_says_how_pictures_are_prepared(tmp_path: Path) -> None:
         ({"io_dtype": "fp16"}, "--dtype fp16"),
         ({"input_name": "logits"}, "already"),
         ({"optimize": "magic"}, "none of"),
-        ({"opset": 7}, "18 to 23"),
+        ({"opset": 7}, "11 to 23"),
     ],
 )
 def test_options_that_contradict_are_refused(
