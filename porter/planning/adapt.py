@@ -45,7 +45,8 @@ def adapt(
             changes.append(f"{name}: drawn at random for {num_classes} classes")
         elif num_classes is not None and tensors[name].shape[axis] != num_classes:
             old = tensors[name]
-            tensors[name] = _new_head(name, old, num_classes, seed)
+            shape = (*old.shape[:axis], num_classes, *old.shape[axis + 1 :])
+            tensors[name] = _drawn(name, shape, old.dtype, seed)
             changes.append(
                 f"{name}: {old.shape[axis]} classes became {num_classes}, drawn at random"
             )
@@ -88,10 +89,6 @@ def _heads(architecture: Architecture) -> Iterator[tuple[str, tuple[Dim, ...]]]:
     for tensor in architecture.skeleton().tensors:
         if "classes" in tensor.dims and not tensor.feature:
             yield tensor.name, tensor.dims
-
-
-def _new_head(name: str, old: LazyTensor, num_classes: int, seed: int) -> LazyTensor:
-    return _drawn(name, (num_classes, *old.shape[1:]), old.dtype, seed)
 
 
 def _drawn(name: str, shape: Shape, dtype: DType, seed: int) -> LazyTensor:

@@ -85,10 +85,10 @@ def _inputs(
     variant, protocol = find(architecture), PRESETS["default"]
     if inputs is None:
         size = image_size or variant.image_size
-        return noise(protocol.seeds, protocol.batch_sizes, size), size
+        return noise(protocol.seeds, protocol.batch_sizes, variant.sides(size)), size
     if not isinstance(inputs, Mapping):
         raise UsageError("inputs of a variant are a mapping: {name: batch (N, 3, H, W)}")
-    return dict(inputs), image_size or next(iter(inputs.values())).shape[-1]
+    return dict(inputs), image_size or next(iter(inputs.values())).shape[2]
 
 
 def named(inputs: Inputs | None) -> dict[str, Array]:

@@ -73,7 +73,8 @@ def _with_gradients(verdict: Verdict, pair: Pair, grad: bool, train_step: bool) 
     pair.steps.begin("gradients")
     arrays, _ = exchange.load(pair.inputs)
     case = max(arrays, key=lambda name: len(arrays[name]))
-    task = derivatives.task(arrays[case], verdict.num_classes)
+    logits = pair.left.trace.outputs[EXACT][f"{case}/logits"]
+    task = derivatives.task(arrays[case], logits.shape)
     checks: list[Check] = []
     if grad:
         left, right = _derivatives(pair, task, None)

@@ -30,11 +30,20 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 PostScript runs Ghostscript."""
 
 
-def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: int) -> dict[str, Array]:
-    """Return seeded normal inputs, float32 (batch, 3, size, size), by case name."""
+Size = int | tuple[int, int]
+"""Pixels: the side of square pictures, or their height and width."""
+
+
+def sides_of(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: Size) -> dict[str, Array]:
+    """Return seeded normal inputs, float32 (batch, 3, height, width), by case name."""
     return {
         f"seed{seed}.batch{batch}": np.random.default_rng([seed, batch]).standard_normal(
-            (batch, 3, size, size), np.float32
+            (batch, 3, *sides_of(size)), np.float32
         )
         for seed in seeds
         for batch in batch_sizes
@@ -42,14 +51,15 @@ def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: int) -> dict[s
 
 
 def pictures(
-    folder: str | os.PathLike[str], preprocessing: Preprocessing, size: int, most: int = 64
+    folder: str | os.PathLike[str], preprocessing: Preprocessing, size: Size, most: int = 64
 ) -> dict[str, Array]:
-    """Return pictures prepared for the variant, float32 (1, 3, size, size), by file name.
+    """Return pictures prepared for the variant, float32 (1, 3, height, width), by file name.
 
     The shorter side is resized to size / crop, the middle is cut out, values are scaled to
-    [0, 1] and normalised. As in torchvision's image folders, pixels are used as they are stored,
-    whatever the EXIF orientation, and greys, palettes, CMYK and alpha are converted to RGB.
-    Only the `most` first files are taken. Needs pillow (`MissingPackage`).
+    [0, 1] and normalised. For a size that is not square the whole picture is resized to it. As in
+    torchvision's image folders, pixels are used as they are stored, whatever the EXIF
+    orientation, and greys, palettes, CMYK and alpha are converted to RGB. Only the `most` first
+    files are taken. Needs pillow (`MissingPackage`).
     """
     try:
         from PIL import Image, UnidentifiedImageError
@@ -83,22 +93,27 @@ def pictures(
     return prepared
 
 
-def _prepared(image: Any, preprocessing: Preprocessing, size: int) -> Array:
+def _prepared(image: Any, preprocessing: Preprocessing, size: Size) -> Array:
     from PIL import Image
 
-    shorter = int(size / preprocessing.crop + 0.5)
-    scale = shorter / min(image.size)
-    target = tuple(max(shorter, round(side * scale)) for side in image.size)
+    height, width = sides_of(size)
     resampling = Image.Resampling[preprocessing.interpolation.upper()]
-    image = image.resize(target, resampling)
-    x, y = ((side - size) // 2 for side in image.size)
-    pixels = np.asarray(image.crop((x, y, x + size, y + size)), np.float32) / np.float32(255)
+    if height == width:
+        shorter = int(height / preprocessing.crop + 0.5)
+        scale = shorter / min(image.size)
+        target = tuple(max(shorter, round(side * scale)) for side in image.size)
+        image = image.resize(target, resampling)
+        x, y = ((side - height) // 2 for side in image.size)
+        image = image.crop((x, y, x + width, y + height))
+    else:
+        image = image.resize((width, height), resampling)
+    pixels = np.asarray(image, np.float32) / np.float32(255)
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
 
 
-def arrays(path: str | os.PathLike[str], size: int) -> dict[str, Array]:
-    """Return the arrays of an `.npz` or `.npy` file, batches (N, 3, size, size), as float32."""
+def arrays(path: str | os.PathLike[str], size: Size) -> dict[str, Array]:
+    """Return the arrays of an `.npz` or `.npy` file, batches (N, 3, height, width), as float32."""
     check_file(path, _LARGEST_ARRAYS)
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -117,13 +132,14 @@ def arrays(path: str | os.PathLike[str], size: int) -> dict[str, Array]:
     return {name.replace("/", "_"): array.astype(np.float32) for name, array in named.items()}
 
 
-def misfit(array: Array, size: int) -> str:
-    """Return why an array is not a batch of pictures (N, 3, size, size); empty if it is one."""
-    fits = array.ndim == 4 and len(array) > 0 and array.shape[1:] == (3, size, size)
+def misfit(array: Array, size: Size) -> str:
+    """Return why an array is not a batch of pictures of a size; empty if it is one."""
+    height, width = sides_of(size)
+    fits = array.ndim == 4 and len(array) > 0 and array.shape[1:] == (3, height, width)
     if not fits or array.dtype.kind not in "fiu":
         return (
             f"is {array.dtype} {list(array.shape)};"
-            f" a batch of pictures (N, 3, {size}, {size}) of numbers is expected"
+            f" a batch of pictures (N, 3, {height}, {width}) of numbers is expected"
         )
     if not np.isfinite(array).all():
         return "has NaN or infinite values"

@@ -200,7 +200,8 @@ def _bad_pictures(trace: Trace) -> str:
     if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
         return "classes and image size are not positive numbers"
     for case, array in trace.inputs.items():
-        if problem := misfit(array, trace.image_size):
+        width = array.shape[3] if array.ndim == 4 else trace.image_size
+        if problem := misfit(array, (trace.image_size, width)):
             return f"input {printable(case)} {problem}"
     return ""
 

@@ -69,6 +69,7 @@ class Architecture:
     config: Mapping[str, Any]
     """Keyword arguments of the class."""
     image_size: int
+    """Height of the pictures, in pixels, and their width unless `image_width` is given."""
     num_classes: int
     parameters: int
     preprocessing: Preprocessing
@@ -87,6 +88,8 @@ class Architecture:
     """{pattern of layers: factor of their seeded values}, where the usual sizes overflow."""
     skeleton_of: str = ""
     """Another variant with the same tensors, whose skeleton file is this one's too."""
+    image_width: int = 0
+    """Width of the variant's pictures, in pixels, where they are not square."""
     study: bool = False
     """Whether it is only a form that an article compares with: no weights are published."""
 
@@ -118,6 +121,16 @@ class Architecture:
     def position_tables(self) -> tuple[Positions, ...]:
         """Every tensor whose size follows the image size, that of `positions` first."""
         return () if self.positions is None else (self.positions, *self.further_positions)
+
+    def sides(self, image_size: int | None = None) -> tuple[int, int]:
+        """Return height and width (pixels) of pictures of an image size, their height.
+
+        Pictures that are not square keep the aspect ratio of the variant's.
+        """
+        height = image_size or self.image_size
+        if not self.image_width:
+            return height, height
+        return height, round(height * self.image_width / self.image_size)
 
     def seeded_scale(self, path: str) -> float:
         """Return the factor of a layer's seeded values."""
@@ -152,7 +165,7 @@ class Architecture:
         if not self.resizable and image_size not in (None, self.image_size):
             raise UsageError(
                 f"{self.name} takes images of {self.image_size} px only, not {image_size}:"
-                " its relative positions or norms are built for that size"
+                " it is built for that size"
             )
         symbols = {"classes": num_classes or self.num_classes}
         size = image_size or self.image_size
@@ -243,6 +256,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             model=both.get("model", body.get("model", "")),
             config={**defaults.get("config", {}), **variant.get("config", {})},
             image_size=both.get("image_size", 224),
+            image_width=both.get("image_width", 0),
             num_classes=both.get("num_classes", 1000),
             parameters=both["parameters"],
             preprocessing=Preprocessing(

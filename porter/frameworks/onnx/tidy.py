@@ -22,12 +22,12 @@ _SHORT = 64
 def tidy(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    image_size: int,
+    sides: Sequence[int],
     weights: Sequence[str] = (),
 ) -> None:
     """Write the graph at `path` to `output` without its weights, which become inputs.
 
-    The batch becomes 1, the image `image_size` pixels wide and high, and everything that follows
+    The batch becomes 1, the image `sides` pixels high and wide, and everything that follows
     from shapes alone is folded; shapes of all values are noted. What counts as a weight are
     floating tensors of more than one element, and the inputs that `weights` names.
     `InputError` when the graph has not one image as its input.
@@ -48,7 +48,7 @@ def tidy(
         raise InputError(f"takes {listed(str(v.name) for v in images)}, not one image", path)
     for value in [v for v in graph.inputs if v.name in graph.initializers]:
         graph.inputs.remove(value)
-    images[0].shape = ir.Shape([1, 3, image_size, image_size])
+    images[0].shape = ir.Shape([1, 3, *sides])
     for value in graph.outputs:
         value.shape = None
     _open(graph)

@@ -23,9 +23,11 @@ def traced(
     return {}
 
 
-def tidied(path: str, output: str, image_size: int, weights: Sequence[str] = ()) -> dict[str, Any]:
+def tidied(
+    path: str, output: str, sides: Sequence[int], weights: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write a graph without its weights (`porter.frameworks.onnx.tidy.tidy`)."""
-    tidy(path, output, image_size, weights)
+    tidy(path, output, sides, weights)
     return {}
 
 

@@ -53,7 +53,7 @@ def trace(
         model = build(
             architecture, "torch", num_classes=CLASSES, image_size=image_size, features=features
         ).eval()
-    example = torch.zeros(2, 3, image_size, image_size)
+    example = torch.zeros(2, 3, *architecture.sides(image_size))
     exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
     program = torch.onnx.export(
         exported,

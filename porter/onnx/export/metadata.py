@@ -26,6 +26,12 @@ UNUSED = "porter.unused"
 """[[place in the state dict, name, dtype, shape, bytes in base64], …]"""
 OPTIMIZED = "porter.optimized"
 """Which optimiser rewrote the graph; such a file does not map back exactly."""
+OUTPUTS = {
+    2: "one score for each class, before any softmax",
+    3: "one score for each class at each position, before any softmax",
+    4: "one map for each class, from 0 to 1",
+}
+"""{number of axes: what the output is}"""
 _LARGEST_UNUSED = 1 << 20
 _LARGEST_LABELS = 16 << 20
 _LONGEST = 64 << 20
@@ -33,10 +39,11 @@ _LONGEST = 64 << 20
 
 def preprocessing(architecture: Architecture, image_size: int) -> str:
     """Return as JSON how a picture becomes the model's input."""
-    how = architecture.preprocessing
+    how, sides = architecture.preprocessing, architecture.sides(image_size)
+    square = sides[0] == sides[1]
     said = {
-        "image_size": image_size,
-        "resize": round(image_size / how.crop),
+        "image_size": image_size if square else list(sides),
+        "resize": round(image_size / how.crop) if square else list(sides),
         "crop": how.crop,
         "interpolation": how.interpolation,
         "color": "RGB",
@@ -50,15 +57,21 @@ def preprocessing(architecture: Architecture, image_size: int) -> str:
 
 def document(architecture: Architecture, image_size: int) -> tuple[str, str]:
     """Return the doc strings of the model and of its input."""
-    how = architecture.preprocessing
+    how, (height, width) = architecture.preprocessing, architecture.sides(image_size)
+    size = f"{image_size} px" if height == width else f"{height} × {width} px"
     model = (
-        f"{architecture.title}, variant {architecture.name}, {image_size} px."
+        f"{architecture.title}, variant {architecture.name}, {size}."
         f" {architecture.paper} (weights named as in {architecture.source})"
     )
+    resized = (
+        f"so that the shorter side is {round(image_size / how.crop)} px ({how.interpolation}),"
+        f" the central {size} cut out"
+        if height == width
+        else f"to {size} ({how.interpolation})"
+    )
     image = (
-        f"RGB pictures in [0, 1], resized so that the shorter side is"
-        f" {round(image_size / how.crop)} px ({how.interpolation}), the central {image_size} px"
-        f" cut out, minus {list(how.mean)}, divided by {list(how.std)}"
+        f"RGB pictures in [0, 1], resized {resized}, minus {list(how.mean)},"
+        f" divided by {list(how.std)}"
     )
     return model, image
 

@@ -184,7 +184,7 @@ def _sheet(
     )
     doc, image = notes.document(architecture, made.image_size)
     graph = replace(graph, inputs=[replace(graph.inputs[0], doc=image)], doc=doc)
-    graph.outputs[0].doc = "one score for each class, before any softmax"
+    graph.outputs[0].doc = notes.OUTPUTS[len(graph.outputs[0].dims)]
     opset = options.opset
     return model.Sheet(graph, opsets.LOWEST_IR[opset], {"": opset}, doc), swapped
 

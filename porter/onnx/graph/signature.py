@@ -21,7 +21,7 @@ class Signature:
 
     num_classes: int
     image_size: int
-    """Pixels."""
+    """Height of the pictures, in pixels."""
     batch: int | None
     """None: any."""
     dtype: str
@@ -35,35 +35,49 @@ class Signature:
         return tuple(f for f, rows in known.items() if any(e.name in self.names for e in rows))
 
 
-def signature(path: str | os.PathLike[str], image_size: int) -> Signature:
+def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature:
     """Return what an ONNX file takes and gives; `UsageError` unless it is pictures and scores.
 
-    `image_size`, in pixels, is that of a graph which leaves it open.
+    `sides` are height and width (pixels) of the pictures: a graph that leaves them open takes
+    these, any other takes pictures of their aspect ratio.
     """
     name = os.fspath(path)
     with InputFile(name) as file:
         graph = parse(file).graph
-    return signature_of(graph, weights_of(name), name, image_size)
+    return signature_of(graph, weights_of(name), name, sides)
 
 
-def signature_of(graph: Graph, weights: StateDict, path: str, image_size: int) -> Signature:
+def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, int]) -> Signature:
     """Return the same of a graph and the weights in its file."""
     images = [value for value in graph.inputs if value.name not in weights]
     if len(images) != 1 or len(images[0].dims) != 4:
         names = listed(value.name for value in images)
         raise UsageError(f"takes {names or 'nothing'}, not one picture", path)
-    batch, _, *sides = images[0].dims
-    height, width = (side if isinstance(side, int) and side > 0 else image_size for side in sides)
-    if height != width:
-        raise UsageError(f"takes pictures of {height} × {width}, not of one square size", path)
-    dims = graph.outputs[0].dims if graph.outputs else ()
-    if len(dims) != 2 or not isinstance(dims[1], int):
-        shown = printable(list(dims))
-        raise UsageError(f"gives {shown}, not scores of a known number of classes", path)
+    batch, _, *dims = images[0].dims
+    height, width = (
+        dim if isinstance(dim, int) and dim > 0 else side
+        for dim, side in zip(dims, sides, strict=True)
+    )
+    if width != round(height * sides[1] / sides[0]):
+        wanted = "one square size" if sides[0] == sides[1] else f"{sides[0]} × {sides[1]}"
+        raise UsageError(f"takes pictures of {height} × {width}, not of {wanted}", path)
+    num_classes = _classes(graph, path)
     sizes: Counter[str] = Counter()
     for tensor in weights.values():
         if tensor.dtype.is_float:
             sizes[tensor.dtype.name] += tensor.nbytes
     frozen = batch if isinstance(batch, int) and batch > 0 else None
     dtype = sizes.most_common(1)[0][0] if sizes else "float32"
-    return Signature(dims[1], height, frozen, dtype, tuple(weights))
+    return Signature(num_classes, height, frozen, dtype, tuple(weights))
+
+
+def _classes(graph: Graph, path: str) -> int:
+    """Return the number of scores: (batch, classes), (batch, positions, classes) or
+    (batch, classes, height, width)."""
+    dims = graph.outputs[0].dims if graph.outputs else ()
+    axis = {2: 1, 3: 2, 4: 1}.get(len(dims))
+    count = dims[axis] if axis is not None else None
+    if not isinstance(count, int):
+        shown = printable(list(dims))
+        raise UsageError(f"gives {shown}, not scores of a known number of classes", path)
+    return count

@@ -137,8 +137,9 @@ class _Search:
         self._fold = fold_batchnorm
         with InputFile(path) as file:
             graph = parse(file).graph
-        self._own = signature_of(graph, state, path, architecture.image_size)
+        self._own = signature_of(graph, state, path, architecture.sides())
         self._num_classes, self._image_size = self._own.num_classes, self._own.image_size
+        self._sides = architecture.sides(self._image_size)
 
     def recovered(self) -> Recovered:
         """Return what was found and proven."""
@@ -214,7 +215,7 @@ class _Search:
         output = folder / "tidied.onnx"
         worker.request(
             "tidy", path=os.path.abspath(path), output=os.fspath(output),
-            image_size=self._image_size, weights=list(weights),
+            sides=list(self._sides), weights=list(weights),
         )  # fmt: skip
         with InputFile(output) as file:
             return parse(file).graph
@@ -288,7 +289,7 @@ class _Search:
             image_size=self._image_size, features=plan.plan.features,
             options=Options(io_dtype="fp32" if dtype == "float16" else None), read_back=False,
         )  # fmt: skip
-        shape = (self._own.batch or 2, 3, self._image_size, self._image_size)
+        shape = (self._own.batch or 2, 3, *self._sides)
         noise = {"noise": np.random.default_rng(0).standard_normal(shape, np.float32)}
         exchange.save(folder / "noise.safetensors", noise, {})
         outputs = []

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from porter.tensors.blocks import Array
+from porter.tensors.lazy import Shape
 from porter.verification import tolerance
 from porter.verification.checks import Check
 from porter.verification.compare import Figures, compare
@@ -15,9 +16,12 @@ RATE = 1e-3
 """Learning rate of the one AdamW step (betas 0.9 and 0.999, eps 1e-3, weight decay 0.01)."""
 
 
-def task(inputs: Array, num_classes: int) -> dict[str, Array]:
-    """Return the input and the fixed projection whose product with the logits is derived."""
-    drawn = np.random.default_rng(len(inputs)).standard_normal((len(inputs), num_classes))
+def task(inputs: Array, shape: Shape) -> dict[str, Array]:
+    """Return the input and the fixed projection whose product with the outputs is derived.
+
+    `shape` is that of the outputs: (batch, classes), or with positions or pixels.
+    """
+    drawn = np.random.default_rng(len(inputs)).standard_normal(shape)
     return {"input": inputs, "projection": drawn.astype(np.float32)}
 
 

@@ -110,7 +110,7 @@ def _of_checkpoint(verdict: Verdict, pair: Pair) -> tuple[Blind, ...]:
 
 
 def _unseen(side: Side, inputs: Array, logits: Array, limit: float) -> tuple[Blind, ...]:
-    gradients = side.gradients(derivatives.task(inputs, side.num_classes), EXACT)
+    gradients = side.gradients(derivatives.task(inputs, logits.shape), EXACT)
     rms = float(np.sqrt(np.mean(np.square(logits))))
     return unseen(gradients, float64_weights(side), rms, limit)
 
@@ -130,7 +130,7 @@ def _fuzzed(pair: Pair, names: set[str]) -> tuple[Pair | None, set[str]]:
     )
     folder = pair.folder / "fuzzed"
     folder.mkdir()
-    ((name, array),) = noise([SEED], [1], size).items()
+    ((name, array),) = noise([SEED], [1], variant.sides(size)).items()
     case, inputs = f"fuzzed.{name}", folder / "inputs.safetensors"
     exchange.save(inputs, {case: array}, {})
     left = _loaded(pair.left, weights, size, folder / "left")

@@ -121,6 +121,7 @@ def prove(
     with the name of each step.
     """
     size = image_size or smallest(architecture)
+    sides = architecture.sides(size)
     weights = StateDict.of(
         seeded(architecture, seed=seed, num_classes=CLASSES, image_size=size).arrays()
     )
@@ -144,7 +145,7 @@ def prove(
             worker = stack.enter_context(workers.worker(framework))
             codecs.write(state, str(folder / "weights.safetensors"), "safetensors",
                          read_back=False)  # fmt: skip
-            exchange.save(folder / "inputs.safetensors", noise([seed], [1], size), {})
+            exchange.save(folder / "inputs.safetensors", noise([seed], [1], sides), {})
             effects |= run(worker, folder, todo, back, step)
     trials = []
     for link, m in made:

@@ -90,7 +90,7 @@ def write_inputs(path: Path, runs: Runs, architecture: Architecture, sides: Sequ
     The inputs of a trace are recorded in it: the other side gets the same.
     """
     recorded = [side.trace.inputs for side in sides if isinstance(side, Recorded)]
-    size = sides[0].image_size
+    size = architecture.sides(sides[0].image_size)
     if recorded:
         if not all(_same(inputs, recorded[0]) for inputs in recorded):
             raise UsageError("the two traces were recorded with different inputs")

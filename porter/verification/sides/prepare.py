@@ -67,7 +67,7 @@ def prepare(
         with fetch.named(local):
             container = detect(local.path)
         if container == "onnx":
-            return _graph(architecture, local, image_size or architecture.image_size)
+            return _graph(architecture, local, architecture.sides(image_size))
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
     shapes = shapes_of(state)
     container = state.origin.format if state.origin is not None else ""
@@ -101,11 +101,11 @@ def prepare(
     return Prepared(report, fitted.architecture, fitted.plan, state, request)
 
 
-def _graph(architecture: Architecture, local: fetch.Fetched, image_size: int) -> Prepared:
+def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, int]) -> Prepared:
     """Prepare an ONNX model: classes, image size, batch and precision are those of the graph."""
     from porter.onnx.graph.signature import signature
 
-    found = signature(local.path, image_size)
+    found = signature(local.path, sides)
     report = SideReport(
         label="onnxruntime", framework="onnxruntime", dialect="onnx", file=local.shown,
         format="onnx", weights=(found.dtype,),
