@@ -42,7 +42,8 @@ AS_ANOTHER = {
     ("swin", "paddleclas"): "torch", ("vit", "torchvision-v1"): "torchvision",
     ("vit", "paddlevit"): "torch", ("vit", "mmpretrain"): "torch", ("vit", "passl"): "torch",
     ("deit3", "mmpretrain"): "timm", ("pvtv2", "paddlevit"): "torch",
-    ("swin", "torchvision"): "timm",
+    ("swin", "torchvision"): "timm", ("pp-lcnet", "train"): "paddlex",
+    ("hgnet-v2", "train"): "paddlex",
 }  # fmt: skip
 """Dialects without logits, each with one that has some and does the same to every tensor."""
 

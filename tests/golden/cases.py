@@ -18,6 +18,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("pvt", "hf"): {"inner_norm_eps": 1e-6},
     ("pvtv2", "hf"): {"inner_norm_eps": 1e-6},
     ("pvtv2", "paddlevit"): {"inner_norm_eps": 1e-6},
+    ("pp-lcnet", "paddlex"): {"gate_slope": 0.1666667},
 }
 """What a dialect's own model computes otherwise, as options of the reference models."""
 _SUFFIX = {"torch": ".pth", "paddle": ".pdparams", "numpy": ".npz"}
@@ -74,8 +75,15 @@ class Case:
 
     @property
     def logits(self) -> np.ndarray:
-        """The float64 logits, (N, classes)."""
+        """The float64 logits, (N, classes), or every so many of them as `kept` takes them."""
         return np.load(HERE / f"{self.name}.npy")
+
+    def kept(self, logits: np.ndarray) -> np.ndarray:
+        """Return of whole logits those that `logits` has: all, or every `step`-th."""
+        if "step" not in self.manifest:
+            return logits
+        assert list(logits.shape) == self.manifest["shape"]
+        return logits.reshape(-1)[:: self.manifest["step"]]
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return the seeded weights, what the architecture computes left out."""

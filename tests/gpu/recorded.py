@@ -33,9 +33,12 @@ VARIANTS = (
     "cait-xxs24-224", "ceit-tiny-224", "ceit-rishikksh20", "deit-tiny-distilled-224",
     "vit-tiny-relu-224", "pvtv2-b0", "pvtv2-b2-li", "shunted-t", "swin-tiny-w7-224",
     "vit-tiny-p16-224", "vit-labml-cifar10", "vit-tiny-linformer-224", "dwnet-tiny", "dy-resnet18",
-    "pvt-tiny", "deit3-small-224",
+    "pvt-tiny", "deit3-small-224", "pp-lcnet-x0_25-textline-ori", "hgnet-v2-l",
 )  # fmt: skip
-PACKED = ("qkv.weight", "kv.weight", "query.linear.weight", "to_k.weight", ".conv2.weight")
+PACKED = (
+    "qkv.weight", "kv.weight", "query.linear.weight", "to_k.weight", ".conv2.weight",
+    "pointwise_convolution.convolution.weight", "aggregation.1.convolution.weight",
+)  # fmt: skip
 CLASSES, SEEDS, BATCH = 10, (0, 1, 2, 3, 4), 2
 
 
@@ -96,7 +99,7 @@ def _trace(name: str) -> Path:
 
 
 def _inputs(variant: Architecture) -> dict[str, Array]:
-    drawn = noise(SEEDS, (BATCH,), smallest(variant))
+    drawn = noise(SEEDS, (BATCH,), variant.sides(smallest(variant)))
     return {f"input/{case}": array for case, array in drawn.items()}
 
 

@@ -18,13 +18,14 @@ TOKENS = {
     "deit-tiny-224": 1 + 4, "deit-tiny-distilled-224": 2 + 4, "vit-labml-cifar10": 1 + 64,
     "ceit-tiny-224": 1, "ceit-rishikksh20": 1 + 4, "ceit-rishikksh20-lca": 1,
     "vit-tiny-linformer-224": 1 + 4, "dwnet-tiny": 1, "dy-resnet18": 1, "pvt-tiny": 2,
-    "deit3-small-224": 1 + 4,
+    "deit3-small-224": 1 + 4, "pp-lcnet-x1_0-doc-ori": 1, "hgnet-v2-l": 1,
     "deit-small-rezero-224": 1 + 4, "deit-small-avgpool-224": 4, "ceit-tiny-nolca-224": 1 + 4,
 }  # fmt: skip
 """Tokens before pooling of a small image; LCA leaves one."""
 POOLED = {"shunted-t", "pvtv2-b0", "swin-tiny-w7-224", "swin-tiny-relu-w7-224"}
 """Variants whose head averages the tokens; the head of the others reads the class token."""
-HEADS = {"dy-resnet18": ["fc"], "vit-labml-cifar10": ["classification.linear2"],
+HEADS = {"dy-resnet18": ["fc"], "hgnet-v2-l": ["fc"],
+         "vit-labml-cifar10": ["classification.linear2"],
          "ceit-rishikksh20": ["mlp_head.1"],
          "ceit-rishikksh20-lca": ["mlp_head.1"],
          "deit-tiny-distilled-224": ["head", "head_dist"]}  # fmt: skip

@@ -1,0 +1,117 @@
+"""The twins of PaddleOCR's models against PaddleX's model code and transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from porter.zoo.architectures import find
+from porter.zoo.seeded import seeded
+from tests.golden.cases import Case
+
+CASES = ["pp-lcnet-x1_0-doc-ori.paddlex", "hgnet-v2-l.paddlex"]
+VARIANTS = ["pp-lcnet-x0_25-textline-ori", "pp-lcnet-x1_0-table-cls", "hgnet-v2-l"]
+IN_TRANSFORMERS = [
+    [0.4720361551253326, -0.730986754898647, -0.7366369342669499, -0.016115317578983657],
+    [0.4678360757528325, -0.7854125650181422, -0.9129396567740982, -0.20030185824381214],
+]
+"""Logits of PPLCNetForImageClassification on the first case's weights, in float64."""
+
+
+def canonical(model: torch.nn.Module, case: Case) -> dict[str, np.ndarray]:
+    """Return a case's weights under transformers' names, by the list of its Linears.
+
+    Written without porter's tables on purpose: those are tested against this.
+    """
+    given = case.weights()
+    found = {}
+    for name, value in model.state_dict().items():
+        theirs = name.replace("running_mean", "_mean").replace("running_var", "_variance")
+        if name.endswith("num_batches_tracked"):
+            found[name] = value.numpy()
+            continue
+        array = given.pop(theirs)
+        linear = name.endswith(".weight") and name.rpartition(".")[0] in case.manifest["linears"]
+        found[name] = array.T if linear else array
+    assert not given
+    return found
+
+
+def size(variant: str) -> tuple[int, int]:
+    """Return height and width of a small picture."""
+    height, width = find(variant).sides()
+    return (64, 64) if height == width else (height, width)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_dicts_are_those_published(twins: Any, name: str) -> None:
+    """Paddle's names, dtypes, shapes and order are PaddleX's; torch's have counters besides."""
+    case = Case(name)
+    model = twins.build(case.variant, "paddle")
+    assert [
+        [n, str(v.dtype).rpartition(".")[2], list(v.shape)] for n, v in model.state_dict().items()
+    ] == case.manifest["tensors"]
+    assert len(canonical(twins.build(case.variant, "torch"), case)) > len(case.manifest["tensors"])
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_those_of_paddlex(twins: Any, name: str, framework: str) -> None:
+    """Measured in float64: 8e-9, dropout being 0.8 in float32 there, 7e-12 and below without."""
+    case = Case(name)
+    model = twins.build(case.variant, framework, **case.settings)
+    weights = canonical(twins.build(case.variant, "torch"), case)
+    found = case.kept(twins.run(framework, model, weights, case.image(), "float64"))
+    assert twins.error(found, case.logits) < 2e-8
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_the_slope_of_the_gates_is_transformers(twins: Any, framework: str) -> None:
+    """As it is built a twin has PyTorch's Hardsigmoid: Paddle's is 1e-7 away, this 3e-11."""
+    case = Case(CASES[0])
+    model = twins.build(case.variant, framework)
+    weights = canonical(twins.build(case.variant, "torch"), case)
+    found = twins.run(framework, model, weights, case.image(), "float64")
+    assert twins.error(found, np.array(IN_TRANSFORMERS)) < 1e-9
+    assert twins.error(found, case.logits) > 5e-8
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_twins_agree(twins: Any, variant: str) -> None:
+    """Both frameworks agree in float64 on seeded weights, on pictures that are not square too."""
+    weights = seeded(find(variant)).arrays()
+    image = np.random.default_rng(5).standard_normal((2, 3, *size(variant)))
+    left, right = (
+        twins.run(side, twins.build(variant, side), weights, image, "float64")
+        for side in ("torch", "paddle")
+    )
+    assert twins.error(right, left) < 1e-9
+    assert twins.error(left[:1], left[1:]) > 1e-3  # another picture, another answer
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_moves_the_output(twins: Any, variant: str) -> None:
+    """No seeded parameter is without effect."""
+    model = twins.build(variant, "torch")
+    weights = {n: torch.from_numpy(np.array(a)) for n, a in seeded(find(variant)).arrays().items()}
+    model.load_state_dict(weights)
+    model.eval().double()
+    found = model(torch.randn(2, 3, *size(variant), dtype=torch.float64))
+    (found * torch.randn_like(found)).sum().backward()
+    grads = {n: p.grad for n, p in model.named_parameters()}
+    assert {n for n, g in grads.items() if g is None or float(g.abs().max()) < 1e-12} == set()
+
+
+def test_dropout_scales_when_the_model_infers(twins: Any) -> None:
+    """As in Paddle's mode `downscale_in_infer`: 0.8 in evaluation, zeros in training."""
+    for framework in ("torch", "paddle"):
+        model = twins.build("pp-lcnet-x0_25-textline-ori", framework, drop_rate=0.2)
+        plain = twins.build("pp-lcnet-x0_25-textline-ori", framework, drop_rate=0.0)
+        weights = seeded(find("pp-lcnet-x0_25-textline-ori")).arrays()
+        image = np.random.default_rng(1).standard_normal((1, 3, 80, 160))
+        scaled, whole = (twins.run(framework, m, weights, image, "float64") for m in (model, plain))
+        bias = weights["head.bias"].astype("float64")
+        assert np.abs((scaled - bias) - 0.8 * (whole - bias)).max() < 1e-12
