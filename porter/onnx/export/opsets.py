@@ -184,6 +184,17 @@ def _reshape(place: _Place) -> Iterator[Node]:
     yield place.without("allowzero")
 
 
+def _hard_swish(place: _Place) -> Iterator[Node]:
+    """Yield x / 6, + ½, cut to [0, 1], · x."""
+    (x,) = place.node.inputs
+    for name, number in (("sixth", 1 / 6), ("half", 0.5), ("zero", 0.0), ("one", 1.0)):
+        yield place.number(name, number)
+    yield place.make("Mul", [x, place.value("sixth")], "scaled")
+    yield place.make("Add", [place.value("scaled"), place.value("half")], "raised")
+    yield place.make("Clip", [place.value(part) for part in ("raised", "zero", "one")], "gate")
+    yield place.make("Mul", [x, place.value("gate")])
+
+
 def _gather(place: _Place) -> Iterator[Node]:
     assert place.integer("batch_dims", 0) == 0, place.node.name
     yield place.without("batch_dims")
@@ -202,6 +213,7 @@ RULES: Mapping[str, tuple[int, Rule]] = {
     "LayerNormalization": (17, _layer_norm),
     "Shape": (15, _shape),
     "Reshape": (14, _reshape),
+    "HardSwish": (14, _hard_swish),
     "ReduceSum": (13, _axes_as_attribute),
     "Softmax": (13, _softmax),
     "Squeeze": (13, _axes_as_attribute),

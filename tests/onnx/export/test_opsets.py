@@ -28,7 +28,7 @@ GRAPHS = {
     "shunted-t", "ceit-tiny-224", "ceit-rishikksh20-lca", "cait-xxs24-224", "vit-small-r26-s32-224",
     "vit-labml-cifar10", "vit-tiny-relu-224", "deit-tiny-distilled-224", "deit3-small-224",
     "swin-tiny-w7-224", "pvt-tiny", "pvtv2-b2-li", "dynamic-dwnet-tiny", "dy-resnet18",
-    "vit-tiny-linformer-224",
+    "vit-tiny-linformer-224", "pp-lcnet-x0_25-textline-ori", "hgnet-v2-l",
 }  # fmt: skip
 """A packed template of every family, with every operation that is written in another way."""
 LIMIT = 1e-5
@@ -78,7 +78,12 @@ def run(path: Path, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("cait-xxs24-224", "fp32"), ("dynamic-dwnet-tiny", "fp32"), ("deit-tiny-224", "fp16")],
+    [
+        ("cait-xxs24-224", "fp32"),
+        ("dynamic-dwnet-tiny", "fp32"),
+        ("deit-tiny-224", "fp16"),
+        ("pp-lcnet-x0_25-textline-ori", "fp32"),
+    ],
 )
 def test_every_opset_computes_the_same_and_comes_back(
     name: str, dtype: str, tmp_path: Path
@@ -86,13 +91,13 @@ def test_every_opset_computes_the_same_and_comes_back(
     """A Softmax over another axis, sums, ranges, LayerNorm and GELU in pieces, in both types."""
     architecture = find(name)
     state = casts.cast(seeded(architecture), dtype)[0]
-    size = architecture.image_size
-    image = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
+    size, classes = architecture.image_size, architecture.num_classes
+    image = np.random.default_rng(0).standard_normal((1, 3, *architecture.sides()), np.float32)
     found = []
     for opset in (20, 23, 17, 13, 11):
         path = tmp_path / f"{opset}.onnx"
         options = Options(opset=opset, io_dtype="fp32" if dtype == "fp16" else None)
-        export(architecture, state, path, num_classes=1000, image_size=size, options=options)
+        export(architecture, state, path, num_classes=classes, image_size=size, options=options)
         found.append(run(path, image))
         back = recover(architecture, path).state
         assert [(n, t.shape) for n, t in back.items()] == [(n, t.shape) for n, t in state.items()]
