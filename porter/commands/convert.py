@@ -262,7 +262,7 @@ def convert(
     left_side: StateDict | str = state.origin.path
     if not unchanged:
         left_side = _in_dialect(write_plan, canonical, left.dialect)
-    elif state.origin.format == "onnx":
+    elif state.origin.format in endpoint.GRAPHS:
         left_side = state
     heads = head_names(fitted.architecture)
     filled_head = bool(heads) and set(heads) <= set(plan.filled)
@@ -308,8 +308,8 @@ def _read(
     fold_batchnorm: bool,
     progress: Progress | None,
 ) -> StateDict:
-    """Return the source's state dict; that of an ONNX file is recovered from its graph."""
-    if left.container != "onnx" or subject.variant is None:
+    """Return the source's state dict; that of a graph is recovered from what it computes."""
+    if left.container not in endpoint.GRAPHS or subject.variant is None:
         return fetch.read(source, key=key, progress=progress)
     from porter.onnx.recover.read import read
 

@@ -10,6 +10,7 @@ from porter.commands.options import Framework, checked_options
 from porter.errors import UsageError, printable
 from porter.frameworks.fill import fill
 from porter.frameworks.models import build, need
+from porter.planning.endpoint import PROGRAM
 from porter.planning.fit import fit
 from porter.remote import fetch
 from porter.zoo.architectures import find
@@ -58,6 +59,10 @@ def load_model(
     architecture.need_model("loading it")
     need(framework)
     state = fetch.read(path, key=key)
+    if state.origin is not None and state.origin.format == PROGRAM:
+        from porter.onnx.recover.read import read
+
+        state = read(architecture, path)
     for note in fetch.stale(state):
         warnings.warn(note, stacklevel=2)
     fitted = fit(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from porter.checkpoints.read import detect
 from porter.codecs.detect import container_of
+from porter.codecs.paddle import inference
 from porter.errors import InputError, UsageError, listed, printable
 from porter.planning import custom_table
-from porter.planning.endpoint import FORMATS, parse, spelled
+from porter.planning.by_shapes import variants_of
+from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import fetch
+from porter.remote.address import is_url
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, all_variants, find
 
@@ -39,6 +43,8 @@ def source(
     `UsageError` where several variants fit, with their names, and where none does.
     """
     among = None if architecture is None else _variants(architecture)
+    if from_ in (None, "paddle", PROGRAM) and given is not None and _is_program(given):
+        return _of_program(architecture, among, given), PROGRAM
     if architecture is not None and from_ is not None and among is None:
         return architecture, from_
     if given is None:
@@ -51,6 +57,33 @@ def source(
     match = _chosen(_matches(state, among, from_, prefix), state, among, given)
     dialect = match.architecture.table.dialect(match.dialect)
     return match.architecture.name, from_ or spelled(dialect)
+
+
+def _is_program(given: Path) -> bool:
+    """Whether an input is an inference model of Paddle, whose names say nothing."""
+    suffixes = (*inference.PROGRAMS, inference.STREAM)
+    is_likely = os.path.isdir(given) or os.fspath(given).endswith(suffixes)
+    return is_likely and not is_url(given) and detect(given) == PROGRAM
+
+
+def _of_program(
+    architecture: str | None, among: Sequence[Architecture] | None, given: Path
+) -> str:
+    """Return the variant of an inference model, by the shapes of its tensors if none is named."""
+    if architecture is not None and among is None:
+        return architecture
+    state = fetch.read(given)
+    fitting = variants_of([t.shape for t in state.values() if t.dtype.is_float])
+    names = [v.name for v in fitting if among is None or v in among]
+    if not names:
+        raise InputError(
+            "fits no architecture that porter knows by the shapes of its tensors; name it as ARCH"
+            " if it is one, or take them under the program's names with `porter repack`",
+            os.fspath(given),
+        )
+    if len(names) > 1:
+        raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", os.fspath(given))
+    return names[0]
 
 
 def _variants(name: str) -> list[Architecture] | None:

@@ -19,8 +19,13 @@ FORMATS = {
     "hf": "hf",
 }
 """The words before the colon, and their containers."""
+PROGRAM = "paddle-inference"
+"""The word and the container of Paddle's inference models, which porter reads by their graph."""
 FOLDER = "hf"
 """The container that is a folder: weights with the configuration of transformers."""
+_WORDS = {**FORMATS, PROGRAM: PROGRAM}
+GRAPHS = ("onnx", PROGRAM)
+"""What has no names but the canonical ones."""
 _FRAMEWORKS = {"torch": ("torch",), "paddle": ("paddle",)}
 _HEADS = {"flax": "numpy"}
 """The format of a framework's checkpoints, where it has another name."""
@@ -37,13 +42,13 @@ class Endpoint(NamedTuple):
         """The suffix of files that porter writes, with its dot."""
         from porter.codecs.detect import SUFFIXES
 
-        return "" if self.container == FOLDER else SUFFIXES[self.container][0]
+        return SUFFIXES.get(self.container, ("",))[0]
 
     @property
     def text(self) -> str:
         """How `--from` and `--to` spell it: `FORMAT:DIALECT`."""
-        head = next(word for word, container in FORMATS.items() if container == self.container)
-        return head if head == "onnx" else f"{head}:{self.dialect}"
+        head = next(word for word, container in _WORDS.items() if container == self.container)
+        return head if head in GRAPHS else f"{head}:{self.dialect}"
 
 
 def parse(text: str, table: Table) -> Endpoint:
@@ -55,7 +60,7 @@ def parse(text: str, table: Table) -> Endpoint:
     names where the family has them).
     """
     head, _, dialect = text.partition(":")
-    if head not in FORMATS:
+    if head not in _WORDS:
         near = nearest(head, FORMATS)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
@@ -83,9 +88,10 @@ def parse(text: str, table: Table) -> Endpoint:
             f"unknown dialect {printable(text)!r} of {table.family};"
             f" it has {listed((f'{head}:{name}' for name in fitting), 20)}"
         )
-    if head == "onnx" and dialect != CANONICAL:
-        raise UsageError("onnx files have the canonical names: write `onnx` without a dialect")
-    return Endpoint(table.dialect(dialect).name, FORMATS[head])
+    if head in GRAPHS and dialect != CANONICAL:
+        text = f"{head} files are read by their graph: write `{head}` without a dialect"
+        raise UsageError(text)
+    return Endpoint(table.dialect(dialect).name, _WORDS[head])
 
 
 def spelled(dialect: Dialect) -> str:
@@ -118,6 +124,8 @@ def container_for(path: str, endpoint: Endpoint) -> str:
     from porter.codecs.detect import SUFFIXES, container_of
 
     container = container_of(path)
+    if endpoint.container == PROGRAM:
+        raise UsageError("porter reads inference models of Paddle and writes none: use --to paddle")
     if endpoint.container == FOLDER and container is not None:
         raise UsageError("--to hf writes a folder: name one without the suffix of a file", path)
     if container in (None, endpoint.container):

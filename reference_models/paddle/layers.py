@@ -79,7 +79,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     q (B, heads, N, d), k (B, heads, M, d), v (B, heads, M, e) -> (B, heads, N, e).
     `ValueError` for other shapes, which `@` would broadcast or reject without naming them.
     """
-    if not (
+    if paddle.in_dynamic_mode() and not (  # `paddle.jit.save` knows no batch
         q.ndim == k.ndim == v.ndim == 4
         and q.shape[0] == k.shape[0] == v.shape[0]
         and q.shape[1] == k.shape[1] == v.shape[1]

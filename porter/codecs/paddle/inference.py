@@ -32,7 +32,7 @@ _LARGEST_DESC = 1 << 10
 
 def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> StateDict:
     """Return the parameters of an inference model under the names of its program."""
-    program, stream = _pair(file)
+    program, stream = pair(file)
     known = parameters(program)
     if not known:
         raise InputError("a Paddle program without parameters", program.path)
@@ -44,7 +44,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
     return flat(ordered, Origin(file.path, FORMAT, paths, notes=(note,)), key=key, strip=strip)
 
 
-def _pair(file: InputFile) -> tuple[InputFile, InputFile]:
+def pair(file: InputFile) -> tuple[InputFile, InputFile]:
     """Return (program, stream) of the one that was given."""
     stem, suffix = os.path.splitext(file.path)
     if is_stream(file.pread(0, min(32, file.size))):

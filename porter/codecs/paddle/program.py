@@ -63,60 +63,73 @@ def parameters(file: InputFile) -> dict[str, Parameter]:
     """Return the parameters of a program, in its order; `InputError` where it is malformed."""
     if file.size > LARGEST:
         raise InputError(f"a program of {file.size} bytes; {LARGEST} is the limit", file.path)
-    is_json = file.pread(0, min(1, file.size)) == b"{"
     found: dict[str, Parameter] = {}
-    for parameter in (_of_pir if is_json else _of_protobuf)(file):
+    for parameter in (_of_pir if is_pir(file) else _of_protobuf)(file):
         if parameter.name in found:
-            raise _broken(file, f"two parameters are called {printable(parameter.name)}")
+            raise malformed(file, f"two parameters are called {printable(parameter.name)}")
         if len(found) == MOST_PARAMETERS:
-            raise _broken(file, f"more than {MOST_PARAMETERS} parameters")
+            raise malformed(file, f"more than {MOST_PARAMETERS} parameters")
         found[parameter.name] = parameter
     return found
 
 
-def _broken(file: InputFile, what: str) -> InputError:
+def is_pir(file: InputFile) -> bool:
+    """Whether a program is of PIR, which is JSON."""
+    return file.pread(0, min(1, file.size)) == b"{"
+
+
+def malformed(file: InputFile, what: str) -> InputError:
+    """Return the error of a program that is not as Paddle writes it."""
     return InputError(f"malformed Paddle program: {what}", file.path)
 
 
 def _checked(file: InputFile, name: str, dtype: DType | None, dims: list[int]) -> Parameter:
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise _broken(file, f"a parameter is called {printable(name) or 'nothing'}")
+        raise malformed(file, f"a parameter is called {printable(name) or 'nothing'}")
     if dtype is None:
         raise InputError(f"{printable(name)} has a type that porter does not read", file.path)
     sizes = [max(n, 1) for n in dims]
     if len(dims) > _MOST_AXES or min(dims, default=0) < 0 or prod(sizes) > _MOST_ELEMENTS:
-        raise _broken(file, f"{printable(name)} has the shape {printable(dims)}")
+        raise malformed(file, f"{printable(name)} has the shape {printable(dims)}")
     return Parameter(name, dtype, tuple(dims))
 
 
 def _of_pir(file: InputFile) -> Iterator[Parameter]:
     """Yield the parameters of a PIR program, the last one first: each was put in front."""
+    try:
+        operations = [op for op in pir_block(file)["ops"] if op["#"] == "p"]
+        for op in reversed(operations):
+            name, kind = op["A"][3], op["O"]["TT"]
+            if kind["#"] != "0.t_dtensor" or type(name) is not str:
+                raise malformed(file, f"the parameter {printable(name)} is not a dense tensor")
+            dtype, dims = kind["D"][0]["#"], kind["D"][1]
+            if type(dims) is not list or any(type(n) is not int for n in dims):
+                raise malformed(file, f"{printable(name)} has no shape")
+            yield _checked(file, name, _BY_PIR.get(str(dtype)), dims)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
+        raise malformed(file, "an entry is missing or of another kind") from fault
+
+
+def pir_block(file: InputFile) -> _Json:
+    """Return the only block of a PIR program; `InputError` where the JSON is not one."""
     body = _json(file)
     code = body.get("base_code")
     if not isinstance(code, dict) or code.get("magic") != "pir":
         raise InputError("is JSON, and not a program of Paddle's PIR", file.path)
     try:
         (block,) = body["program"]["regions"][0]["blocks"]
-        operations = [op for op in block["ops"] if op["#"] == "p"]
-        for op in reversed(operations):
-            name, kind = op["A"][3], op["O"]["TT"]
-            if kind["#"] != "0.t_dtensor" or type(name) is not str:
-                raise _broken(file, f"the parameter {printable(name)} is not a dense tensor")
-            dtype, dims = kind["D"][0]["#"], kind["D"][1]
-            if type(dims) is not list or any(type(n) is not int for n in dims):
-                raise _broken(file, f"{printable(name)} has no shape")
-            yield _checked(file, name, _BY_PIR.get(str(dtype)), dims)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
-        raise _broken(file, "an entry is missing or of another kind") from fault
+    except (KeyError, IndexError, TypeError, ValueError) as fault:
+        raise malformed(file, "an entry is missing or of another kind") from fault
+    return block
 
 
 def _json(file: InputFile) -> _Json:
     try:
         body = json.loads(file.pread(0, file.size), object_pairs_hook=_once)
     except (ValueError, RecursionError) as fault:
-        raise _broken(file, "not JSON, or cut short") from fault
+        raise malformed(file, "not JSON, or cut short") from fault
     if not isinstance(body, dict):
-        raise _broken(file, "not an object")
+        raise malformed(file, "not an object")
     return body
 
 
@@ -135,10 +148,10 @@ def _of_protobuf(file: InputFile) -> Iterator[Parameter]:
         None,
     )
     if block is None:
-        raise _broken(file, "there is no block")
+        raise malformed(file, "there is no block")
     for part in walker.fields(Span(0, file.size)):
         if part.kind not in (BYTES, VARINT):
-            raise _broken(file, f"field {part.number} of kind {part.kind}")
+            raise malformed(file, f"field {part.number} of kind {part.kind}")
     for part in walker.fields(block):
         if part.number == 3 and part.kind == BYTES:
             yield from _variable(walker, part.span)
@@ -158,7 +171,7 @@ def _variable(walker: Walker, span: Span) -> Iterator[Parameter]:
     if not is_persistable:
         return
     for declared in types:
-        kind, tensor = _type_of(walker, declared)
+        kind, tensor = type_of(walker, declared)
         if kind in (_FEED, _FETCH, _RAW):
             continue
         if tensor is None:
@@ -167,7 +180,7 @@ def _variable(walker: Walker, span: Span) -> Iterator[Parameter]:
         yield _checked(walker.file, name, BY_CODE.get(code), dims)
 
 
-def _type_of(walker: Walker, span: Span) -> tuple[int, Span | None]:
+def type_of(walker: Walker, span: Span) -> tuple[int, Span | None]:
     """Return the type of a variable and, of a dense tensor, the span of its TensorDesc."""
     kind, dense = -1, None
     for part in walker.fields(span):

@@ -39,6 +39,20 @@ def tensor_header(code: int, shape: Shape, name: str = "") -> bytes:
     return wire.packed(1, shape) + wire.integer(2, code) + named
 
 
+def attribute(name: str, value: object) -> bytes:
+    """Return a number, a text or a list of whole numbers as an AttributeProto."""
+    named = wire.text(1, name)
+    if isinstance(value, list):
+        numbers = b"".join(wire.integer(8, number) for number in value)
+        return named + numbers + wire.integer(20, _INTS)
+    if isinstance(value, str):
+        return named + wire.text(4, value) + wire.integer(20, _STRING)
+    if isinstance(value, float):
+        return named + wire.real(2, value) + wire.integer(20, _FLOAT)
+    assert isinstance(value, int), value
+    return integer_attribute(name, value)
+
+
 def integer_attribute(name: str, value: int) -> bytes:
     """Return an integer as an AttributeProto."""
     return wire.text(1, name) + wire.integer(3, value) + wire.integer(20, _INT)

@@ -1,9 +1,9 @@
-"""Read the state dict out of an ONNX file: porter's own, or anybody's of a known architecture.
+"""Read the state dict out of a graph: porter's own ONNX, or anybody's of a known architecture.
 
 Files written by porter contain it under its names. In a foreign file each weight is found by what
 it does, compared with the template of the variant (`align`), then by names, its own and its
 neighbours' (`names`). The result is exported again and both files are run: only what computes the
-same is kept.
+same is kept. A Paddle inference model is such a file too, once its program is written as ONNX.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from porter.checkpoints.read import detect
+from porter.checkpoints.read import read as read_checkpoint
 from porter.codecs.onnx.transposed import straightened
 from porter.codecs.onnx.weights import initializers
-from porter.errors import InputError, MappingError, UsageError, listed
+from porter.codecs.paddle import inference
+from porter.errors import InputError, MappingError, PorterError, UsageError, listed
 from porter.frameworks import exchange
 from porter.frameworks.process import Limit, Worker
 from porter.mapping.constants import constants
@@ -35,6 +37,7 @@ from porter.onnx.graph.parse import parse
 from porter.onnx.graph.reduce import reduce
 from porter.onnx.graph.signature import signature_of
 from porter.onnx.graph.values import Graph
+from porter.onnx.program import translate
 from porter.onnx.recover.align import Alignment, align, placed
 from porter.onnx.recover.names import named
 from porter.onnx.recover.unfuse import apart
@@ -49,6 +52,8 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
 
+FORMATS = ("onnx", inference.FORMAT)
+"""What is read by its graph."""
 REMEDY = (
     "export it again without folding (torch: dynamo=True, optimize=False), or take the folded"
     " convolutions with --fold-batchnorm"
@@ -74,7 +79,7 @@ def recover(
     *,
     fold_batchnorm: bool = False,
 ) -> Recovered:
-    """Return the canonical state dict of an ONNX file of a variant.
+    """Return the canonical state dict of an ONNX file, or a Paddle inference model, of a variant.
 
     That of a file that porter wrote is bit for bit what it was written from. Raises `InputError`
     when weights of a foreign file cannot be placed, were folded into others (unless
@@ -82,10 +87,30 @@ def recover(
     without onnx, onnxscript and onnxruntime, which a foreign file needs.
     """
     name = os.fspath(path)
+    if detect(name) == "paddle-inference":
+        return _of_program(architecture, name, fold_batchnorm)
     state = initializers(InputFile(name))
     if is_own(state):  # its Constant nodes, if there are any, belong to the graph
         return Recovered(restore(state))
     return _Search(architecture, name, weights_of(name), fold_batchnorm).recovered()
+
+
+def _of_program(architecture: Architecture, path: str, fold_batchnorm: bool) -> Recovered:
+    """Return the same of a Paddle inference model, which is written as an ONNX model for it."""
+    state = read_checkpoint(path)
+    assert state.origin is not None
+    file = InputFile(state.origin.path)
+    with tempfile.TemporaryDirectory(prefix="porter-") as folder:
+        written, notes = translate.write(file, state, Path(folder))
+        constants = weights_of(written).items()
+        known = {name: LazyTensor.of(t.read()) for name, t in constants if name not in state}
+        weights = StateDict({**known, **state}, state.origin)
+        try:
+            found = _Search(architecture, written, weights, fold_batchnorm).recovered()
+        except PorterError as error:
+            error.path = path if error.path == written else error.path
+            raise
+    return replace(found, how=(*notes, *found.how))
 
 
 def read(
@@ -102,7 +127,7 @@ def read(
     here = fetch.local(given, progress=progress)
     with fetch.named(here):
         found = detect(here.path)
-    if found != "onnx":
+    if found not in FORMATS:
         raise UsageError(f"is {found}, not onnx", here.shown)
     made = recover(architecture, here.path, fold_batchnorm=fold_batchnorm)
     assert made.state.origin is not None

@@ -11,6 +11,8 @@ from typing import Any
 from porter import codecs
 from porter.checkpoints.read import detect
 from porter.mapping.table import CANONICAL
+from porter.onnx.recover.read import read as read_graph
+from porter.planning.endpoint import GRAPHS, PROGRAM
 from porter.planning.fit import fit
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import best_dialect, shapes_of
@@ -68,6 +70,8 @@ def prepare(
             container = detect(local.path)
         if container == "onnx":
             return _graph(architecture, local, architecture.sides(image_size))
+        if container == PROGRAM:
+            given = read_graph(architecture, local.path)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
     shapes = shapes_of(state)
     container = state.origin.format if state.origin is not None else ""
@@ -79,7 +83,7 @@ def prepare(
     fitted = fit(
         architecture, state, chosen.name, framework, num_classes=num_classes, image_size=image_size
     )
-    direct = chosen.name == framework and state.origin is not None and container != "onnx"
+    direct = chosen.name == framework and state.origin is not None and container not in GRAPHS
     direct = direct and fitted.state is state  # The process itself removes no prefix.
     state = fitted.state
     report = SideReport(
