@@ -63,12 +63,10 @@ def _is_program(given: Path) -> bool:
     """Whether an input is an inference model of Paddle, whose names say nothing."""
     suffixes = (*inference.PROGRAMS, inference.STREAM)
     is_likely = os.path.isdir(given) or os.fspath(given).endswith(suffixes)
-    return is_likely and not is_url(given) and detect(given) == PROGRAM
+    return is_likely and not is_url(given) and detect(os.fspath(given)) == PROGRAM
 
 
-def _of_program(
-    architecture: str | None, among: Sequence[Architecture] | None, given: Path
-) -> str:
+def _of_program(architecture: str | None, among: Sequence[Architecture] | None, given: Path) -> str:
     """Return the variant of an inference model, by the shapes of its tensors if none is named."""
     if architecture is not None and among is None:
         return architecture

@@ -62,9 +62,7 @@ def _counted(dims: Iterable[tuple[Dim, ...]], symbols: Mapping[str, int]) -> Cou
     )
 
 
-def _sizes(
-    variant: Architecture, given: Counter[_Key], usual: bool
-) -> Iterator[dict[str, int]]:
+def _sizes(variant: Architecture, given: Counter[_Key], usual: bool) -> Iterator[dict[str, int]]:
     """Yield the sizes that the symbols of a skeleton may have in a file."""
     known, places = variant.skeleton().symbols, variant.positions
     positions: Iterable[int] = [0]

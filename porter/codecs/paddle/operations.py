@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from porter.codecs.paddle.program import is_pir, malformed, pir_block, tensor_desc, type_of
-from porter.codecs.protobuf import BYTES, FIXED32, FIXED64, VARINT, Span, Walker, signed, unpacked
+from porter.codecs.protobuf import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Field,
+    Span,
+    Walker,
+    signed,
+    unpacked,
+)
 from porter.errors import InputError, printable
 from porter.storage.input_file import InputFile
 from porter.tensors.lazy import Shape
@@ -55,7 +65,7 @@ def program(file: InputFile) -> Program:
     read = _of_pir if is_pir(file) else _of_protobuf
     try:
         found = read(file)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
+    except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError) as fault:
         raise malformed(file, "an entry is missing or of another kind") from fault
     if len(found.operations) > MOST_OPERATIONS:
         raise malformed(file, f"more than {MOST_OPERATIONS} operations")
@@ -72,7 +82,9 @@ def _of_pir(file: InputFile) -> Program:
             continue
         if entry.get("regions"):
             kind = printable(str(entry["#"]))
-            raise InputError(f"the program branches ({kind}), which porter does not read", file.path)
+            raise InputError(
+                f"the program branches ({kind}), which porter does not read", file.path
+            )
         for result in entry["O"]:
             found.dims[_value(result)] = _dims(result["TT"])
         found.operations.append(
@@ -110,7 +122,7 @@ def _plain(entry: Any, depth: int = 0) -> Plain:
         return _plain(entry["D"], depth + 1) if "D" in entry else ""
     if isinstance(entry, list):
         return [_plain(item, depth + 1) for item in entry]
-    return "" if entry is None else entry  # type: ignore[no-any-return]
+    return "" if entry is None else entry
 
 
 def _of_protobuf(file: InputFile) -> Program:
@@ -164,8 +176,8 @@ def _slot(walker: Walker, span: Span) -> tuple[str, tuple[str, ...]]:
     return names[0], tuple(walker.text(p.span, _LONGEST_TEXT) for p in parts if p.number == 2)
 
 
-_BOOL, _BOOLS, _LISTS = 10, 11, (6, 7, 8, 11, 15, 16)
-"""Fields of OpDesc.Attr."""
+_LISTS = (6, 7, 8, 11, 15, 16)
+"""Fields of OpDesc.Attr that repeat."""
 
 
 def _attribute(walker: Walker, span: Span) -> tuple[str, Plain]:
@@ -188,37 +200,35 @@ _BY_KIND = {0: 3, 1: 4, 2: 5, 3: 6, 4: 7, 5: 8, 6: 10, 7: 11, 9: 13, 11: 15, 12:
 """`AttrType` to the field of OpDesc.Attr that has the value."""
 
 
-def _integers(walker: Walker, part: Any) -> Iterator[int]:
+def _integers(walker: Walker, part: Field) -> Iterator[int]:
     if part.kind == VARINT:
-        yield _narrow(part.value)
+        yield signed(part.value)
     elif part.kind == BYTES:
-        yield from map(_narrow, unpacked(walker.bytes(part.span, _LONGEST_LIST)))
+        yield from map(signed, unpacked(walker.bytes(part.span, _LONGEST_LIST)))
 
 
-def _narrow(value: int) -> int:
-    return signed(value)
-
-
-def _booleans(walker: Walker, part: Any) -> Iterator[bool]:
+def _booleans(walker: Walker, part: Field) -> Iterator[bool]:
     return map(bool, _integers(walker, part))
 
 
-def _numbers(code: str, kind: int) -> Callable[[Walker, Any], Iterator[float]]:
-    def read(walker: Walker, part: Any) -> Iterator[float]:
+def _numbers(code: str, kind: int) -> Callable[[Walker, Field], Iterator[float]]:
+    def read(walker: Walker, part: Field) -> Iterator[float]:
         if part.kind in (kind, BYTES):
             data = walker.bytes(part.span, _LONGEST_LIST)
+            if len(data) % struct.calcsize(code):
+                raise walker.broken("numbers that are cut short")
             yield from (number for (number,) in struct.iter_unpack(code, data))
 
     return read
 
 
-def _texts(walker: Walker, part: Any) -> Iterator[str]:
+def _texts(walker: Walker, part: Field) -> Iterator[str]:
     if part.kind == BYTES:
         yield walker.text(part.span, _LONGEST_LIST)
 
 
 _FLOATS, _DOUBLES = _numbers("<f", FIXED32), _numbers("<d", FIXED64)
-_READ: dict[int, Callable[[Walker, Any], Iterator[Any]]] = {
+_READ: dict[int, Callable[[Walker, Field], Iterator[Any]]] = {
     3: _integers, 4: _FLOATS, 5: _texts, 6: _integers, 7: _FLOATS, 8: _texts, 10: _booleans,
     11: _booleans, 13: _integers, 15: _integers, 16: _DOUBLES, 19: _DOUBLES,
 }  # fmt: skip

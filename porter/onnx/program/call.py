@@ -27,7 +27,9 @@ class Nodes:
     nodes: list[Node] = field(default_factory=list)
     known: dict[str, Array] = field(default_factory=dict)
 
-    def add(self, op: str, inputs: Sequence[str], many: int, options: Mapping[str, object]) -> list[str]:
+    def add(
+        self, op: str, inputs: Sequence[str], many: int, options: Mapping[str, object]
+    ) -> list[str]:
         """Add a node; returns the names of its `many` outputs, which no parameter has."""
         at = len(self.nodes)
         outputs = [f"%{at}" if many == 1 else f"%{at}.{number}" for number in range(many)]
@@ -83,8 +85,9 @@ class Call:
 
     def constant(self, value: Array | Sequence[int] | int) -> str:
         """Add a constant, of int64 unless it is an array."""
-        is_array = isinstance(value, np.ndarray)
-        return self.to.constant(value if is_array else np.array(value, np.int64))
+        if isinstance(value, np.ndarray):
+            return self.to.constant(value)
+        return self.to.constant(np.array(value, np.int64))
 
     def scalar(self, value: float) -> str:
         """Add a number of float32."""

@@ -29,14 +29,14 @@ class Legacy(NamedTuple):
 
 
 def _pairs(text: str) -> dict[str, str]:
-    return dict((item.split("=")[0], item.split("=")[1]) for item in text.split())
+    pairs = (item.partition("=") for item in text.split())
+    return {old: new for old, _, new in pairs}
 
 
 _UNARY = "X=x"
 _BINARY = "X=x Y=y"
 _CONV = Legacy("conv2d", "Input=x Filter=filter", "Output")
-_RESHAPE = Legacy("reshape", "X=x ShapeTensor=shape Shape=shape", attributes="shape=shape")
-_SPLIT = Legacy("split", "X=x AxisTensor=axis", attributes="sections=sections")
+_RESHAPE = Legacy("reshape", "X=x ShapeTensor=shape Shape=shape")
 LEGACY: dict[str, Legacy] = {
     "feed": Legacy("data", ""),
     "fetch": Legacy("fetch", _UNARY),
@@ -46,7 +46,8 @@ LEGACY: dict[str, Legacy] = {
                          "data_layout=data_format"),
     "layer_norm": Legacy("layer_norm", "X=x Scale=scale Bias=bias", "Y"),
     "matmul_v2": Legacy("matmul", _BINARY, attributes="trans_x=transpose_x trans_y=transpose_y"),
-    "matmul": Legacy("matmul", _BINARY, attributes="transpose_X=transpose_x transpose_Y=transpose_y"),
+    "matmul": Legacy("matmul", _BINARY,
+                     attributes="transpose_X=transpose_x transpose_Y=transpose_y"),
     "elementwise_add": Legacy("add", _BINARY),
     "elementwise_sub": Legacy("subtract", _BINARY),
     "elementwise_mul": Legacy("multiply", _BINARY),
@@ -59,7 +60,7 @@ LEGACY: dict[str, Legacy] = {
     "flatten_contiguous_range": Legacy("flatten", _UNARY),
     "unsqueeze2": Legacy("unsqueeze", "X=x AxesTensor=axis", attributes="axes=axis"),
     "squeeze2": Legacy("squeeze", _UNARY, attributes="axes=axis"),
-    "split": _SPLIT,
+    "split": Legacy("split", "X=x AxisTensor=axis"),
     "slice": Legacy("slice", "Input=x StartsTensor=starts EndsTensor=ends StartsTensorList=starts"
                     " EndsTensorList=ends"),
     "strided_slice": Legacy("strided_slice", "Input=x"),
@@ -68,10 +69,12 @@ LEGACY: dict[str, Legacy] = {
     "unbind": Legacy("unbind", _UNARY),
     "expand_v2": Legacy("expand", "X=x Shape=shape expand_shapes_tensor=shape"),
     "expand_as_v2": Legacy("expand_as", _BINARY),
-    "tile": Legacy("tile", "X=x RepeatTimes=repeat_times", attributes="repeat_times=repeat_times"),
+    "tile": Legacy("tile", "X=x RepeatTimes=repeat_times"),
     "softmax": Legacy("softmax", _UNARY),
     "gelu": Legacy("gelu", _UNARY),
     "pool2d": Legacy("pool2d", _UNARY, attributes="ksize=kernel_size"),
+    "max_pool2d_with_index": Legacy("max_pool2d_with_index", _UNARY,
+                                    attributes="ksize=kernel_size"),
     "reduce_mean": Legacy("mean", _UNARY, attributes="dim=axis keep_dim=keepdim"),
     "roll": Legacy("roll", "X=x ShiftsTensor=shifts"),
     "gather": Legacy("gather", "X=x Index=index Axis=axis"),
@@ -81,7 +84,7 @@ LEGACY: dict[str, Legacy] = {
     "fill_constant": Legacy("full", "ShapeTensor=shape ValueTensor=value"),
     "cast": Legacy("cast", _UNARY, attributes="out_dtype=dtype"),
     "assign": Legacy("assign", _UNARY),
-    "dropout": Legacy("dropout", _UNARY),
+    "dropout": Legacy("dropout", _UNARY, attributes="dropout_implementation=mode"),
     **{kind: Legacy(kind, _UNARY) for kind in
        ("relu", "sigmoid", "tanh", "erf", "sqrt", "exp", "abs", "swish", "silu", "hard_swish",
         "hard_sigmoid", "square")},

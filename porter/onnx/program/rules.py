@@ -6,7 +6,7 @@ or of several. https://www.paddlepaddle.org.cn/documentation/docs/en/api/index_e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +16,13 @@ Results = str | list[str]
 """The name of a result, or those of several."""
 Rule = Callable[[Call], Results]
 LONGEST_CONSTANT = 1 << 20
+"""Elements."""
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    """Raise `Unreadable` for a constant that is too large."""
+    if min(shape, default=0) < 0 or np.prod(shape, dtype=float) > LONGEST_CONSTANT:
+        raise Unreadable(f"a constant of shape {list(shape)}")
 
 
 def _same(call: Call) -> Results:
@@ -75,7 +82,7 @@ def _conv(call: Call) -> Results:
 
 def _pool(call: Call) -> Results:
     call.need_channels_first()
-    is_max, x = call.text("pooling_type") == "max", call.one("x")
+    is_max, x = call.text("pooling_type", "max") == "max", call.one("x")
     size = call.integers("kernel_size")
     if call.flag("global_pooling") or (call.flag("adaptive") and size == [1, 1]):
         return call.node("GlobalMaxPool" if is_max else "GlobalAveragePool", [x])
@@ -105,11 +112,10 @@ def _layer_norm(call: Call) -> Results:
     axis = call.integer("begin_norm_axis", 1)
     dims, scale, bias = call.dims("x")[axis:], call.maybe("scale"), call.maybe("bias")
     if scale is None:
+        _check_size(dims)
         scale = call.constant(np.ones(dims, np.float32))
     names = [call.one("x"), scale, *([] if bias is None else [bias])]
-    return call.node(
-        "LayerNormalization", names, axis=axis, epsilon=call.number("epsilon", 1e-5)
-    )
+    return call.node("LayerNormalization", names, axis=axis, epsilon=call.number("epsilon", 1e-5))
 
 
 def _gelu(call: Call) -> Results:
@@ -181,7 +187,7 @@ def _split(call: Call) -> Results:
 def _split_evenly(call: Call) -> Results:
     many, axis = call.integer("num"), call.integer("axis")
     size = call.dims("x")[axis]
-    if not 0 < many <= size or size % many:
+    if not 0 < many <= min(size, LONGEST_CONSTANT) or size % many:
         raise Unreadable(f"an axis of {size} split into {many}")
     sizes = call.constant([size // many] * many)
     return call.nodes("Split", [call.one("x"), sizes], many, axis=axis)
@@ -266,13 +272,18 @@ def _gather_nd(call: Call) -> Results:
 
 def _full(call: Call) -> Results:
     shape, value = call.integers("shape", []), call.number("value", 0.0)
-    if min(shape, default=0) < 0 or np.prod(shape, dtype=float) > LONGEST_CONSTANT:
-        raise Unreadable(f"a constant of shape {shape}")
+    _check_size(shape)
     return call.constant(np.full(shape, value, call.dtype()))
 
 
 def _full_int_array(call: Call) -> Results:
     return call.constant(call.integers("value"))
+
+
+def _dropout(call: Call) -> Results:
+    if call.text("mode") == "downgrade_in_infer":
+        raise Unreadable("a dropout that scales what it does not drop")
+    return call.one("x")
 
 
 def _cast(call: Call) -> Results:
@@ -311,6 +322,7 @@ RULES: dict[str, tuple[str, Callable[[Call], Results]]] = {
     "softmax": ("x", _softmax),
     "gelu": ("x", _gelu),
     "pool2d": ("x kernel_size", _pool),
+    "max_pool2d_with_index": ("x", _pool),
     "mean": ("x axis", _mean),
     "roll": ("x shifts", _roll),
     "gather": ("x index axis", _gather),
@@ -331,7 +343,7 @@ RULES: dict[str, tuple[str, Callable[[Call], Results]]] = {
     "square": ("x", _square),
     "swish": ("x", _swish),
     "silu": ("x", _swish),
-    "dropout": ("x", _same),
+    "dropout": ("x seed p", _dropout),
     "assign": ("x", _same),
     "share_data_": ("x", _same),
 }

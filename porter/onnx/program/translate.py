@@ -7,6 +7,7 @@ other purpose, and only the operations that image classifiers use are known.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ def translated(source: Program, parameters: Sequence[str], path: str) -> Transla
         except Unreadable as reason:
             what = f"{printable(operation.kind)}: {printable(reason)}"
             raise InputError(f"an operation that porter does not read, {what}", path) from reason
-        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as fault:
+        except (LookupError, TypeError, ArithmeticError, ValueError, struct.error) as fault:
             what = f"the {printable(operation.kind)} is malformed"
             raise InputError(f"malformed Paddle program: {what}", path) from fault
     return made
@@ -134,9 +135,7 @@ def _regroup(made: Translation, operation: Operation, kind: str) -> None:
         raise Unreadable("it is not known")
 
 
-def _call(
-    made: Translation, source: Program, operation: Operation, legacy: Legacy | None
-) -> Call:
+def _call(made: Translation, source: Program, operation: Operation, legacy: Legacy | None) -> Call:
     """Return an operation with its operands by name."""
     slots: dict[str, tuple[str, ...]] = {}
     if legacy is None:
@@ -154,16 +153,17 @@ def _call(
     if legacy is not None:
         attributes = {legacy.attribute(name): value for name, value in attributes.items()}
     return Call(
-        {slot: [n for value in values for n in made.names[value]] for slot, values in slots.items()},
+        {
+            slot: [n for value in values for n in made.names[value]]
+            for slot, values in slots.items()
+        },
         attributes,
         {slot: source.dims.get(values[0], ()) for slot, values in slots.items()},
         made.to,
     )
 
 
-def _set(
-    made: Translation, operation: Operation, outputs: Sequence[str], results: Results
-) -> None:
+def _set(made: Translation, operation: Operation, outputs: Sequence[str], results: Results) -> None:
     """Note the names of an operation's results."""
     if isinstance(results, str):
         made.names[outputs[0]] = (results,)
@@ -180,8 +180,10 @@ def write(file: InputFile, state: StateDict, folder: Path) -> tuple[str, tuple[s
     parts, offsets = model.external(state)
     with open(folder / "weights", "wb") as weights:
         for part in parts:
-            for block in part.tensor.blocks() if isinstance(part, Body) else (part,):
-                weights.write(block)
+            if isinstance(part, Body):
+                weights.writelines(part.tensor.blocks())
+            elif isinstance(part, bytes):
+                weights.write(part)
     sheet = model.Sheet(made.graph(), _IR, {"": OPSET})
     outside = model.Outside("weights", offsets)
     pieces = model.pieces(sheet, state, {}, outside=outside)

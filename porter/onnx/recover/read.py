@@ -58,6 +58,10 @@ REMEDY = (
     "export it again without folding (torch: dynamo=True, optimize=False), or take the folded"
     " convolutions with --fold-batchnorm"
 )
+_PADDLE_REMEDY = (
+    "save it again by paddle.jit.save without optimising it, or take the folded convolutions with"
+    " --fold-batchnorm"
+)
 
 
 LIMITS = {"float32": 2.0**-16, "float16": 2.0**-3}
@@ -106,7 +110,9 @@ def _of_program(architecture: Architecture, path: str, fold_batchnorm: bool) -> 
         known = {name: LazyTensor.of(t.read()) for name, t in constants if name not in state}
         weights = StateDict({**known, **state}, state.origin)
         try:
-            found = _Search(architecture, written, weights, fold_batchnorm).recovered()
+            found = _Search(
+                architecture, written, weights, fold_batchnorm, _PADDLE_REMEDY
+            ).recovered()
         except PorterError as error:
             error.path = path if error.path == written else error.path
             raise
@@ -154,12 +160,17 @@ class _Search:
     """Looks for a variant's tensors in a foreign file."""
 
     def __init__(
-        self, architecture: Architecture, path: str, state: StateDict, fold_batchnorm: bool
+        self,
+        architecture: Architecture,
+        path: str,
+        state: StateDict,
+        fold_batchnorm: bool,
+        remedy: str = REMEDY,
     ) -> None:
         self._architecture = architecture
         self._path = path
         self._weights = state
-        self._fold = fold_batchnorm
+        self._fold, self._remedy = fold_batchnorm, remedy
         with InputFile(path) as file:
             graph = parse(file).graph
         self._own = signature_of(graph, state, path, architecture.sides())
@@ -254,9 +265,10 @@ class _Search:
         if lost:
             return None, ()
         if made.folded and not self._fold:
+            norms, places = listed(fold(made.into)), listed(fold(made.into.values()))
             raise InputError(
                 f"{len(made.into)} batch norms are folded and cannot be separated again:"
-                f" {listed(fold(made.into))} into {listed(fold(made.into.values()))}; {REMEDY}",
+                f" {norms} into {places}; {self._remedy}",
                 self._path,
             )
         shapes = {

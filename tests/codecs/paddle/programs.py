@@ -16,7 +16,7 @@ import sys
 import numpy as np, paddle
 {build}
 random = np.random.default_rng(0)
-for value in model.state_dict().values():
+for value in model.state_dict().values() if {fill} else ():
     kind = str(value.dtype).rpartition(".")[2]
     if "int" not in kind:
         value.set_value(paddle.to_tensor(random.random(value.shape, np.float32)).astype(kind))
@@ -27,6 +27,7 @@ paddle.jit.save(paddle.jit.to_static(model, input_spec=spec, full_graph=True), s
 paddle.save(model.state_dict(), sys.argv[1] + ".pdparams")
 named = {{v.name: v.numpy() for v in model.state_dict().values()}}
 np.savez(sys.argv[1] + ".npz", **named)
+{after}
 """
 NET = """
 from paddle import nn
@@ -36,12 +37,25 @@ SUFFIX = {True: ".json", False: ".pdmodel"}
 """Of the program, by whether it is PIR."""
 
 
-def save(folder: Path, *, pir: bool, build: str = NET, shape: str = "[1, 3, 8, 8]") -> Path:
-    """Write `inference.*` into a folder; returns the path of the program."""
+def save(
+    folder: Path,
+    *,
+    pir: bool,
+    build: str = NET,
+    shape: str = "[1, 3, 8, 8]",
+    after: str = "",
+    fill: bool = True,
+) -> Path:
+    """Write `inference.*` into a folder; returns the path of the program.
+
+    `build` is source that makes `model`, `after` what is run with it in the end; `fill` gives
+    the model random weights.
+    """
     prefix = folder / "inference"
     env = {**os.environ, "FLAGS_enable_pir_api": str(int(pir)), "GLOG_minloglevel": "3"}
     script = folder / "make.py"  # Paddle reads the source of what it traces.
-    script.write_text(SCRIPT.format(build=build, shape=shape), encoding="utf-8")
+    source = SCRIPT.format(build=build, shape=shape, after=after, fill=fill)
+    script.write_text(source, encoding="utf-8")
     subprocess.run([sys.executable, script, prefix], check=True, env=env, cwd=folder)
     return prefix.with_suffix(SUFFIX[pir])
 
