@@ -35,6 +35,21 @@ def test_converted_case_gives_the_golden_logits(case: Case, framework: str, tmp_
     assert error < LIMITS.get(case.name, LIMIT), (done.notes, error)
 
 
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize("case", [c for c in WITH_LOGITS if c.settings], ids=lambda case: case.name)
+def test_a_case_loaded_as_its_dialect_computes_gives_its_logits(
+    case: Case, framework: str, tmp_path: Path
+) -> None:
+    """The authors' own file, loaded in the behaviour of its dialect, needs no setting by hand."""
+    dialect = case.side.partition(":")[2]
+    model = porter.load_model(
+        case.variant, case.save(tmp_path), framework, dialect=dialect, behaviour="dialect"
+    )
+    logits = run(model, framework, case.image())
+    error = np.abs(logits - case.logits).max() / np.sqrt((case.logits**2).mean())
+    assert error < LIMIT, error
+
+
 def loaded(case: Case, path: Path, framework: str) -> object:
     """Load a model that computes as the case's own code does."""
     state = porter.open(path)

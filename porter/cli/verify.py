@@ -57,6 +57,8 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.option("--inputs", type=click.Path(), metavar="FILE", help="Arrays (.npz, .npy) instead.")
 @click.option("--precision", type=click.Choice(list(_PRECISIONS)), default="fp32",
               help="Precision of RIGHT, in addition to float64.")  # fmt: skip
+@click.option("--behaviour", type=click.Choice(["canonical", "dialect"]), default="canonical",
+              help="Run each side as the canonical model, or as its dialect computes.")  # fmt: skip
 @click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where to run.")
 @click.option("--timeout", type=float, metavar="SECONDS",
               help="Limit for a given ONNX file; default: PORTER_TIMEOUT or 600.")  # fmt: skip
@@ -103,7 +105,7 @@ def command(
     table = find(arch).table
     for side in ("left_dialect", "right_dialect"):
         if options[side] is not None:
-            options[side] = parse(options[side], table).dialect
+            options[side] = parse(options[side], table).named
     options["precision"] = _PRECISIONS[options["precision"]]
     if save_trace is not None:
         if reports:

@@ -6,7 +6,7 @@ Nothing here imports a framework; the forward proof runs in child processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from porter.errors import MappingError, UsageError
 from porter.mapping.reader import load as load_table
 from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table, endpoint
+from porter.planning.behaviour import behaviour_of, crossed
 from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted, fit
 from porter.planning.locate import head_names
@@ -217,7 +218,7 @@ def convert(
     state = fitted.state
     assert state.origin is not None
     canonical, write_plan = fitted.plan.read(state), fitted.plan
-    notes = (*fitted.notes, *subject.notes(left, right))
+    notes = (*fitted.notes, *subject.notes(left, right), *_crossed(fitted, container))
     if adapt:
         canonical, write_plan, changes = _adapted(
             fitted, canonical, right, num_classes, image_size, seed
@@ -276,6 +277,19 @@ def convert(
         num_classes=0 if without_head else None, image_size=image_size,
         python=python, progress=progress,
     )  # fmt: skip
+
+
+def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
+    """Yield what only one of the two dialects computes."""
+    variant, names = (
+        fitted.architecture,
+        [s.dialect.name for s in (fitted.plan.source, fitted.plan.target)],
+    )
+    read = behaviour_of(variant, names[0], fitted.state.origin)
+    written = behaviour_of(variant, names[1])
+    if container == endpoint.FOLDER:  # Its config.json states the canonical values.
+        written = tuple(row for row in written if not row.config)
+    return crossed((names[0], read), (names[1], written))
 
 
 def _fitted_to_adapt(fitting: Callable[..., Fitted], num_classes: int | None) -> Fitted:

@@ -10,6 +10,7 @@ from porter.commands.options import Framework, checked_options
 from porter.errors import UsageError, printable
 from porter.frameworks.fill import fill
 from porter.frameworks.models import build, need
+from porter.planning.behaviour import behaviour_of, check_choice, settings
 from porter.planning.endpoint import PROGRAM
 from porter.planning.fit import fit
 from porter.remote import fetch
@@ -27,6 +28,7 @@ def load_model(
     dialect: str | None = None,
     key: str | None = None,
     device: str | None = None,
+    behaviour: str = "canonical",
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> Any:
@@ -42,6 +44,8 @@ def load_model(
         key: Name of one of several state dicts in the file.
         device: Device of a torch model, such as "cuda:1"; None for the CPU. Paddle's models
             are on the device that `paddle.set_device` chose.
+        behaviour: "canonical", or "dialect" for a model that computes as the dialect's own code
+            does (`porter show` lists the settings).
         drop_rate: Dropout rate, used in training only.
         drop_path_rate: Rate of stochastic depth, used in training only.
 
@@ -55,6 +59,7 @@ def load_model(
         raise UsageError(
             "device is for torch; paddle.set_device chooses the device of Paddle's models"
         )
+    check_choice(behaviour)
     architecture = find(variant)
     architecture.need_model("loading it")
     need(framework)
@@ -68,6 +73,8 @@ def load_model(
     fitted = fit(
         architecture, state, dialect, framework, num_classes=num_classes, image_size=image_size
     )
+    name = fitted.plan.source.dialect.name
+    rows = behaviour_of(fitted.architecture, name, state.origin) if behaviour == "dialect" else ()
     model = build(
         fitted.architecture,
         framework,
@@ -78,6 +85,7 @@ def load_model(
         device=device,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
+        **settings(rows),
     )
     fill(model, fitted.plan.apply(fitted.state), framework)
     model.eval()

@@ -22,6 +22,7 @@ from porter.remote.fetch import stale
 from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.verification import trace as traces
+from porter.verification.behaviour import with_behaviour
 from porter.verification.checks import EXACT, SINGLE
 from porter.verification.comparisons import with_comparisons
 from porter.verification.judge import concluded, judge
@@ -87,7 +88,8 @@ def verify(
             "auto", "cpu" or "cuda[:n]". `python`: {framework: interpreter of another
             environment that has it and porter}. `per_layer`: compare every module even if the
             verdict passes. `timeout`: seconds that a given ONNX file may take to load, and to
-            run (None: the environment's `PORTER_TIMEOUT`, or 600).
+            run (None: the environment's `PORTER_TIMEOUT`, or 600). `behaviour`: "canonical", or
+            "dialect": each checkpoint is run as its dialect's own code computes.
 
     Returns a `Verdict` with `passed`, `failed`, `reason` and every figure; its status is
     "not made" if a framework is not installed.
@@ -105,6 +107,9 @@ def verify(
         one, two, notes = sides.reference_first(one, two)
         runs = sides.runs_of(runs, two)
         case = sides.write_inputs(folder / "inputs.safetensors", runs, variant, (one, two))
+        if runs.images is not None:
+            how, why = sides.preprocessing_of(variant, one)
+            notes = (*notes, f"pictures: {how.described(one.image_size)} ({why})")
         verdict = _not_made(variant, one, two, runs, notes)
         try:
             stack.enter_context(started((one, two), folder, runs, pool, steps))
@@ -119,7 +124,8 @@ def verify(
             verdict, pair, per_layer=runs.per_layer, grad=grad, train_step=train_step,
             diagnose=diagnose, proven=weights is not None and weights.holds,
         )  # fmt: skip
-        return concluded(prove_unseen(verdict, pair, diagnose) if sensitivity else verdict)
+        verdict = prove_unseen(verdict, pair, diagnose) if sensitivity else verdict
+        return concluded(with_behaviour(verdict, pair, diagnose))
 
 
 def record(
@@ -199,6 +205,7 @@ def _not_made(
         image_size=left.image_size,
         precision=runs.precision,
         preset=runs.preset,
+        behaviour=runs.behaviour,
         notes=(*notes, *stale(*states)),
     )
 

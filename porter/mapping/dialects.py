@@ -15,6 +15,7 @@ from porter.mapping.table import (
     CANONICAL,
     PADDLE,
     Absent,
+    Behaviour,
     Case,
     Dialect,
     Extra,
@@ -141,7 +142,10 @@ class Dialects:
         extra = tuple(Extra(Pattern(k), _reason(v)[0]) for k, v in entry.get("extra", {}).items())
         about = entry.get("about", "")
         also = entry.get("also", "")
-        return Dialect(name, convention, rows, absent, extra, about, container, also=also)
+        behaviour = tuple(Behaviour(k, **v) for k, v in entry.get("behaviour", {}).items())
+        return Dialect(
+            name, convention, rows, absent, extra, about, container, also=also, behaviour=behaviour
+        )
 
     def _checked(self, dialect: Dialect, where: str) -> Dialect:
         rows = dialect.rows

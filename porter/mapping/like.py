@@ -41,11 +41,13 @@ def derived(base: Dialect, own: Dialect, layers: Sequence[Layer], where: str) ->
     claims = [*(path for row in own.rows for path in row.canonical), *(a.path for a in own.absent)]
     kept = [row for row in base.rows if all(_is_known(path, layers) for path in row.canonical)]
     paths = {extra.path for extra in own.extra}
+    settings = {one.setting for one in own.behaviour}
     return own._replace(
         rows=(*own.rows, *_unclaimed(kept, claims, where)),
         absent=(*own.absent, *_still_absent(base.absent, claims)),
         extra=(*own.extra, *(e for e in base.extra if e.path not in paths)),
         about=own.about or base.about,
+        behaviour=(*own.behaviour, *(b for b in base.behaviour if b.setting not in settings)),
         cases=(*own.cases, *_cases(base.cases, own, layers, where)),
     )
 

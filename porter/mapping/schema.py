@@ -21,9 +21,11 @@ _Path = tuple[str | int, ...]
 IDENTIFIER = (
     "https://raw.githubusercontent.com/porter-weights/porter/main/mappings/table.schema.json"
 )
-_TYPES: dict[str, Any] = {"string": str, "number": (int, float), "array": list, "object": dict}
+_TYPES: dict[str, Any] = {
+    "string": str, "number": (int, float), "boolean": bool, "array": list, "object": dict,
+}  # fmt: skip
 _SHOWN = 60
-_SECTIONS = ("names", "rows", "absent", "extra")
+_SECTIONS = ("names", "rows", "absent", "extra", "behaviour")
 """Parts of a dialect whose keys are names, or numbers of rows."""
 
 
@@ -75,6 +77,23 @@ _ABSENT = _either(
     "the reason, or a table with `reason` and `fill`",
     _REASON,
     _object("a reason and a value", {"reason": _REASON, "fill": _FILL}, ("reason",)),
+)
+_SETTING = _either(
+    "true, false or a number",
+    {"type": "boolean", "description": "true or false"},
+    {"type": "number", "description": "a number"},
+)
+_BEHAVIOUR = _object(
+    "a value with `canonical`, `about`, `seen` and `size`",
+    {
+        "value": _SETTING,
+        "canonical": _SETTING,
+        "about": _text("what the dialect's own code does, as a clause"),
+        "seen": _text("where: source and version"),
+        "size": {"type": "number", "description": "the largest difference by the logits' rms"},
+        "config": _text("the key of config.json that states the value"),
+    },
+    ("value", "canonical", "about", "seen", "size"),
 )
 _ALIAS = _object(
     "another name of a dialect",
@@ -133,6 +152,7 @@ def _form(framework: Node) -> dict[str, Node]:
             "description": "[[…rows]] tables",
             "items": _FULL_ROW,
         },
+        "behaviour": _each("settings of the dialect's own code = value and source", _BEHAVIOUR),
         "absent": _each("canonical tensors that the dialect does not have = reason", _ABSENT),
         "extra": _each("tensors that only the dialect has = reason", _ABSENT),
     }  # fmt: skip
@@ -167,7 +187,8 @@ def _chosen(node: Node, value: object) -> Node:
 
 def _is_a(node: Node, value: object) -> bool:
     kind = node.get("type")
-    return kind is None or (isinstance(value, _TYPES[kind]) and not isinstance(value, bool))
+    is_number = not isinstance(value, bool) or kind == "boolean"
+    return kind is None or (isinstance(value, _TYPES[kind]) and is_number)
 
 
 def _fits(node: Node, value: object) -> bool:

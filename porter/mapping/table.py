@@ -73,6 +73,24 @@ class Extra(NamedTuple):
     reason: str
 
 
+class Behaviour(NamedTuple):
+    """A setting in which the code of a dialect computes otherwise than the canonical model."""
+
+    setting: str
+    """Keyword argument of the reference models."""
+    value: bool | float
+    canonical: bool | float
+    """Value of the canonical model."""
+    about: str
+    """What that code does, as a clause: `shifts the windows of the last stage`."""
+    seen: str
+    """Where it was seen: source and version."""
+    size: float
+    """Largest difference of the logits on seeded weights, relative to their rms."""
+    config: str = ""
+    """Key of `config.json` that states the value, where a checkpoint has that file."""
+
+
 class Case(NamedTuple):
     """The form of a dialect for variants that have a certain canonical tensor."""
 
@@ -93,12 +111,13 @@ class Dialect(NamedTuple):
     cases: tuple[Case, ...] = ()
     also: str = ""
     """Another dialect of the table: what is read as this one may have its names instead."""
+    behaviour: tuple[Behaviour, ...] = ()
     only: Pattern | None = None
     """A canonical tensor: variants without it have no such naming."""
 
     def names(self, tensors: Iterable[str]) -> bool:
         """Whether a variant with these canonical names has this naming."""
-        return self.only is None or any(self.only.match(name) is not None for name in tensors)
+        return self.only is None or _is_in(self.only, tensors)
 
     @property
     def forms(self) -> tuple[Dialect, ...]:
@@ -116,9 +135,15 @@ class Dialect(NamedTuple):
             assert self.only is not None
             raise MappingError(f"{self.name} names only variants that have {self.only.text}")
         for case in self.cases:
-            if any(case.when.match(name) is not None for name in names):
+            if _is_in(case.when, names):
                 return case.dialect
         return self
+
+
+def _is_in(wanted: Pattern, tensors: Iterable[str]) -> bool:
+    """Whether a bare tensor, or a module that has one of the tensors, has that path."""
+    paths = (path for name in tensors for path in (name, name.rpartition(".")[0]))
+    return any(wanted.match(path) is not None for path in paths)
 
 
 class Table(NamedTuple):

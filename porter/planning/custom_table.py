@@ -19,7 +19,8 @@ from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, CANONICAL, Dialect, Row, Table
 from porter.planning.sizes import Shapes
 from porter.tensors import operations
-from porter.zoo.architectures import Architecture, Preprocessing
+from porter.zoo.architectures import Architecture
+from porter.zoo.preprocessing import Preprocessing
 from porter.zoo.skeleton import Skeleton, SkeletonTensor
 
 if TYPE_CHECKING:

@@ -36,6 +36,8 @@ class Endpoint(NamedTuple):
 
     dialect: str
     container: str
+    named: str = ""
+    """The dialect as it was written: perhaps an alias of it."""
 
     @property
     def suffix(self) -> str:
@@ -91,7 +93,7 @@ def parse(text: str, table: Table) -> Endpoint:
     if head in GRAPHS and dialect != CANONICAL:
         text = f"{head} files are read by their graph: write `{head}` without a dialect"
         raise UsageError(text)
-    return Endpoint(table.dialect(dialect).name, _WORDS[head])
+    return Endpoint(table.dialect(dialect).name, _WORDS[head], dialect)
 
 
 def spelled(dialect: Dialect) -> str:

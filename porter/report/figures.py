@@ -67,6 +67,27 @@ def worst_layers(verdict: Verdict, most: int = 12) -> list[LayerCheck]:
     return sorted(verdict.layers, key=key)[:most]
 
 
+def behaviour_lines(verdict: Verdict) -> list[str]:
+    """Return a line on each comparison with the behaviour that was not judged."""
+    judged = "the canonical model" if verdict.behaviour == "canonical" else "its dialect"
+    lines = []
+    for one in verdict.deviations:
+        other = "its dialect's own code" if one.behaviour == "dialect" else "the canonical model"
+        error = one.figures.problem or number(one.figures.error)
+        top1 = (
+            f", top-1 agreement {share(one.figures.top1)}" if one.figures.top1 is not None else ""
+        )
+        if one.side == "both":
+            lines.append(f"both sides, each as {other} computes: they differ by {error}{top1}")
+        else:
+            side = verdict.left if one.side == "left" else verdict.right
+            lines.append(
+                f"{one.side} as {other} computes ({side.label} {'; '.join(one.about)}):"
+                f" differs by {error} from itself as {judged} computes, which was judged{top1}"
+            )
+    return lines
+
+
 _PROOFS = {
     ON_FUZZED: "rows of the table proven by outputs of fuzzed weights, values in the file by bytes",
     BY_BYTES: "no outputs show the row; values in the file are proven by bytes",

@@ -8,6 +8,7 @@ from importlib import resources
 from porter import __version__
 from porter.errors import html_escaped as escape
 from porter.report.figures import (
+    behaviour_lines,
     blind_lines,
     decimal,
     headline,
@@ -179,6 +180,7 @@ def _environment(verdict: Verdict) -> str:
         _side(name, side) for name, side in (("left", verdict.left), ("right", verdict.right))
     )
     items = [
+        *(f"<li>Behaviour: {escape(line)}</li>" for line in behaviour_lines(verdict)),
         *(f"<li>Not made: {escape(reason)}</li>" for reason in verdict.skipped),
         *(f"<li>{escape(note)}</li>" for note in verdict.notes),
         f"<li>Inputs: {escape(', '.join(verdict.cases[:12]))}; preset {escape(verdict.preset)};"

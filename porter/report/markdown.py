@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from porter.errors import visible
 from porter.report.figures import (
+    behaviour_lines,
     blind_lines,
     decimal,
     headline,
@@ -44,6 +45,7 @@ def render(verdict: Verdict) -> str:
         wrong = sum(not check.passed for check in verdict.gradients)
         parts.append(f"{len(verdict.gradients)} gradients compared, {wrong} differ.")
     parts += [_text(line) for line in blind_lines(verdict).values()]
+    parts += [f"_Behaviour:_ {_text(line)}" for line in behaviour_lines(verdict)]
     parts += [f"On fuzzed weights: {_fuzzed(check)}." for check in verdict.fuzzed]
     parts += [f"_Not made:_ {_text(reason)}" for reason in verdict.skipped]
     parts += [f"_Note:_ {_text(note)}" for note in verdict.notes]

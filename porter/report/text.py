@@ -8,7 +8,7 @@ from rich.text import Text
 
 from porter.errors import listed, visible
 from porter.mapping.fold import fold
-from porter.report.figures import blind_lines
+from porter.report.figures import behaviour_lines, blind_lines
 from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
@@ -31,6 +31,7 @@ def render(verdict: Verdict, narrow: bool = False) -> RenderableType:
     if verdict.gradients:
         parts.append(_gradients(verdict))
     parts += _blind(verdict)
+    parts += [_text(f"behaviour: {line}") for line in behaviour_lines(verdict)]
     if verdict.findings:
         parts.append(Text("likely faults", "bold"))
         parts += [_text(f"  {finding}") for finding in verdict.findings[:20]]

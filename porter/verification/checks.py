@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from porter.verification.compare import Figures
@@ -77,6 +78,21 @@ class LayerCheck:
     def passed(self) -> bool:
         """Whether the two sides agree here."""
         return not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """Outputs of a side in the behaviour that it was not judged in, against those it was."""
+
+    side: str
+    """`left`, `right`; `both` for the two sides against each other, each in that behaviour."""
+    behaviour: str
+    """`dialect` or `canonical`: the behaviour that it was not judged in."""
+    about: tuple[str, ...]
+    """What the dialect's own code does, a clause each, with its source."""
+    settings: Mapping[str, bool | float]
+    """Settings of the reference model that make it compute so."""
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True)

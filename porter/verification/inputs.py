@@ -16,7 +16,7 @@ import numpy as np
 from porter.errors import InputError, MissingPackage, printable
 from porter.storage.input_file import check_file
 from porter.tensors.blocks import Array
-from porter.zoo.architectures import Preprocessing
+from porter.zoo.preprocessing import Preprocessing, Size, sides_of
 
 MOST_LENGTHY = 50
 """Largest aspect ratio of a picture: its longer side is resized with the shorter."""
@@ -28,15 +28,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 """Pillow's readers that may be used. By the content it would choose others as well, and that of
 PostScript runs Ghostscript."""
-
-
-Size = int | tuple[int, int]
-"""Pixels: the side of square pictures, or their height and width."""
-
-
-def sides_of(size: Size) -> tuple[int, int]:
-    """Return height and width."""
-    return (size, size) if isinstance(size, int) else size
 
 
 def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: Size) -> dict[str, Array]:
@@ -53,63 +44,76 @@ def noise(seeds: Sequence[int], batch_sizes: Sequence[int], size: Size) -> dict[
 def pictures(
     folder: str | os.PathLike[str], preprocessing: Preprocessing, size: Size, most: int = 64
 ) -> dict[str, Array]:
-    """Return pictures prepared for the variant, float32 (1, 3, height, width), by file name.
+    """Return the pictures of a folder as inputs, float32 (1, 3, height, width), by file name.
 
-    The shorter side is resized to size / crop, the middle is cut out, values are scaled to
-    [0, 1] and normalised. For a size that is not square the whole picture is resized to it. As in
-    torchvision's image folders, pixels are used as they are stored, whatever the EXIF
-    orientation, and greys, palettes, CMYK and alpha are converted to RGB. Only the `most` first
-    files are taken. Needs pillow (`MissingPackage`).
+    Only the `most` first files are taken. Raises as `picture` does.
     """
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError as error:
-        raise MissingPackage("--images needs pillow; run `pip install pillow`") from error
     if not Path(folder).is_dir():
         raise InputError("is not a folder of pictures", folder)
     files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES)[:most]
     if not files:
         raise InputError("contains no picture (" + " ".join(SUFFIXES) + ")", folder)
+    names = (os.fsencode(file.name).decode("utf-8", "backslashreplace") for file in files)
+    return {name: picture(f, preprocessing, size) for name, f in zip(names, files, strict=True)}
+
+
+def picture(file: str | os.PathLike[str], preprocessing: Preprocessing, size: Size) -> Array:
+    """Return a picture as an input, float32 (1, 3, height, width).
+
+    It is resized and cropped by `preprocessing`, scaled to [0, 1] and normalised. As in
+    torchvision's image folders, pixels are used as they are stored, whatever the EXIF orientation,
+    and greys, palettes, CMYK and alpha are converted to RGB. Raises `InputError` for a file that
+    is damaged or no picture, `MissingPackage` without pillow.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise MissingPackage("pictures need pillow; run `pip install pillow`") from error
     # Pillow's readers raise many kinds of errors for damaged files.
     damaged = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
                ValueError, EOFError, IndexError, struct.error, zlib.error)  # fmt: skip
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]  # Not every build has all.
-    prepared = {}
-    for file in files:
-        check_file(file, _LARGEST_PICTURE)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Of large pictures, damaged tags, odd palettes.
-                with Image.open(file, formats=formats) as image:
-                    colours = image.convert("RGB")
-        except damaged as error:
-            raise InputError(f"cannot be read as a picture: {printable(error)}", file) from error
-        if max(colours.size) > MOST_LENGTHY * min(colours.size):
-            width, height = colours.size
-            raise InputError(f"is {width} × {height} pixels: the aspect ratio is too large", file)
-        case = os.fsencode(file.name).decode("utf-8", "backslashreplace")
-        prepared[case] = _prepared(colours, preprocessing, size)
-    return prepared
+    check_file(file, _LARGEST_PICTURE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of large pictures, damaged tags, odd palettes.
+            with Image.open(file, formats=formats) as image:
+                colours = image.convert("RGB")
+    except damaged as error:
+        raise InputError(f"cannot be read as a picture: {printable(error)}", file) from error
+    if max(colours.size) > MOST_LENGTHY * min(colours.size):
+        width, height = colours.size
+        raise InputError(f"is {width} × {height} pixels: the aspect ratio is too large", file)
+    return _prepared(colours, preprocessing, size)
 
 
 def _prepared(image: Any, preprocessing: Preprocessing, size: Size) -> Array:
-    from PIL import Image
-
     height, width = sides_of(size)
-    resampling = Image.Resampling[preprocessing.interpolation.upper()]
-    if height == width:
-        shorter = int(height / preprocessing.crop + 0.5)
-        scale = shorter / min(image.size)
-        target = tuple(max(shorter, round(side * scale)) for side in image.size)
-        image = image.resize(target, resampling)
-        x, y = ((side - height) // 2 for side in image.size)
-        image = image.crop((x, y, x + width, y + height))
-    else:
-        image = image.resize((width, height), resampling)
-    pixels = np.asarray(image, np.float32) / np.float32(255)
+    target = preprocessing.target(image.size, size)
+    left, top = (target[0] - width) // 2, (target[1] - height) // 2
+    pixels = _resized(image, preprocessing, target)
+    pixels = pixels[top : top + height, left : left + width] / np.float32(255)
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
+
+
+def _resized(image: Any, preprocessing: Preprocessing, target: tuple[int, int]) -> Array:
+    """Return a picture of the size `target` (width, height), float32 (height, width, 3)."""
+    from PIL import Image
+
+    if preprocessing.antialias:
+        resampling = Image.Resampling[preprocessing.interpolation.upper()]
+        return np.asarray(image.resize(target, resampling), np.float32)
+    pixels = np.asarray(image, np.float32)  # Bilinear between the four nearest: tf.image, cv2.
+    for axis, length in ((0, target[1]), (1, target[0])):
+        count = pixels.shape[axis]
+        place = np.clip((np.arange(length) + 0.5) * (count / length) - 0.5, 0, count - 1)
+        low = place.astype(np.int64)
+        share = np.expand_dims((place - low).astype(np.float32), (1 - axis, 2))
+        high = np.minimum(low + 1, count - 1)
+        pixels = pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
+    return pixels
 
 
 def arrays(path: str | os.PathLike[str], size: Size) -> dict[str, Array]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypedDict, Unpack
 
 from porter.errors import UsageError, listed, printable
+from porter.planning.behaviour import check_choice
 from porter.verification.checks import SINGLE
 from porter.verification.tolerance import PRESETS, Preset
 
@@ -27,6 +28,7 @@ class RunOptions(TypedDict, total=False):
     preset: str
     per_layer: bool
     timeout: float | None
+    behaviour: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Runs:
     per_layer: bool = False
     timeout: float | None = None
     """Seconds that a given ONNX file may take to load, and to run; None: `PORTER_TIMEOUT`."""
+    behaviour: str = "canonical"
+    """`dialect`: each checkpoint is run as its dialect's own code computes."""
 
     @classmethod
     def of(cls, options: RunOptions) -> Runs:
@@ -64,6 +68,7 @@ class Runs:
         if runs.preset not in PRESETS:
             name = printable(runs.preset)
             raise UsageError(f"preset {name!r} is not one of {listed(PRESETS)}")
+        check_choice(runs.behaviour)
         return runs
 
     def changed(self, **options: Unpack[RunOptions]) -> Runs:

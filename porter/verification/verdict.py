@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from porter.errors import html_escaped as _escape
 from porter.errors import visible
-from porter.verification.checks import Blind, Check, LayerCheck, TensorCheck
+from porter.verification.checks import Blind, Check, Deviation, LayerCheck, TensorCheck
 from porter.verification.diagnose.finding import Finding
 from porter.verification.sides.report import SideReport
 from porter.verification.weights import WeightProof
@@ -44,6 +44,10 @@ class Verdict:
     """Tensors that the outputs do not show on these weights."""
     fuzzed: tuple[Check, ...] = ()
     """Outputs of both sides on fuzzed weights, which are run if some tensors are blind."""
+    behaviour: str = "canonical"
+    """What was judged: the sides as the canonical model computes, or each as its `dialect` does."""
+    deviations: tuple[Deviation, ...] = ()
+    """How far the other behaviour is from it, where a dialect's own code computes otherwise."""
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     """Parts of the proof that were left out, each with the reason."""

@@ -18,16 +18,7 @@ from porter.mapping.pattern import Pattern
 from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
 from porter.zoo import skeleton as skeletons
-
-
-class Preprocessing(NamedTuple):
-    """From an image to the model's input; mean and std are of RGB in [0, 1]."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
-    crop: float
-    """Side of the central crop over the side that the picture is resized to."""
+from porter.zoo.preprocessing import Preprocessing, of_variant
 
 
 class Positions(NamedTuple):
@@ -73,6 +64,7 @@ class Architecture:
     num_classes: int
     parameters: int
     preprocessing: Preprocessing
+    """The canonical one: that of the source whose names are canonical."""
     positions: Positions | None = None
     further_positions: tuple[Positions, ...] = ()
     """Tables after the first, where a model has one for each stage."""
@@ -90,6 +82,10 @@ class Architecture:
     """Another variant with the same tensors, whose skeleton file is this one's too."""
     image_width: int = 0
     """Width of the variant's pictures, in pixels, where they are not square."""
+    preprocessings: Mapping[str, Preprocessing] = field(default_factory=dict)
+    """{dialect or alias: preprocessing of its weights}, where it is another."""
+    preprocessing_source: str = ""
+    """Whose the canonical preprocessing is."""
     study: bool = False
     """Whether it is only a form that an article compares with: no weights are published."""
 
@@ -245,7 +241,9 @@ def _variants(text: str) -> dict[str, Architecture]:
             **defaults.get("positions", {}),
             **variant.get("positions", {}),
         }
-        preprocessing = {**body["preprocessing"], **variant.get("preprocessing", {})}
+        preprocessing, preprocessings = of_variant(
+            body["preprocessing"], variant.get("preprocessing", {}), both.get("image_size", 224)
+        )
         variants[name] = Architecture(
             name=name,
             family=family,
@@ -259,12 +257,9 @@ def _variants(text: str) -> dict[str, Architecture]:
             image_width=both.get("image_width", 0),
             num_classes=both.get("num_classes", 1000),
             parameters=both["parameters"],
-            preprocessing=Preprocessing(
-                tuple(preprocessing["mean"]),
-                tuple(preprocessing["std"]),
-                preprocessing["interpolation"],
-                preprocessing["crop"],
-            ),
+            preprocessing=preprocessing,
+            preprocessings=preprocessings,
+            preprocessing_source=body["preprocessing"].get("source", body["source"]),
             positions=Positions(**positions) if positions else None,
             further_positions=tuple(
                 Positions(**{**positions, **further})

@@ -2,7 +2,8 @@
 
 The blocks are ViT's. A distilled model has tokens [class, distillation, patches], positions for
 all of them and a second head, `head_dist`, on the distillation token. It returns the logits of
-both heads while training and their mean in evaluation.
+both heads while training and their mean in evaluation; with `class_head_only`, as transformers'
+DeiTForImageClassification, the logits of the class token.
 LayerNorm's eps is 1e-6; Hugging Face's configurations carry 1e-12, for which there is `norm_eps`.
 """
 
@@ -36,9 +37,11 @@ class DeiT(nn.Layer):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         norm_eps: float = 1e-6,
+        class_head_only: bool = False,
     ) -> None:
         super().__init__()
         self.distilled = distilled
+        self.class_head_only = class_head_only
         tokens = 2 if distilled else 1
         patch_embed = PatchEmbed(image_size, patch_size, in_channels, dim)
         self.cls_token = self.create_parameter([1, 1, dim])
@@ -76,7 +79,7 @@ class DeiT(nn.Layer):
     def forward_head(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the logits of the class and the distillation token, as the model does."""
         logits = self.head(x[:, 0])
-        if not self.distilled:
+        if not self.distilled or self.class_head_only:
             return logits
         logits_dist = self.head_dist(x[:, 1])
         return (logits, logits_dist) if self.training else (logits + logits_dist) / 2

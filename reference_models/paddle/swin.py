@@ -5,7 +5,8 @@ with a learned bias for each offset between two tokens; between stages 2×2 toke
 
 - `relative_position_index` and `attn_mask` are constants, registered as buffers as in the
   official code: they are in the state dict though they are no weights.
-- Where a stage's map is not larger than the window, the window is the map and nothing is shifted.
+- Where a stage's map is not larger than the window, the window is the map and nothing is shifted,
+  except with `shift_every_stage`, as in PaddleClas.
 - All LayerNorms have eps 1e-5. The four neighbours that a merge joins come column by column:
   top left, bottom left, top right, bottom right.
 - The image size is fixed when the model is made; each larger map must be a multiple of the window.
@@ -125,7 +126,8 @@ class SwinBlock(nn.Layer):
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, dim * mlp_ratio, drop_rate)
-        self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
+        masked = shift and size > window
+        self.register_buffer("attn_mask", shift_mask(size, window, shift) if masked else None)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attend(self.norm1(x)))
@@ -137,7 +139,10 @@ class SwinBlock(nn.Layer):
         x = x.reshape([-1, self.size, self.size, c])
         if self.shift:
             x = paddle.roll(x, [-self.shift, -self.shift], [1, 2])
-        windows = self.attn(to_windows(x, self.window), self.attn_mask)
+        mask = self.attn_mask
+        if self.shift and mask is None:  # shifted within one window, whose mask is not in files
+            mask = shift_mask(self.size, self.window, self.shift).astype(x.dtype)
+        windows = self.attn(to_windows(x, self.window), mask)
         x = from_windows(windows, self.window, self.size)
         if self.shift:
             x = paddle.roll(x, [self.shift, self.shift], [1, 2])
@@ -172,10 +177,12 @@ class SwinStage(nn.Layer):
         drop_rate: float,
         rates: Sequence[float],
         downsample: bool,
+        shift_every_stage: bool = False,
     ) -> None:
         super().__init__()
-        shift = window // 2 if size > window else 0
+        shift = window // 2 if size > window or shift_every_stage else 0
         window = min(window, size)
+        shift %= window
         if size % window:
             raise ValueError(f"a token map of {size}×{size} has no whole windows of {window}")
         self.blocks = nn.LayerList(
@@ -222,6 +229,7 @@ class SwinTransformer(nn.Layer):
         mlp_ratio: int = 4,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        shift_every_stage: bool = False,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
@@ -240,6 +248,7 @@ class SwinTransformer(nn.Layer):
                     drop_rate=drop_rate,
                     rates=rates[done : done + depth],
                     downsample=s < len(depths) - 1,
+                    shift_every_stage=shift_every_stage,
                 )
             )
         self.layers = nn.LayerList(stages)

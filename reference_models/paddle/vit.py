@@ -9,8 +9,8 @@ blocks are pre-norm; the head reads the class token after the last norm.
 - `qkv` is one Linear whose rows are q, then k, then v, each of them head by head.
 - Without a class token the head reads the mean of the tokens after the last norm.
 - Hybrids (R+ViT) cut their patches from the map of a ResNet, post-activation, with GroupNorm (eps
-  1e-5) and standardised weights (1e-8 under the root), as in timm; Google's own code has 1e-6
-  there and adds 1e-5 to the deviation. Its padding is TensorFlow's SAME.
+  1e-5) and standardised weights (1e-8 under the root), as in timm; with `stem_as_google`, as in
+  Google's own code, 1e-6, and 1e-5 is added to the deviation. Its padding is TensorFlow's SAME.
 - PaddleClas's "small" has no bias in `qkv` and another scale: `qkv_bias`, `qk_scale`.
 """
 
@@ -40,24 +40,36 @@ from .layers import (
 class StdConv(nn.Conv2D):
     """Convolution without bias whose kernels have mean 0 and variance 1, SAME padding."""
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, step: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, step: int = 1, as_google: bool = False
+    ) -> None:
         super().__init__(in_channels, channels, kernel, stride=step, bias_attr=False)
         self.kernel = kernel
         self.step = step
+        self.as_google = as_google
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not sums and a root: torch's exporter leaves out an addition of 1e-8.
-        weight = F.layer_norm(self.weight, self.weight.shape[1:], None, None, 1e-8)
+        if self.as_google:
+            weight = self.weight - self.weight.mean([1, 2, 3], True)
+            weight = weight / ((weight * weight).mean([1, 2, 3], True).sqrt() + 1e-5)
+        else:
+            # Not sums and a root: torch's exporter leaves out an addition of 1e-8.
+            weight = F.layer_norm(self.weight, self.weight.shape[1:], None, None, 1e-8)
         return F.conv2d(pad_same(x, self.kernel, self.step), weight, None, self.step)
+
+
+def group_norm(channels: int, as_google: bool) -> nn.GroupNorm:
+    """Return GroupNorm of 32 groups with timm's eps or Google's."""
+    return nn.GroupNorm(32, channels, 1e-6 if as_google else 1e-5)
 
 
 class Stem(nn.Layer):
     """Start of the ResNet: (B, in_channels, H, W) -> (B, 64, H/4, W/4)."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, as_google: bool = False) -> None:
         super().__init__()
-        self.conv = StdConv(in_channels, 64, 7, 2)
-        self.norm = nn.GroupNorm(32, 64)
+        self.conv = StdConv(in_channels, 64, 7, 2, as_google)
+        self.norm = group_norm(64, as_google)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(x)))
@@ -67,10 +79,10 @@ class Stem(nn.Layer):
 class Downsample(nn.Layer):
     """Shortcut of a stage's first block."""
 
-    def __init__(self, in_channels: int, channels: int, step: int) -> None:
+    def __init__(self, in_channels: int, channels: int, step: int, as_google: bool) -> None:
         super().__init__()
-        self.conv = StdConv(in_channels, channels, 1, step)
-        self.norm = nn.GroupNorm(32, channels)
+        self.conv = StdConv(in_channels, channels, 1, step, as_google)
+        self.norm = group_norm(channels, as_google)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
@@ -79,17 +91,19 @@ class Downsample(nn.Layer):
 class Bottleneck(nn.Layer):
     """Residual block of three convolutions: (B, in, H, W) -> (B, channels, H/step, W/step)."""
 
-    def __init__(self, in_channels: int, channels: int, step: int) -> None:
+    def __init__(self, in_channels: int, channels: int, step: int, as_google: bool) -> None:
         super().__init__()
         same = in_channels == channels
         width = channels // 4
-        self.downsample = nn.Identity() if same else Downsample(in_channels, channels, step)
-        self.conv1 = StdConv(in_channels, width, 1)
-        self.norm1 = nn.GroupNorm(32, width)
-        self.conv2 = StdConv(width, width, 3, step)
-        self.norm2 = nn.GroupNorm(32, width)
-        self.conv3 = StdConv(width, channels, 1)
-        self.norm3 = nn.GroupNorm(32, channels)
+        self.downsample = (
+            nn.Identity() if same else Downsample(in_channels, channels, step, as_google)
+        )
+        self.conv1 = StdConv(in_channels, width, 1, 1, as_google)
+        self.norm1 = group_norm(width, as_google)
+        self.conv2 = StdConv(width, width, 3, step, as_google)
+        self.norm2 = group_norm(width, as_google)
+        self.conv3 = StdConv(width, channels, 1, 1, as_google)
+        self.norm3 = group_norm(channels, as_google)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)
@@ -101,12 +115,12 @@ class Bottleneck(nn.Layer):
 class ResNetStage(nn.Layer):
     """Bottleneck blocks of one width; the first reduces the map, but in the first stage."""
 
-    def __init__(self, stage: int, depth: int) -> None:
+    def __init__(self, stage: int, depth: int, as_google: bool) -> None:
         super().__init__()
         channels = 256 * 2**stage
         before = channels // 2 if stage else 64
-        blocks = [Bottleneck(before, channels, 2 if stage else 1)]
-        blocks += [Bottleneck(channels, channels, 1) for _ in range(depth - 1)]
+        blocks = [Bottleneck(before, channels, 2 if stage else 1, as_google)]
+        blocks += [Bottleneck(channels, channels, 1, as_google) for _ in range(depth - 1)]
         self.blocks = nn.LayerList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,10 +132,12 @@ class ResNetStage(nn.Layer):
 class ResNet(nn.Layer):
     """The map that a hybrid's patches are cut from: (B, in_channels, H, W) -> (B, C, h, w)."""
 
-    def __init__(self, in_channels: int, depths: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, depths: Sequence[int], as_google: bool) -> None:
         super().__init__()
-        self.stem = Stem(in_channels)
-        self.stages = nn.LayerList([ResNetStage(s, depth) for s, depth in enumerate(depths)])
+        self.stem = Stem(in_channels, as_google)
+        self.stages = nn.LayerList(
+            [ResNetStage(s, depth, as_google) for s, depth in enumerate(depths)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -134,12 +150,20 @@ class HybridEmbed(nn.Layer):
     """Patches of a ResNet's map, of its stem's if it has no stages: -> (B, N, dim)."""
 
     def __init__(
-        self, image_size: int, patch_size: int, in_channels: int, dim: int, depths: Sequence[int]
+        self,
+        image_size: int,
+        patch_size: int,
+        in_channels: int,
+        dim: int,
+        depths: Sequence[int],
+        as_google: bool,
     ) -> None:
         super().__init__()
         stride, channels = (2 * 2 ** len(depths), 128 * 2 ** len(depths)) if depths else (4, 64)
         self.num_patches = (image_size // stride // patch_size) ** 2
-        self.backbone = ResNet(in_channels, depths) if depths else Stem(in_channels)
+        self.backbone = (
+            ResNet(in_channels, depths, as_google) if depths else Stem(in_channels, as_google)
+        )
         self.proj = nn.Conv2D(channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -234,12 +258,13 @@ class VisionTransformer(nn.Layer):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         norm_eps: float = 1e-6,
+        stem_as_google: bool = False,
     ) -> None:
         super().__init__()
         patch_embed = (
             PatchEmbed(image_size, patch_size, in_channels, dim)
             if stem_depths is None
-            else HybridEmbed(image_size, patch_size, in_channels, dim, stem_depths)
+            else HybridEmbed(image_size, patch_size, in_channels, dim, stem_depths, stem_as_google)
         )
         self.class_token = class_token
         if class_token:

@@ -3,6 +3,8 @@
 ViT with LayerScale on both branches of each block, and no position for the class token: the
 positions are added to the patches before it joins them, as in CaiT and unlike in DeiT.
 
+- mmpretrain's block applies its first norm before both branches and never its second, for which
+  there is `norm1_twice`.
 - LayerNorm's eps is 1e-6. The official code starts LayerScale at 1e-4.
 - The block is form (d) of figure 1 in CaiT's paper (arXiv 2103.17239) with plain attention.
 """
@@ -35,8 +37,10 @@ class Block(nn.Module):
         layer_scale_init: float,
         drop_rate: float,
         drop_path_rate: float,
+        norm1_twice: bool = False,
     ) -> None:
         super().__init__()
+        self.norm1_twice = norm1_twice
         self.norm1 = nn.LayerNorm(dim, 1e-6)
         self.attn = Attention(dim, num_heads, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
@@ -47,7 +51,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
-        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+        norm2 = self.norm1 if self.norm1_twice else self.norm2
+        return x + self.drop_path(self.gamma_2 * self.mlp(norm2(x)))
 
 
 class DeiT3(nn.Module):
@@ -67,6 +72,7 @@ class DeiT3(nn.Module):
         layer_scale_init: float = 1e-4,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        norm1_twice: bool = False,
     ) -> None:
         super().__init__()
         patch_embed = PatchEmbed(image_size, patch_size, in_channels, dim)
@@ -76,7 +82,10 @@ class DeiT3(nn.Module):
         self.pos_drop = nn.Dropout(drop_rate)
         rates = drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.ModuleList(
-            [Block(dim, num_heads, mlp_ratio, layer_scale_init, drop_rate, rate) for rate in rates]
+            [
+                Block(dim, num_heads, mlp_ratio, layer_scale_init, drop_rate, rate, norm1_twice)
+                for rate in rates
+            ]
         )
         self.norm = nn.LayerNorm(dim, 1e-6)
         self.head = nn.Linear(dim, num_classes)

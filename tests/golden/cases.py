@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from porter.planning.behaviour import behaviour_of, settings
 from porter.zoo.architectures import find
 
 HERE = Path(__file__).resolve().parent
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("pvt", "hf"): {"inner_norm_eps": 1e-6},
-    ("pvtv2", "hf"): {"inner_norm_eps": 1e-6},
-    ("pvtv2", "paddlevit"): {"inner_norm_eps": 1e-6},
     ("pp-lcnet", "paddlex"): {"gate_slope": 0.1666667},
 }
-"""What a dialect's own model computes otherwise, as options of the reference models."""
+"""What an alias's own model computes otherwise, as options of the reference models."""
 _SUFFIX = {"torch": ".pth", "paddle": ".pdparams", "numpy": ".npz"}
 
 
@@ -71,7 +69,13 @@ class Case:
     @property
     def settings(self) -> dict[str, Any]:
         """Options with which the reference model computes what the case's own code does."""
-        return SETTINGS.get((find(self.variant).family, self.name.partition(".")[2]), {})
+        variant = find(self.variant)
+        if (variant.family, self.name.partition(".")[2]) in SETTINGS:
+            return SETTINGS[variant.family, self.name.partition(".")[2]]
+        dialect = self.side.partition(":")[2] or self.framework
+        if self.name.endswith(".google") or dialect == "numpy":  # read by timm's code
+            return {}
+        return settings(behaviour_of(variant, dialect))
 
     @property
     def logits(self) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from porter.errors import UsageError, listed, printable
 from porter.frameworks import exchange
+from porter.planning.preprocessing import Chosen, chosen
 from porter.tensors.blocks import Array
 from porter.verification import inputs as sources
 from porter.verification import trace as traces
@@ -36,7 +37,7 @@ def opened(
         return Recorded(trace)
     prepared = prepare(
         architecture, given, folder, dialect=dialect, key=key, num_classes=runs.num_classes,
-        image_size=runs.image_size,
+        image_size=runs.image_size, behaviour=runs.behaviour,
     )  # fmt: skip
     return Graph(prepared) if prepared.is_graph else Model(prepared)
 
@@ -84,10 +85,19 @@ def rounding(left: Side, right: Side) -> str | None:
     return types[1] if roundoff(types[1]) > roundoff(types[0]) else None
 
 
+def preprocessing_of(architecture: Architecture, side: Side) -> Chosen:
+    """Return the preprocessing of a side's checkpoint; that of the variant for a trace."""
+    if Can.RUN not in side.can:
+        return chosen(architecture, side.report.dialect, None, side.image_size)
+    named = side.prepared.named or side.report.dialect
+    return chosen(architecture, named, side.prepared.state.origin, side.image_size)
+
+
 def write_inputs(path: Path, runs: Runs, architecture: Architecture, sides: Sequence[Side]) -> str:
     """Write the inputs of all sides to a file; return the first case, whose layers are watched.
 
-    The inputs of a trace are recorded in it: the other side gets the same.
+    The inputs of a trace are recorded in it: the other side gets the same. Pictures are prepared
+    as for the first side.
     """
     recorded = [side.trace.inputs for side in sides if isinstance(side, Recorded)]
     size = architecture.sides(sides[0].image_size)
@@ -96,7 +106,8 @@ def write_inputs(path: Path, runs: Runs, architecture: Architecture, sides: Sequ
             raise UsageError("the two traces were recorded with different inputs")
         arrays = dict(recorded[0])
     elif runs.images is not None:
-        arrays = sources.pictures(runs.images, architecture.preprocessing, size)
+        how = preprocessing_of(architecture, sides[0]).how
+        arrays = sources.pictures(runs.images, how, size)
     elif runs.inputs is not None:
         arrays = sources.arrays(runs.inputs, size)
     else:

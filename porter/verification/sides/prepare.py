@@ -10,8 +10,9 @@ from typing import Any
 
 from porter import codecs
 from porter.checkpoints.read import detect
-from porter.mapping.table import CANONICAL
+from porter.mapping.table import CANONICAL, Behaviour
 from porter.onnx.recover.read import read as read_graph
+from porter.planning.behaviour import behaviour_of, settings
 from porter.planning.endpoint import GRAPHS, PROGRAM
 from porter.planning.fit import fit
 from porter.planning.plan import Plan, plan
@@ -40,6 +41,10 @@ class Prepared:
     request: Mapping[str, Any]
     batch: int | None = None
     """The only batch size that it takes, where that is fixed in the file."""
+    behaviour: tuple[Behaviour, ...] = ()
+    """What the dialect's own code computes otherwise than the canonical model."""
+    named: str = ""
+    """The dialect as the user wrote it: perhaps an alias."""
 
     @property
     def is_graph(self) -> bool:
@@ -56,12 +61,13 @@ def prepare(
     key: str | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
+    behaviour: str = "canonical",
 ) -> Prepared:
     """Recognise a checkpoint and fit it to the variant.
 
     A checkpoint in the reference naming of its framework is read by the process itself, so that
     its outputs do not depend on a table; any other is mapped to that naming and passed on as a
-    file in `folder`.
+    file in `folder`. With `behaviour` "dialect" the model computes as its dialect's own code does.
     """
     architecture.need_model("comparing outputs")
     if not isinstance(given, StateDict):
@@ -78,7 +84,7 @@ def prepare(
     if dialect is None:
         prefer = "paddle" if container == "paddle" else "torch"
         dialect = best_dialect(architecture, shapes, prefer)
-    chosen = architecture.table.dialect(dialect)
+    named, chosen = dialect, architecture.table.dialect(dialect)
     framework = _RUNS[chosen.convention.framework]
     fitted = fit(
         architecture, state, chosen.name, framework, num_classes=num_classes, image_size=image_size
@@ -86,6 +92,7 @@ def prepare(
     direct = chosen.name == framework and state.origin is not None and container not in GRAPHS
     direct = direct and fitted.state is state  # The process itself removes no prefix.
     state = fitted.state
+    rows = behaviour_of(fitted.architecture, fitted.plan.source.dialect.name, state.origin)
     report = SideReport(
         label=framework if chosen.name == framework else f"{framework}:{chosen.name}",
         framework=framework,
@@ -94,15 +101,17 @@ def prepare(
         format=container,
         weights=tuple(sorted({t.dtype.name for t in state.values() if t.dtype.is_float})),
         direct=direct,
+        behaviour=settings(rows) if behaviour == "dialect" else {},
     )
     request = {
         "architecture": fitted.architecture.name,
         "num_classes": fitted.plan.num_classes,
         "image_size": fitted.plan.image_size,
         "features": fitted.plan.features,
+        "config": dict(report.behaviour),
         **(_directly(fitted.plan, state, key) if direct else _mapped(fitted.plan, state, folder)),
     }
-    return Prepared(report, fitted.architecture, fitted.plan, state, request)
+    return Prepared(report, fitted.architecture, fitted.plan, state, request, None, rows, named)
 
 
 def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, int]) -> Prepared:

@@ -1,0 +1,104 @@
+"""The preprocessing of one checkpoint, and why: the user's, its own, or that of its dialect."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from porter.checkpoints.beside import CONFIG, PREPROCESSOR, beside
+from porter.errors import InputError, UsageError, listed
+from porter.storage.input_file import read_small
+from porter.tensors.state_dict import Origin
+from porter.zoo.architectures import Architecture
+from porter.zoo.preprocessing import Preprocessing, understood
+
+_LARGEST = 1 << 20
+KEY = "porter.preprocessing"
+"""Key of the metadata of an ONNX file."""
+
+
+class Chosen(NamedTuple):
+    """A preprocessing and where it is from."""
+
+    how: Preprocessing
+    why: str
+
+
+def chosen(
+    architecture: Architecture,
+    dialect: str,
+    origin: Origin | None,
+    size: int,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Chosen:
+    """Return the preprocessing of a checkpoint for inputs of `size` pixels.
+
+    The first that there is: `file` of the user, `preprocessor_config.json` or `config.json` next
+    to the checkpoint or its own metadata, the dialect's or alias's, the canonical one. `given`
+    are fields of the user's that replace those. Raises `InputError` or `UsageError`.
+    """
+    found = _of_dialect(architecture, dialect)
+    if file is not None:
+        found = Chosen(found.how.changed(read(file, size)), f"{os.path.basename(file)}, given")
+    else:
+        for why, body in _stated(origin, size):
+            if body:
+                try:
+                    found = Chosen(found.how.changed(body), why)
+                except UsageError:  # What is next to a checkpoint is not the user's to mend.
+                    continue
+                break
+    given = {key: value for key, value in (given or {}).items() if value is not None}
+    if given:
+        names = listed(f"--{name}" for name in given)
+        found = Chosen(found.how.changed(given), f"{names}, given; else {found.why}")
+    return found
+
+
+def read(file: str | os.PathLike[str], size: int) -> dict[str, Any]:
+    """Return the fields that a JSON or TOML file states; `InputError` if it states none."""
+    text = read_small(file, _LARGEST)
+    try:
+        body = (
+            tomllib.loads(text.decode()) if os.fspath(file).endswith(".toml") else json.loads(text)
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError("is neither JSON nor TOML", file) from error
+    found = understood(body, size) if isinstance(body, dict) else {}
+    if not found:
+        raise InputError(
+            "states no preprocessing: mean, std, interpolation, crop and squash, or the fields of"
+            " preprocessor_config.json are expected", file,
+        )  # fmt: skip
+    return found
+
+
+def _of_dialect(architecture: Architecture, dialect: str) -> Chosen:
+    """Return that of a dialect or alias: `hf-v5` and `torchvision-v1` are as what is before `-`."""
+    known = architecture.preprocessings
+    for name in (dialect, dialect.rpartition("-")[0]):
+        if name in known:
+            return Chosen(known[name], f"that of {name}")
+    return Chosen(architecture.preprocessing, f"that of {architecture.preprocessing_source}")
+
+
+def _stated(origin: Origin | None, size: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return what the checkpoint and the files next to it state."""
+    if origin is None:
+        return []
+    rows = [(f"{name} of the checkpoint", understood(beside(origin, name), size))
+            for name in (PREPROCESSOR, CONFIG)]  # fmt: skip
+    if KEY in origin.metadata:
+        try:
+            body = json.loads(origin.metadata[KEY])
+        except (ValueError, RecursionError):
+            body = None
+        rows.append(
+            ("the file's own metadata", understood(body, size) if isinstance(body, dict) else {})
+        )
+    return rows
