@@ -281,15 +281,12 @@ def convert(
 
 def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
     """Yield what only one of the two dialects computes."""
-    variant, names = (
-        fitted.architecture,
-        [s.dialect.name for s in (fitted.plan.source, fitted.plan.target)],
-    )
-    read = behaviour_of(variant, names[0], fitted.state.origin)
-    written = behaviour_of(variant, names[1])
+    source, target = (linked.dialect.name for linked in (fitted.plan.source, fitted.plan.target))
+    read = behaviour_of(fitted.architecture, source, fitted.state.origin)
+    written = behaviour_of(fitted.architecture, target)
     if container == endpoint.FOLDER:  # Its config.json states the canonical values.
         written = tuple(row for row in written if not row.config)
-    return crossed((names[0], read), (names[1], written))
+    return crossed((source, read), (target, written))
 
 
 def _fitted_to_adapt(fitting: Callable[..., Fitted], num_classes: int | None) -> Fitted:

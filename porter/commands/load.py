@@ -44,7 +44,7 @@ def load_model(
         key: Name of one of several state dicts in the file.
         device: Device of a torch model, such as "cuda:1"; None for the CPU. Paddle's models
             are on the device that `paddle.set_device` chose.
-        behaviour: "canonical", or "dialect" for a model that computes as the dialect's own code
+        behaviour: "canonical", or "dialect" for a model that computes as the dialect's code
             does (`porter show` lists the settings).
         drop_rate: Dropout rate, used in training only.
         drop_path_rate: Rate of stochastic depth, used in training only.

@@ -89,7 +89,7 @@ def verify(
             environment that has it and porter}. `per_layer`: compare every module even if the
             verdict passes. `timeout`: seconds that a given ONNX file may take to load, and to
             run (None: the environment's `PORTER_TIMEOUT`, or 600). `behaviour`: "canonical", or
-            "dialect": each checkpoint is run as its dialect's own code computes.
+            "dialect": each checkpoint is run as its dialect's code computes.
 
     Returns a `Verdict` with `passed`, `failed`, `reason` and every figure; its status is
     "not made" if a framework is not installed.

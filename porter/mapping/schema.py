@@ -88,7 +88,7 @@ _BEHAVIOUR = _object(
     {
         "value": _SETTING,
         "canonical": _SETTING,
-        "about": _text("what the dialect's own code does, as a clause"),
+        "about": _text("what the dialect's code does, as a clause"),
         "seen": _text("where: source and version"),
         "size": {"type": "number", "description": "the largest difference by the logits' rms"},
         "config": _text("the key of config.json that states the value"),
@@ -152,7 +152,7 @@ def _form(framework: Node) -> dict[str, Node]:
             "description": "[[…rows]] tables",
             "items": _FULL_ROW,
         },
-        "behaviour": _each("settings of the dialect's own code = value and source", _BEHAVIOUR),
+        "behaviour": _each("settings of the dialect's code = value and source", _BEHAVIOUR),
         "absent": _each("canonical tensors that the dialect does not have = reason", _ABSENT),
         "extra": _each("tensors that only the dialect has = reason", _ABSENT),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a dialect's own code computes otherwise than the canonical model, for one checkpoint."""
+"""What a dialect's code computes otherwise than the canonical model, for one checkpoint."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def crossed(
         for row in rows:
             if shared.get(row.setting) != row.value:
                 yield (
-                    f"{name} {row.about}: the outputs of its own model differ by about"
+                    f"{name} {row.about}: the outputs of its model differ by about"
                     f" {short(row.size)} from those of the canonical one ({row.seen})"
                 )
 

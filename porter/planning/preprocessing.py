@@ -62,14 +62,10 @@ def chosen(
 
 def read(file: str | os.PathLike[str], size: int) -> dict[str, Any]:
     """Return the fields that a JSON or TOML file states; `InputError` if it states none."""
-    text = read_small(file, _LARGEST)
-    try:
-        body = (
-            tomllib.loads(text.decode()) if os.fspath(file).endswith(".toml") else json.loads(text)
-        )
-    except (ValueError, RecursionError) as error:
-        raise InputError("is neither JSON nor TOML", file) from error
-    found = understood(body, size) if isinstance(body, dict) else {}
+    body = _object(read_small(file, _LARGEST), os.fspath(file).endswith(".toml"))
+    if body is None:
+        raise InputError("is not an object in JSON or TOML", file)
+    found = understood(body, size)
     if not found:
         raise InputError(
             "states no preprocessing: mean, std, interpolation, crop and squash, or the fields of"
@@ -93,12 +89,14 @@ def _stated(origin: Origin | None, size: int) -> list[tuple[str, dict[str, Any]]
         return []
     rows = [(f"{name} of the checkpoint", understood(beside(origin, name), size))
             for name in (PREPROCESSOR, CONFIG)]  # fmt: skip
-    if KEY in origin.metadata:
-        try:
-            body = json.loads(origin.metadata[KEY])
-        except (ValueError, RecursionError):
-            body = None
-        rows.append(
-            ("the file's own metadata", understood(body, size) if isinstance(body, dict) else {})
-        )
-    return rows
+    own = _object(origin.metadata.get(KEY, "{}").encode(), False) or {}
+    return [*rows, ("metadata of the file", understood(own, size))]
+
+
+def _object(text: bytes, toml: bool) -> dict[str, Any] | None:
+    """Return the object of a JSON or TOML text, None if it is none."""
+    try:
+        body = tomllib.loads(text.decode()) if toml else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None

@@ -72,11 +72,10 @@ def behaviour_lines(verdict: Verdict) -> list[str]:
     judged = "the canonical model" if verdict.behaviour == "canonical" else "its dialect"
     lines = []
     for one in verdict.deviations:
-        other = "its dialect's own code" if one.behaviour == "dialect" else "the canonical model"
+        other = "its dialect's code" if one.behaviour == "dialect" else "the canonical model"
         error = one.figures.problem or number(one.figures.error)
-        top1 = (
-            f", top-1 agreement {share(one.figures.top1)}" if one.figures.top1 is not None else ""
-        )
+        same = one.figures.top1
+        top1 = "" if same is None else f", top-1 agreement {share(same)}"
         if one.side == "both":
             lines.append(f"both sides, each as {other} computes: they differ by {error}{top1}")
         else:

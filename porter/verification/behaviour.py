@@ -2,7 +2,7 @@
 
 Two implementations can hold the same tensors and compute different outputs. The verdict is on one
 behaviour; this says how far the other is from it, and whether a side that cannot be run anew, a
-trace or an ONNX model, computes as a dialect's own code does.
+trace or an ONNX model, computes as a dialect's code does.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _named(verdict: Verdict, pair: Pair) -> Iterator[Finding]:
         if after <= max(limit, 1e-3 * before):
             what = "; ".join(row.about for row in rows)
             yield Finding(
-                WHOLE, f"computes as {dialect}, whose own code {what}",
+                WHOLE, f"computes as {dialect}, whose code {what}",
                 f"compare with --behaviour dialect and the dialect {dialect}", before, after,
             )  # fmt: skip
             return

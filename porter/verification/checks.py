@@ -89,7 +89,7 @@ class Deviation:
     behaviour: str
     """`dialect` or `canonical`: the behaviour that it was not judged in."""
     about: tuple[str, ...]
-    """What the dialect's own code does, a clause each, with its source."""
+    """What the dialect's code does, a clause each, with its source."""
     settings: Mapping[str, bool | float]
     """Settings of the reference model that make it compute so."""
     figures: Figures

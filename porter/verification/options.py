@@ -55,7 +55,7 @@ class Runs:
     timeout: float | None = None
     """Seconds that a given ONNX file may take to load, and to run; None: `PORTER_TIMEOUT`."""
     behaviour: str = "canonical"
-    """`dialect`: each checkpoint is run as its dialect's own code computes."""
+    """`dialect`: each checkpoint is run as its dialect's code computes."""
 
     @classmethod
     def of(cls, options: RunOptions) -> Runs:

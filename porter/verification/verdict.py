@@ -47,7 +47,7 @@ class Verdict:
     behaviour: str = "canonical"
     """What was judged: the sides as the canonical model computes, or each as its `dialect` does."""
     deviations: tuple[Deviation, ...] = ()
-    """How far the other behaviour is from it, where a dialect's own code computes otherwise."""
+    """How far the other behaviour is from it, where a dialect's code computes otherwise."""
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     """Parts of the proof that were left out, each with the reason."""

@@ -34,8 +34,8 @@ def test_both_behaviours_are_compared_and_named(folder: Path) -> None:
     assert all(0.1 < one.figures.error < 2 for one in verdict.deviations)
     assert verdict.deviations[0].settings == {"norm1_twice": True}
     first, second = behaviour_lines(verdict)
-    assert first.startswith("right as its dialect's own code computes (torch:mmpretrain applies")
-    assert second.startswith("both sides, each as its dialect's own code computes: they differ by")
+    assert first.startswith("right as its dialect's code computes (torch:mmpretrain applies")
+    assert second.startswith("both sides, each as its dialect's code computes: they differ by")
     assert "behaviour: right as" in plain(verdict)
     assert as_dict(verdict)["deviations"][0]["behaviour"] == "dialect"
 

@@ -42,7 +42,7 @@ class Prepared:
     batch: int | None = None
     """The only batch size that it takes, where that is fixed in the file."""
     behaviour: tuple[Behaviour, ...] = ()
-    """What the dialect's own code computes otherwise than the canonical model."""
+    """What the dialect's code computes otherwise than the canonical model."""
     named: str = ""
     """The dialect as the user wrote it: perhaps an alias."""
 
@@ -67,7 +67,7 @@ def prepare(
 
     A checkpoint in the reference naming of its framework is read by the process itself, so that
     its outputs do not depend on a table; any other is mapped to that naming and passed on as a
-    file in `folder`. With `behaviour` "dialect" the model computes as its dialect's own code does.
+    file in `folder`. With `behaviour` "dialect" the model computes as its dialect's code does.
     """
     architecture.need_model("comparing outputs")
     if not isinstance(given, StateDict):

@@ -19,7 +19,7 @@ class SideReport:
     weights: tuple[str, ...] = ()
     """Element types of the floating weights."""
     behaviour: Mapping[str, bool | float] = field(default_factory=dict)
-    """Settings in which it ran as its dialect's own code; empty: as the canonical model."""
+    """Settings in which it ran as its dialect's code; empty: as the canonical model."""
     direct: bool = True
     """Whether the process read the user's file itself: no mapping table had a part in it."""
     device: str = ""
