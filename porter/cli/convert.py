@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from porter.cli import complete
 from porter.cli.layout import columns
 from porter.cli.onnx_options import onnx_options, taken
 from porter.cli.output import (
+    command_line,
     digest_option,
     force_option,
     json_option,
@@ -126,8 +128,9 @@ def command(
     if outcome.verdict is not None and reports:
         from porter.report import write_reports
 
+        verdict = replace(outcome.verdict, command=command_line(ctx))
         write_reports(
-            outcome.verdict, reports, force=options["force"],
+            verdict, reports, force=options["force"],
             inputs=(*outcome.origin.files, outcome.output),
         )  # fmt: skip
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from porter.verification.verdict import Verdict
 
 
+_ARGUMENTS = "porter.arguments"
 _RUNTIMES = ("torch", "paddle", "onnxruntime")
 
 
@@ -62,6 +64,7 @@ class Group(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), color=ctx.color)
             ctx.exit()
+        ctx.meta.setdefault(_ARGUMENTS, tuple(args))
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -73,6 +76,14 @@ class Group(click.Group):
             hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
             raise click.UsageError(f"unknown command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
+
+
+def command_line(ctx: click.Context) -> str:
+    """Return the command as it was typed, quoted for a shell; addresses are without their query."""
+    from porter.remote.address import shown
+
+    words = [shown(word) for word in ctx.meta.get(_ARGUMENTS, ())]
+    return shlex.join(["porter", *words])
 
 
 def say_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from porter.cli import complete
 from porter.cli.layout import say
 from porter.cli.output import (
+    command_line,
     force_option,
     json_option,
     progress,
@@ -118,6 +120,7 @@ def command(
     check_outputs(reports, read, force)
     with progress(quiet or as_json) as move:
         verdict = verify(arch, left, right, progress=move, **options)
+    verdict = replace(verdict, command=command_line(ctx))
     write_reports(verdict, reports, force=force, inputs=read)
     if as_json:
         from porter.report.machine import as_dict

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from porter.codecs.pickle.values import Blob, Global, Opaque, Text
+from porter.codecs.recorded import model_name
 from porter.errors import InputError, UsageError, listed, printable
 from porter.tensors.lazy import LazyTensor
 
@@ -83,6 +84,7 @@ class Unwrapped(NamedTuple):
     prefix: str = ""
     others: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    model: str = ""
 
 
 class _Node:
@@ -142,7 +144,7 @@ def unwrap(
     others = tuple(_joined(other) for other in _alternatives(top, path))
     census = _Census(leaf)
     skipped = [*_skipped(top, path, census), *_attached(leaves, attributes, census)]
-    return Unwrapped(tensors, _joined(path), prefix, others, tuple(skipped))
+    return Unwrapped(tensors, _joined(path), prefix, others, tuple(skipped), model_name(top.value))
 
 
 def _without(tree: object) -> str:

@@ -34,6 +34,7 @@ from porter.verification.sides.pair import Pair
 from porter.verification.sides.prepare import Checkpoint
 from porter.verification.sides.processes import arguments_of, layers_of, started
 from porter.verification.sides.side import Can, Side
+from porter.verification.stamp import Clock
 from porter.verification.steps import Steps
 from porter.verification.trace import Trace
 from porter.verification.verdict import NOT_MADE, Verdict
@@ -97,7 +98,7 @@ def verify(
     architecture or each other.
     """
     variant = find(architecture) if isinstance(architecture, str) else architecture
-    runs, steps = Runs.of(options), Steps(progress)
+    runs, steps, clock = Runs.of(options), Steps(progress), Clock()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         steps.begin("reading the checkpoints")
@@ -114,7 +115,7 @@ def verify(
         try:
             stack.enter_context(started((one, two), folder, runs, pool, steps))
         except MissingPackage as error:
-            return replace(verdict, reason=str(error))
+            return clock.stamped(replace(verdict, reason=str(error)))
         if Can.RUN in one.can:
             one.rounded = sides.rounding(one, two)
         pair = Pair(variant, one, two, folder, runs.precision, case, steps)
@@ -125,7 +126,7 @@ def verify(
             diagnose=diagnose, proven=weights is not None and weights.holds,
         )  # fmt: skip
         verdict = prove_unseen(verdict, pair, diagnose) if sensitivity else verdict
-        return concluded(with_behaviour(verdict, pair, diagnose))
+        return clock.stamped(concluded(with_behaviour(verdict, pair, diagnose)))
 
 
 def record(

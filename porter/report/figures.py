@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from porter.errors import listed
 from porter.mapping.fold import fold
 from porter.verification.checks import BY_BYTES, ON_FUZZED, UNPROVEN, Check, LayerCheck
@@ -39,6 +41,27 @@ def side_line(side: SideReport) -> str:
     version = side.versions.get(side.framework, "")
     how = "recorded" if side.recorded else "the file itself" if side.direct else "through the table"
     return f"{side.label} {version}, {side.device or 'not run'}, {how}".replace("  ", " ")
+
+
+def file_of(side: SideReport, *, whole: bool = True) -> str:
+    """Return the file of a side, whole or its name only, and the state dict in it."""
+    path = side.file if whole else os.path.basename(side.file)
+    return f"{path or 'given weights'}{f' ({side.key})' if side.key else ''}"
+
+
+def origin_lines(verdict: Verdict) -> list[str]:
+    """Return when and how the verdict was made, and the digests of the files."""
+    made = [verdict.date, f"{verdict.seconds:.1f} s" if verdict.seconds else "", verdict.command]
+    lines = [", ".join(part for part in made if part)]
+    for name, side in (("left", verdict.left), ("right", verdict.right)):
+        if side.digest:
+            lines.append(f"{name}: {file_of(side, whole=False)} is {side.digest}")
+    return [line for line in lines if line]
+
+
+def pixels(verdict: Verdict) -> str:
+    """Return the size of the inputs; empty where they are not pictures."""
+    return f" of {verdict.image_size} px" if verdict.image_size else ""
 
 
 def worst_checks(verdict: Verdict) -> list[Check]:

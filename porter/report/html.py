@@ -11,8 +11,11 @@ from porter.report.figures import (
     behaviour_lines,
     blind_lines,
     decimal,
+    file_of,
     headline,
     number,
+    origin_lines,
+    pixels,
     share,
     side_line,
     worst_checks,
@@ -93,7 +96,7 @@ def _outputs(verdict: Verdict) -> str:
     names = ("", "output", "error", "limit", "source’s own", "max abs", "mean abs", "max rel",
              "cosine", "signal/noise", "top-1", "top-5")  # fmt: skip
     note = (
-        f"Worst of {len(verdict.cases)} inputs of {verdict.image_size} px. The error is"
+        f"Worst of {len(verdict.cases)} inputs{pixels(verdict)}. The error is"
         " max |x − ref| / rms(ref), the reference being the left side’s float64 run."
     )
     return _section("Outputs", _table(names, rows), note)
@@ -183,8 +186,9 @@ def _environment(verdict: Verdict) -> str:
         *(f"<li>Behaviour: {escape(line)}</li>" for line in behaviour_lines(verdict)),
         *(f"<li>Not made: {escape(reason)}</li>" for reason in verdict.skipped),
         *(f"<li>{escape(note)}</li>" for note in verdict.notes),
-        f"<li>Inputs: {escape(', '.join(verdict.cases[:12]))}; preset {escape(verdict.preset)};"
-        f" {verdict.num_classes} classes</li>",
+        *(f"<li>Made: {escape(line)}</li>" for line in origin_lines(verdict)[:1]),
+        f"<li>Inputs: {escape(', '.join(verdict.cases[:12]))}; preset {escape(verdict.preset)}"
+        + (f"; {verdict.num_classes} classes</li>" if verdict.num_classes else "</li>"),
     ]
     return _section("Environment", f'<div class="sides">{sides}</div><ul>{"".join(items)}</ul>')
 
@@ -193,7 +197,8 @@ def _side(name: str, side: SideReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in side.versions.items())
     lines = {
         "ran": escape(side_line(side)),
-        "file": f"<code>{escape(side.file or 'given weights')}</code>",
+        "file": f"<code>{escape(file_of(side))}</code>",
+        "digest": f"<code>{escape(side.digest)}</code>" if side.digest else "",
         "weights": escape(", ".join(side.weights)),
         "versions": escape(versions),
     }

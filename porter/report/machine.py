@@ -49,7 +49,10 @@ def _plain(value: Any) -> Any:
 def as_junit(verdict: Verdict) -> str:
     """Return a verdict as JUnit XML: one case for each output, layer group and table row."""
     name = _xml(f"porter verify {verdict.architecture}")
-    suite = ElementTree.Element("testsuite", name=name)
+    suite = ElementTree.Element("testsuite", name=name, time=f"{verdict.seconds:.3f}")
+    if verdict.date:
+        suite.set("timestamp", verdict.date.partition("+")[0])
+    _properties(suite, verdict)
     if verdict.status == NOT_MADE:
         _case(suite, "forward proof", verdict.architecture, skipped=verdict.reason)
     for check in (*verdict.checks, *verdict.gradients):
@@ -108,6 +111,19 @@ def row_sizes(verdict: Verdict) -> dict[str, tuple[list[str], int, int]]:
         names.setdefault(row, []).append(check.name)
         wrong[row] = wrong.get(row, 0) + (not check.passed)
     return {row: (fold(found), len(found), wrong[row]) for row, found in names.items()}
+
+
+def _properties(suite: ElementTree.Element, verdict: Verdict) -> None:
+    """Add what ties the verdict to files: command, versions, state dicts and digests."""
+    values = {"command": verdict.command}
+    for name, side in (("left", verdict.left), ("right", verdict.right)):
+        values |= {f"{name}.file": side.file, f"{name}.key": side.key}
+        values |= {f"{name}.digest": side.digest}
+        values |= {f"{name}.{package}": version for package, version in side.versions.items()}
+    element = ElementTree.SubElement(suite, "properties")
+    for name, value in values.items():
+        if value:
+            ElementTree.SubElement(element, "property", name=_xml(name), value=_xml(value))
 
 
 def _all(problems: Iterable[str]) -> str:

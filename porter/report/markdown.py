@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 
 from porter.errors import visible
@@ -10,8 +9,11 @@ from porter.report.figures import (
     behaviour_lines,
     blind_lines,
     decimal,
+    file_of,
     headline,
     number,
+    origin_lines,
+    pixels,
     share,
     side_line,
     worst_checks,
@@ -49,6 +51,7 @@ def render(verdict: Verdict) -> str:
     parts += [f"On fuzzed weights: {_fuzzed(check)}." for check in verdict.fuzzed]
     parts += [f"_Not made:_ {_text(reason)}" for reason in verdict.skipped]
     parts += [f"_Note:_ {_text(note)}" for note in verdict.notes]
+    parts += [f"_Made:_ {_text(line)}" for line in origin_lines(verdict)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,7 +60,7 @@ def _sides(verdict: Verdict) -> str:
         (
             name,
             _text(side_line(side)),
-            _code(os.path.basename(side.file) or "given weights"),
+            _code(file_of(side, whole=False)),
             _text(", ".join(f"{package} {version}" for package, version in side.versions.items())),
         )
         for name, side in (("left", verdict.left), ("right", verdict.right))
@@ -86,7 +89,7 @@ def _outputs(verdict: Verdict) -> str:
     ]
     names = ("", "output", "error", "source's own", "limit", "max abs", "signal/noise", "top-1")
     return _table(names, rows) + (
-        f"\n\nWorst of {len(verdict.cases)} inputs of {verdict.image_size} px"
+        f"\n\nWorst of {len(verdict.cases)} inputs{pixels(verdict)}"
         f" (preset {verdict.preset}); errors are"
         " max |x − ref| / rms(ref) against the float64 run of the left side."
     )

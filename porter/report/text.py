@@ -8,7 +8,7 @@ from rich.text import Text
 
 from porter.errors import listed, visible
 from porter.mapping.fold import fold
-from porter.report.figures import behaviour_lines, blind_lines
+from porter.report.figures import behaviour_lines, blind_lines, file_of, pixels
 from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
@@ -67,14 +67,14 @@ def _sides(verdict: Verdict) -> Table:
     grid.add_row("left", _side(verdict.left))
     grid.add_row("right", _side(verdict.right))
     cases = ", ".join(verdict.cases[:4]) + (", …" if len(verdict.cases) > 4 else "")
-    grid.add_row("inputs", _text(f"{len(verdict.cases)} of {verdict.image_size} px: {cases}"))
+    grid.add_row("inputs", _text(f"{len(verdict.cases)}{pixels(verdict)}: {cases}"))
     return grid
 
 
 def _side(side: SideReport) -> Text:
     version = side.versions.get(side.framework, "")
     how = "" if side.direct else ", names mapped by the table"
-    return _text(f"{side.label} {version} on {side.device}: {side.file or 'given weights'}{how}")
+    return _text(f"{side.label} {version} on {side.device}: {file_of(side)}{how}")
 
 
 def _text(value: str, style: str = "") -> Text:

@@ -34,6 +34,8 @@ class Origin:
     """The format's own metadata (safetensors `__metadata__`, ONNX `metadata_props`)."""
     stale: tuple[str, ...] = ()
     """Those of the notes that are on downloads whose server could not be asked again."""
+    model: str = ""
+    """Name of the model that the file records (`arch`, `args.model`); empty if it records none."""
     address: str = ""
     """Where the file was downloaded from, without the query; empty if it was not."""
 

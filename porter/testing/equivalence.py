@@ -30,6 +30,7 @@ from porter.verification.sides.open import rounding
 from porter.verification.sides.pair import Pair
 from porter.verification.sides.report import SideReport
 from porter.verification.sides.side import Recorded
+from porter.verification.stamp import Clock
 from porter.verification.steps import Steps
 from porter.verification.tolerance import PRESETS
 from porter.verification.trace import Trace
@@ -57,14 +58,14 @@ def assert_equivalent(
     that shows nothing must not pass.
     """
     __tracebackhide__ = True  # pytest shows the line of the test, not of this function
-    verdict = None
+    verdict, clock = None, Clock()
     try:
         if isinstance(left, str | Architecture):
             verdict = verify(left, right, table, **options)
         else:
-            verdict = _models(left, right, table, inputs, **options)
+            verdict = clock.stamped(_models(left, right, table, inputs, **options))
     finally:
-        _tell(verdict or _not_made(left, table))
+        _tell(verdict or clock.stamped(_not_made(left, table)))
     if not verdict.passed:
         raise NotEquivalent(plain(verdict), verdict)
     return verdict

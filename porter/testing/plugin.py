@@ -7,7 +7,9 @@ Workers of pytest-xdist send their verdicts to the process that writes the repor
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import shlex
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +41,24 @@ def pytest_configure(config: Any) -> None:
     from porter.report import check_names
 
     check_names(paths)
-    config.pluginmanager.register(_Listener(paths), "porter-listener")
+    config.pluginmanager.register(_Listener(paths, _typed(config)), "porter-listener")
     if not hasattr(config, "workerinput"):  # pytest-xdist gives that to its workers
         config.pluginmanager.register(_Reporter(paths), "porter-report")
+
+
+def _typed(config: Any) -> Sequence[str]:
+    """Return pytest's arguments; those of a worker are its controller's."""
+    worker = getattr(config, "workerinput", {})
+    return [str(word) for word in worker.get("mainargv", [])[1:] or config.invocation_params.args]
 
 
 class _Listener:
     """Renders the verdicts of each test where it runs, and attaches them to its report."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], typed: Sequence[str]) -> None:
         from porter import testing
 
+        self._typed = typed
         self._suffixes = sorted({path.suffix.lower() for path in paths})
         self._verdicts: list[Verdict] = []
         self._listen = self._verdicts.append
@@ -67,6 +76,7 @@ class _Listener:
     def _rendered(self, verdict: Verdict) -> dict[str, Any]:
         from porter.report import render
 
+        verdict = replace(verdict, command=verdict.command or shlex.join(["pytest", *self._typed]))
         texts = {suffix: render(verdict, suffix) for suffix in self._suffixes}
         return {"status": verdict.status, "reason": verdict.reason, "texts": texts}
 

@@ -41,6 +41,8 @@ class TensorCheck:
     """Row of the table that it is linked by, on the right side."""
     problem: str = ""
     remedy: str = ""
+    distance: float = 0.0
+    """Norm of the difference by that of the left tensor."""
 
     @property
     def passed(self) -> bool:

@@ -175,7 +175,10 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
 
 def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> str:
     """Return what in a trace is not as `save` writes it; empty if nothing is."""
-    report, texts = trace.report, ("label", "framework", "dialect", "format", "device")
+    report, texts = (
+        trace.report,
+        ("label", "framework", "dialect", "format", "device", "key", "digest"),
+    )
     words = [getattr(report, name) for name in texts] + list(report.weights)
     words += [trace.architecture, *report.versions, *report.versions.values()]
     if not all(isinstance(word, str) for word in words):

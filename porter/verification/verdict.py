@@ -52,6 +52,12 @@ class Verdict:
     skipped: tuple[str, ...] = ()
     """Parts of the proof that were left out, each with the reason."""
     weights: WeightProof | None = None
+    date: str = ""
+    """When the comparison began, in ISO 8601 and UTC."""
+    seconds: float = 0.0
+    """How long it took."""
+    command: str = ""
+    """The command line, without secrets in addresses; empty where the library was called."""
 
     @property
     def passed(self) -> bool:

@@ -25,7 +25,7 @@ from porter.verification.verdict import FAILED, NOT_MADE, PASSED, Verdict
 
 REF = np.random.default_rng(0).standard_normal((2, 10))
 SIDE = SideReport("torch", "torch", "torch", "a<b>.pth", "torch", ("float32",), device="cpu",
-                  versions={"torch": "2.9"})  # fmt: skip
+                  versions={"torch": "2.9"}, key="model_<ema>", digest="xxh3-128:12")  # fmt: skip
 GOOD = compare(REF * (1 + 1e-7), REF)
 WRONG = compare(REF[:, ::-1], REF)
 
@@ -69,9 +69,14 @@ def verdict(status: str) -> Verdict:
         fuzzed=(Check("fuzzed.seed0", "logits", "float64", None, figures, 9e-10, problem),),
         notes=("TF32 is off",),
         skipped=("weights tensor by tensor: a side is a trace",),
+        date="2026-01-02T03:04:05+00:00",
+        seconds=12.34,
+        command="porter verify <x> 'a b.pth'",
     )  # fmt: skip
 
 
+MADE = ("2026-01-02T03:04:05", "12.3", "porter verify", "xxh3-128:12", "model_", "2.9")
+"""What every report of a verdict that was made has in it."""
 STATUSES = (PASSED, FAILED, NOT_MADE)
 
 
@@ -117,7 +122,7 @@ def test_the_schema_knows_every_field() -> None:
 def test_junit_has_a_case_for_each_output_layer_group_and_row() -> None:
     """Failures and skips are counted, with their reasons."""
     suite = ElementTree.fromstring(render(verdict(FAILED), ".xml"))
-    cases = {(c.get("classname"), c.get("name")): c for c in suite}
+    cases = {(c.get("classname"), c.get("name")): c for c in suite.iter("testcase")}
     assert suite.get("tests") == str(len(cases)) == "9"
     assert suite.get("failures") == "8"
     assert suite.get("skipped") == "1"
@@ -132,7 +137,7 @@ def test_junit_has_a_case_for_each_output_layer_group_and_row() -> None:
 def test_junit_of_a_proof_that_was_not_made_is_skipped() -> None:
     """A missing framework is a skipped case with its reason, not a success."""
     suite = ElementTree.fromstring(render(verdict(NOT_MADE), ".xml"))
-    (case,) = suite
+    (case,) = suite.iter("testcase")
     skipped = case.find("skipped")
     assert skipped is not None
     assert "needs paddle" in skipped.get("message", "")
@@ -318,3 +323,17 @@ def test_a_report_does_not_replace_a_file(tmp_path: Path) -> None:
         write_reports(verdict(PASSED), [tmp_path / "r.md"])
     write_reports(verdict(PASSED), [tmp_path / "r.md"], force=True)
     assert (tmp_path / "r.md").read_text().startswith("## ")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_report_is_tied_to_bytes_and_to_a_moment(suffix: str) -> None:
+    """Date, time taken, command, versions, state dict and digest of both files are in each kind."""
+    text = render(verdict(PASSED), suffix)
+    assert [word for word in MADE if word not in text.replace("\\", "")] == []
+
+
+def test_two_state_dicts_of_one_file_are_told_apart() -> None:
+    """The terminal shows which of a file was compared."""
+    both = replace(verdict(PASSED), right=replace(SIDE, key="model"))
+    assert "a<b>.pth (model_<ema>)" in plain(both)
+    assert "a<b>.pth (model)" in plain(both)

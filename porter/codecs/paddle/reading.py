@@ -84,6 +84,7 @@ def read(
             found.others,
             found.skipped,
             _notes(tensors),
+            model=found.model,
         ),
     )
 

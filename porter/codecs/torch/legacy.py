@@ -45,6 +45,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
             found.prefix,
             found.others,
             found.skipped,
+            model=found.model,
         ),
     )
 

@@ -53,6 +53,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
             found.others,
             found.skipped,
             _notes(members),
+            model=found.model,
         ),
     )
 

@@ -10,8 +10,11 @@ import numpy as np
 from porter.tensors.lazy import LazyTensor
 from porter.verification.checks import CAUSES, EXACT, LayerCheck, TensorCheck
 from porter.verification.diagnose import hypotheses, isolate
+from porter.verification.diagnose.degree import CLOSE
+from porter.verification.diagnose.files import origins
 from porter.verification.diagnose.finding import WHOLE, Finding, folded
 from porter.verification.diagnose.layers import Isolated, inside, roles
+from porter.verification.diagnose.outputs import relations
 from porter.verification.diagnose.tokens import token_order
 from porter.verification.sensitivity.mutate import Mutation, mutations
 from porter.verification.sides.naming import to_framework
@@ -22,17 +25,25 @@ from porter.verification.verdict import Verdict
 
 def diagnosed(verdict: Verdict, pair: Pair) -> Verdict:
     """Add the role of each layer that differs, and the likely faults."""
-    findings = [
-        Finding(check.name, check.problem, check.remedy)
-        for check in verdict.tensors
-        if not check.passed
-    ]
+    findings = [*relations(verdict.checks, pair), *origins(verdict.tensors, pair)]
+    findings += _of_tensors(verdict.tensors)
     layers = verdict.layers
     if layers and Can.RUN | Can.LAYERS in pair.left.can:
         explained = {name.rpartition(".")[0] or name for name in _names(verdict.tensors)}
         layers, more = _causes(verdict, pair, explained)
         findings += more
     return replace(verdict, layers=layers, findings=folded(findings))
+
+
+def _of_tensors(tensors: Sequence[TensorCheck]) -> list[Finding]:
+    """Return the fault of each tensor; of those that are close, how far they are."""
+    wrong = [check for check in tensors if not check.passed]
+    far = [check.distance for check in wrong if check.problem == CLOSE]
+    close = f"{CLOSE}: {min(far):.2g} to {max(far):.2g} of its norm off" if far else ""
+    return [
+        Finding(check.name, close if check.problem == CLOSE else check.problem, check.remedy)
+        for check in wrong
+    ]
 
 
 def _names(tensors: Sequence[TensorCheck]) -> Iterator[str]:

@@ -19,7 +19,10 @@ from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from porter.verification.checks import TensorCheck
+from porter.verification.diagnose.degree import degree, distance, rounded
 from porter.verification.diagnose.orders import order_of
+
+UNRELATED = "has unrelated values"
 
 
 def compare_tensors(
@@ -39,12 +42,14 @@ def compare_tensors(
     rows = {name: link.row for link in plan.source.links for name in link.canonical}
     checks = []
     for name in names:
-        problem = remedy = ""
+        problem, remedy, far = "", "", 0.0
         first, second = _values(states[0][name], rounded), _values(states[1][name], None)
         if not _equal(first, second):
             reference = _Reference(plan, name, states[0], rounded)
-            problem, remedy = explain(name, first, _as(second, first), reference)
-        checks.append(TensorCheck(name, rows.get(name, ""), problem, remedy))
+            second = _as(second, first)
+            problem, remedy = explain(name, first, second, reference)
+            far = distance(first, second)
+        checks.append(TensorCheck(name, rows.get(name, ""), problem, remedy, far))
     return tuple(checks)
 
 
@@ -113,6 +118,8 @@ def _common(first: str, second: str) -> int:
 
 def explain(name: str, left: Array, right: Array, reference: _Reference) -> tuple[str, str]:
     """Return (fault of the right side's tensor, remedy)."""
+    if (match := rounded(left, right)) is not None:
+        return match
     if not np.isfinite(right.astype(np.float64)).all():
         return "has NaN or infinite values", "convert it again from the source"
     steps: list[Callable[[], tuple[str, str] | None]] = [
@@ -123,6 +130,7 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
         lambda: _default(right, reference.leaf),
         lambda: _scaled(left, right),
         lambda: _rearranged(left, right),
+        lambda: degree(left, right),
     ]
     for step in steps:
         match = step()
@@ -131,7 +139,7 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
     count = int(np.count_nonzero(left != right))
     if count < left.size / 2:
         return f"differs in {count} of {left.size} elements", "convert it again from the source"
-    return "has unrelated values", "it was not loaded, or comes from another checkpoint"
+    return UNRELATED, "it was not loaded, or comes from another checkpoint"
 
 
 def _lost(left: Array, right: Array, leaf: str) -> tuple[str, str] | None:

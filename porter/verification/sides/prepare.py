@@ -21,6 +21,7 @@ from porter.remote import fetch
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.sides.report import SideReport
+from porter.verification.stamp import digest
 from porter.zoo.architectures import Architecture
 from porter.zoo.seeded import seeded
 
@@ -102,6 +103,8 @@ def prepare(
         weights=tuple(sorted({t.dtype.name for t in state.values() if t.dtype.is_float})),
         direct=direct,
         behaviour=settings(rows) if behaviour == "dialect" else {},
+        key=state.origin.wrapper if state.origin is not None else "",
+        digest=digest(state.origin.files) if state.origin is not None else "",
     )
     request = {
         "architecture": fitted.architecture.name,
@@ -121,7 +124,7 @@ def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, i
     found = signature(local.path, sides)
     report = SideReport(
         label="onnxruntime", framework="onnxruntime", dialect="onnx", file=local.shown,
-        format="onnx", weights=(found.dtype,),
+        format="onnx", weights=(found.dtype,), digest=digest(_files(local.path)),
     )  # fmt: skip
     shapes = shapes_of(
         seeded(
@@ -132,6 +135,13 @@ def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, i
     identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=found.image_size)
     request = {"weights": os.path.abspath(local.path)}
     return Prepared(report, architecture, identity, StateDict({}), request, found.batch)
+
+
+def _files(path: str) -> tuple[str, ...]:
+    """Return the files of an ONNX model, those with external data included."""
+    origin = codecs.read(path).origin
+    assert origin is not None
+    return origin.files
 
 
 def _directly(plan: Plan, state: StateDict, key: str | None) -> dict[str, Any]:

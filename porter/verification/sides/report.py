@@ -24,5 +24,9 @@ class SideReport:
     """Whether the process read the user's file itself: no mapping table had a part in it."""
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    """Where in the file the state dict was, such as `model_ema`; empty at the top."""
+    digest: str = ""
+    """Of the bytes of the file or files; empty for weights that were given in memory."""
     recorded: bool = False
     """Whether it is a trace, recorded earlier and perhaps elsewhere."""

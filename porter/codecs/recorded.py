@@ -1,0 +1,33 @@
+"""The name of the model that a training script saved beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from porter.codecs.pickle.values import Opaque
+
+_NAMES = ("arch", "architecture", "model_name", "model_type", "model")
+_ARGUMENTS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt")
+_LONGEST = 200
+
+
+def model_name(tree: object) -> str:
+    """Return `arch` of a checkpoint (timm, torchvision), or `model` of its arguments; else ""."""
+    for attributes in _attributes(tree):
+        for name in _NAMES:
+            value = attributes.get(name)
+            if isinstance(value, str) and 0 < len(value) <= _LONGEST:
+                return value
+    return ""
+
+
+def _attributes(tree: object) -> Iterator[dict[Any, Any]]:
+    """Yield the checkpoint and the dictionaries and namespaces of arguments in it."""
+    if not isinstance(tree, dict):
+        return
+    yield tree
+    for name in _ARGUMENTS:
+        value = tree.get(name)
+        parts = value.parts if isinstance(value, Opaque) else [value]
+        yield from (part for part in parts if isinstance(part, dict))
