@@ -28,8 +28,11 @@ def behaviour_of(
     A value that `config.json` next to the checkpoint states replaces that of the table.
     """
     names = [tensor.name for tensor in architecture.skeleton().tensors]
+    naming = architecture.table.dialect(dialect)
+    if not naming.names(names):  # a variant without this naming
+        return ()
     found = []
-    for row in architecture.table.dialect(dialect).of(names).behaviour:
+    for row in naming.of(names).behaviour:
         stated = beside(origin, CONFIG).get(row.config) if row.config else None
         if isinstance(stated, int | float) and not isinstance(stated, bool):
             row = row._replace(value=float(stated))
