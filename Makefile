@@ -4,7 +4,7 @@
 # make bare    convert where neither torch nor paddle is installed
 # make lowest  the same, with the lowest versions of the dependencies
 # make wheel   install the wheel in a fresh environment and run it outside the source tree
-# make old     load and read what Paddle 2.6 with NumPy 1 loads and saves
+# make old     Paddle 2.6 and ONNX Runtime 1.15 with NumPy 1: load, read, run what porter writes
 # make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
 # make bench   measure against cp and the scripts that people write
