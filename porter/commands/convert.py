@@ -321,7 +321,10 @@ def _read(
 ) -> StateDict:
     """Return the source's state dict; that of a graph is recovered from what it computes."""
     if left.container not in endpoint.GRAPHS or subject.variant is None:
-        return fetch.read(source, key=key, progress=progress)
+        state = fetch.read(source, key=key, progress=progress)
+        is_graph = state.origin is not None and state.origin.format in endpoint.GRAPHS
+        if not is_graph or subject.variant is None or left.dialect != CANONICAL:
+            return state
     from porter.onnx.recover.read import read
 
     return read(subject.variant, source, fold_batchnorm=fold_batchnorm, progress=progress)

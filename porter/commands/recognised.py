@@ -9,6 +9,7 @@ from porter.checkpoints.read import detect
 from porter.codecs.detect import container_of
 from porter.codecs.paddle import inference
 from porter.errors import InputError, UsageError, listed, printable
+from porter.mapping.table import CANONICAL
 from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
@@ -56,6 +57,9 @@ def source(
         raise UsageError("--from is needed with a custom table")
     match = _chosen(_matches(state, among, from_, prefix), state, among, given)
     dialect = match.architecture.table.dialect(match.dialect)
+    is_graph = state.origin is not None and state.origin.format == "onnx"
+    if is_graph and (dialect.name == CANONICAL or not match.exact):
+        return match.architecture.name, from_ or "onnx"
     return match.architecture.name, from_ or spelled(dialect)
 
 
@@ -138,6 +142,9 @@ def _chosen(
     fitting = [match for match in matches if match.architecture.name in names]
     if fitting:
         return preferred(fitting, state.origin.format)
+    known = all_variants() if among is None else {variant.name: variant for variant in among}
+    if state.origin.format == "onnx" and recorded in known:  # A tool may have renamed its weights.
+        return Match(known[recorded], CANONICAL, False, 0)
     if among is not None and len(among) == 1:  # The plan says in which names it does not fit.
         return Match(among[0], _default(among[0], state), False, 0)
     raise InputError("fits no architecture that porter knows; see `porter inspect`",

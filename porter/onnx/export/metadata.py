@@ -24,6 +24,8 @@ PREPROCESSING = "porter.preprocessing"
 LABELS = "porter.labels"
 UNUSED = "porter.unused"
 """[[place in the state dict, name, dtype, shape, bytes in base64], …]"""
+GRAPH = "porter.graph"
+"""Digest of the graph: what else the metadata say holds while the graph has it."""
 OPTIMIZED = "porter.optimized"
 """Which optimiser rewrote the graph; such a file does not map back exactly."""
 OUTPUTS = {

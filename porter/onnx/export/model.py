@@ -18,10 +18,14 @@ from porter.errors import UsageError, printable
 from porter.onnx.graph import wire
 from porter.onnx.graph.attributes import tensor_header
 from porter.onnx.graph.values import Graph
-from porter.storage.pieces import Body, Piece
+from porter.storage.digests import unknown
+from porter.storage.pieces import Body, Late, Piece
 from porter.tensors.lazy import LazyTensor
+from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
 
+TENSORS = "porter.tensors"
+"""Metadata key of {name of a weight: digest of its bytes}, as JSON."""
 LARGEST = (1 << 31) - 1
 """Bytes of the largest message that protobuf reads."""
 _PAGE, _LINE = 4096, 64
@@ -53,27 +57,46 @@ def pieces(
     metadata: Mapping[str, str],
     *,
     outside: Outside | None = None,
+    method: str = "",
 ) -> Iterator[Piece]:
     """Yield the pieces of a model file; with `outside` the weights are not in it.
 
-    `UsageError` when it is larger than protobuf reads.
+    `method` is that of the digests of the weights in its metadata, "" for none. `UsageError` when
+    it is larger than protobuf reads.
     """
     heads = {name: _initializer(name, tensor, outside) for name, tensor in state.items()}
-    body = sheet.graph.encode()
-    size = len(body) + sum(
-        len(head) + (0 if outside else state[name].nbytes) for name, head in heads.items()
-    )
-    start = _head(sheet) + _metadata(metadata) + wire.header(7, size)
-    total = len(start) + size
+    bodies = {} if outside else {name: Body(name, tensor) for name, tensor in state.items()}
+    graph = sheet.graph.encode()
+    size = len(graph) + sum(len(head) for head in heads.values())
+    size += sum(body.nbytes for body in bodies.values())
+    start = _head(sheet) + _metadata(metadata)
+    late = [_digests(bodies, method)] if bodies and method else []
+    middle = wire.header(7, size) + graph
+    total = len(start) + sum(piece.nbytes for piece in late) + len(middle) - len(graph) + size
     if total > LARGEST:
         raise UsageError(
             f"a model of {total:,} bytes; protobuf reads {LARGEST:,}: pass --external-data"
         )
-    yield start + body
+    yield start
+    yield from late
+    yield middle
     for name, head in heads.items():
         yield head
-        if not outside:
-            yield Body(name, state[name])
+        if name in bodies:
+            yield bodies[name]
+
+
+def _digests(bodies: Mapping[str, Body], method: str) -> Late:
+    """Return the note of the weights' digests, which are known when they are written."""
+
+    def note(digests: Mapping[str, str]) -> bytes:
+        return _metadata({TENSORS: compact(digests)})
+
+    return Late(
+        len(note(dict.fromkeys(bodies, unknown(method)))),
+        lambda: note({name: body.digest for name, body in bodies.items()}),
+        last=True,
+    )
 
 
 def _head(sheet: Sheet) -> bytes:

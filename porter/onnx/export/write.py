@@ -23,6 +23,7 @@ from porter.mapping.constants import constants
 from porter.onnx.export import metadata as notes
 from porter.onnx.export import model, opsets, transform
 from porter.onnx.export.template import OPSET, Template, template
+from porter.onnx.graph.fingerprint import fingerprint
 from porter.onnx.graph.parse import parse
 from porter.onnx.graph.values import FLOAT, FLOAT16
 from porter.storage import atomic_output
@@ -95,6 +96,7 @@ def export(
         notes.PREPROCESSING: notes.preprocessing(architecture, image_size),
         notes.UNUSED: notes.unused(state, rest),
         TRANSPOSED: compact(list(swapped)),
+        notes.GRAPH: fingerprint(sheet.graph, sheet.opsets),
     }
     if chosen.labels is not None:
         said[notes.LABELS] = compact(notes.read_labels(chosen.labels, num_classes))
@@ -199,7 +201,8 @@ def _as_stored(weights: StateDict, swapped: Sequence[str]) -> StateDict:
 
 
 def _in_one(output: Output, sheet: model.Sheet) -> Written:
-    made = model.pieces(sheet, output.state, output.metadata or {})
+    method = output.options.method
+    made = model.pieces(sheet, output.state, output.metadata or {}, method=method)
     return output.finished(output.file(output.path, made, output.state, last=True))
 
 
@@ -221,7 +224,10 @@ def _in_two(output: Output, sheet: model.Sheet, replaced: Sequence[str]) -> Writ
         _remove([unnamed])
         raise
     outside = model.Outside(os.path.basename(data), offsets)
-    made = model.pieces(sheet, output.state, output.metadata or {}, outside=outside)
+    metadata = dict(output.metadata or {})
+    if stored.digests:
+        metadata[model.TENSORS] = compact({name: stored.digests[name] for name in offsets})
+    made = model.pieces(sheet, output.state, metadata, outside=outside)
     try:
         written = output.file(output.path, made, output.state, last=True)
     except BaseException:

@@ -42,6 +42,8 @@ class Layer:
     places: list[str] = field(default_factory=list)
     """Names of the nodes that it was made of."""
     ordered: bool = True
+    epsilon: float | None = None
+    """What a norm adds to the variance, where it is known."""
 
 
 @dataclass(slots=True)

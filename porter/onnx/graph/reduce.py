@@ -34,6 +34,7 @@ def reduce(graph: Graph, constants: Mapping[str, Array | None] | None = None) ->
 
 
 _COMMUTATIVE = {"Add", "Mul"}
+_NORMS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization"}
 _MEANS = {"ReduceMean", "GlobalAveragePool"}
 
 
@@ -48,6 +49,8 @@ class _Reducer:
             shape = tuple(d if isinstance(d, int) else 0 for d in weight.dims)
             self._env[weight.name] = constants.get(weight.name, Static(weight.name, shape))
         self.flow = Flow([Layer(("image",), [])], [])
+        self._added: dict[str, float] = {}
+        """{value: the scalar that was added to get it}"""
         self._outputs = [value.name for value in graph.outputs]
         for node in graph.nodes:
             try:
@@ -125,9 +128,16 @@ class _Reducer:
         ordered: bool = True,
     ) -> Data:
         operands = [value for value in seen if isinstance(value, Data)]
-        layer = Layer(label, operands, slots or {}, [node.name], ordered)
+        layer = Layer(label, operands, slots or {}, [node.name], ordered, self._epsilon(node))
         self.flow.layers.append(layer)
         return Data(len(self.flow.layers) - 1)
+
+    def _epsilon(self, node: Node) -> float | None:
+        """Return the epsilon of a norm, or what is added below a root."""
+        if node.op == "Sqrt":
+            return self._added.get(node.inputs[0])
+        found = node.get("epsilon", 1e-5 if node.op in _NORMS else None)
+        return found if isinstance(found, float) else None
 
     def _split(self, node: Node, data: Data, seen: list[Seen]) -> None:
         sizes = seen[1].tolist() if len(seen) > 1 and isinstance(seen[1], np.ndarray) else None
@@ -215,7 +225,11 @@ class _Reducer:
         if not isinstance(other, Static):
             if node.op == "Pow" and not data.parts:
                 return self._add_layer(node, ("square",), [data])
-            if is_scalar(other) or other is None:
+            if isinstance(other, np.ndarray) and is_scalar(other):
+                if node.op == "Add":
+                    self._added[node.outputs[0]] = float(other.reshape(()))
+                return data
+            if other is None:
                 return data
             return self._add_layer(node, (node.op, "constant"), [data])
         layer = self.flow.layers[data.layer]
@@ -249,7 +263,9 @@ class _Reducer:
         if op == "Mul" and one == other:
             return self._add_layer(node, ("square",), [one])
         if op == "Div" and kinds == ["centred", "Sqrt"] and self._is_deviation(one, other):
-            return self._add_layer(node, ("norm",), layers[one.layer].operands)
+            norm = self._add_layer(node, ("norm",), layers[one.layer].operands)
+            layers[norm.layer].epsilon = layers[other.layer].epsilon
+            return norm
         return self._add_layer(node, (op,), [one, other], ordered=op not in _COMMUTATIVE)
 
     def _is_deviation(self, centred: Data, root: Data) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import isclose, prod
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from porter.onnx.graph.steps import Static, same_elements
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor, Shape
 
+_ROUNDED = 0.1
+"""How far an epsilon may be off by being stored in float16."""
 IDENTITY = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0}
 """A batch norm that does nothing, but for its variance, which makes up for epsilon."""
 
@@ -38,6 +40,8 @@ class Alignment:
     """Tensors of folded batch norms: {name: what makes the norm do nothing}."""
     into: dict[str, str] = field(default_factory=dict)
     """{folded batch norm: the module that it was folded into}"""
+    epsilons: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """{norm: its epsilon in the template and in the file}, where they differ"""
 
 
 def align(template: Flow, foreign: Flow) -> Alignment:
@@ -48,6 +52,8 @@ def align(template: Flow, foreign: Flow) -> Alignment:
         other = foreign.layers[pairs[index]] if index in pairs else None
         for role, slot in layer.slots.items():
             _place(made, role, slot, other)
+        if other is not None:
+            _compare_epsilons(made, layer.slots, layer.epsilon, other.epsilon)
     norms = {norm.data.layer: norm for norm in foreign.norms}
     for norm in template.norms:
         index = norm.data.layer
@@ -80,6 +86,7 @@ def _place_norm(
     if found is not None:
         for role, slot in norm.slots.items():
             _place(made, role, slot, Layer(("norm",), [], found.slots))
+        _compare_epsilons(made, norm.slots, norm.epsilon, found.epsilon)
         return
     identity = {**IDENTITY, "running_var": 1.0 - norm.epsilon}
     made.folded.update({slot.root: identity[role] for role, slot in norm.slots.items()})
@@ -90,6 +97,15 @@ def _place_norm(
         bias = norm.slots["bias"]
         made.found[bias.root] = (bias, other.slots["bias"])
         del made.folded[bias.root]
+
+
+def _compare_epsilons(
+    made: Alignment, slots: Mapping[str, Static], mine: float | None, theirs: float | None
+) -> None:
+    if mine is None or theirs is None or isclose(mine, theirs, rel_tol=_ROUNDED):
+        return
+    name = next((slot.root for slot in slots.values()), "")
+    made.epsilons[name.rpartition(".")[0] or "a norm without weights"] = (mine, theirs)
 
 
 def _pairs(template: Flow, foreign: Flow) -> dict[int, int]:

@@ -38,3 +38,21 @@ def paddle2onnx_file(name: str, folder: Path) -> Path:
     path = folder / f"{name}.onnx"
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def rewritten_file(name: str, tool: str, folder: Path) -> Path:
+    """Write what a tool of `rewrite.py` made of porter's file of a variant with seeded weights."""
+    packed = Path(__file__).with_name(f"{name}.{tool}.gz")
+    model = onnx.ModelProto.FromString(gzip.decompress(packed.read_bytes()))
+    (note,) = (entry for entry in model.metadata_props if entry.key == NOTE)
+    noted = json.loads(note.value)
+    model.metadata_props.remove(note)
+    state = seeded(find(name))
+    for tensor in model.graph.initializer:
+        if tensor.name in noted:
+            key, is_transposed = noted[tensor.name]
+            array = np.array(state[key].read())
+            tensor.raw_data = (array.T if is_transposed else array).tobytes()
+    path = folder / f"{name}.{tool}.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -1,0 +1,251 @@
+"""Find a variant's weights in a graph that porter did not write, or that was rewritten.
+
+Each weight is found by what it does, compared with the template of the variant (`align`), then
+by names, its own and its neighbours' (`names`). What was found is proven by running both.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from porter.errors import InputError, MappingError, listed, printable
+from porter.frameworks.process import Limit, Worker
+from porter.mapping.constants import constants
+from porter.mapping.fold import fold
+from porter.mapping.table import CANONICAL
+from porter.onnx.export import model, transform
+from porter.onnx.export.template import Template, template
+from porter.onnx.graph.flow import Flow
+from porter.onnx.graph.parse import parse
+from porter.onnx.graph.reduce import reduce
+from porter.onnx.graph.signature import signature_of
+from porter.onnx.graph.values import Graph
+from porter.onnx.recover import recorded, rerun
+from porter.onnx.recover.align import Alignment, align, placed
+from porter.onnx.recover.names import named
+from porter.onnx.recover.unfuse import apart
+from porter.planning.fit import fit
+from porter.planning.plan import Plan
+from porter.storage.input_file import InputFile
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
+from porter.zoo.architectures import Architecture
+
+EXPORT_AGAIN = "export it again without folding (torch: dynamo=True, optimize=False)"
+UNTOUCHED = "use the file as it was before another tool rewrote it"
+_ROUNDED = {"DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
+            "MatMulInteger", "ConvInteger", "MatMulNBits", "MatMulIntegerToFloat",
+            "DynamicQuantizeMatMul", "QGemm", "QAttention"}  # fmt: skip
+"""Operations on quantised weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A canonical state dict, and how it was obtained."""
+
+    state: StateDict
+    how: tuple[str, ...] = ()
+    """A sentence each, for the report; empty for porter's own files."""
+
+
+class Search:
+    """Looks for a variant's tensors in a file."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        path: str,
+        state: StateDict,
+        fold_batchnorm: bool,
+        remedy: str = EXPORT_AGAIN,
+    ) -> None:
+        self._architecture = architecture
+        self._path = path
+        self._weights = state
+        self._fold, self._remedy = fold_batchnorm, remedy
+        self._digests = recorded.digests(state)
+        self._rewritten = recorded.is_rewritten(state)
+        with InputFile(path) as file:
+            self._graph = parse(file).graph
+        self._signature = signature_of(self._graph, state, path, architecture.sides())
+        self._num_classes = self._signature.num_classes
+        self._image_size = self._signature.image_size
+        self._sides = architecture.sides(self._image_size)
+
+    def recovered(self) -> Recovered:
+        """Return what was found and proven."""
+        self._refuse_rounded()
+        made = self._template()
+        with Worker("onnx-tools") as worker, tempfile.TemporaryDirectory(prefix="porter-") as temp:
+            worker.limit = Limit.of(self._path)
+            folder = Path(temp)
+            graph = self._tidied(worker, self._path, folder)
+            found, how, differing = self._found(made, graph, worker, folder)
+            if self._rewritten:
+                found = recorded.with_unused(found, self._weights)
+                how = (recorded.comparison(found, self._digests), *how)
+            assert self._weights.origin is not None
+            state = StateDict(found, replace(self._weights.origin, skipped=()))
+            proof = rerun.prove(
+                self._architecture, state, self._path, self._signature, worker, folder,
+                f"; {differing}" if differing else "",
+            )  # fmt: skip
+        return Recovered(state, (*how, *([differing] if differing else []), proof))
+
+    def _found(
+        self, made: Template, graph: Graph, worker: Worker, folder: Path
+    ) -> tuple[dict[str, LazyTensor], tuple[str, ...], str]:
+        """Return the tensors, how they were found, and norms that differ from the template's."""
+        foreign = self._reduced(graph)
+        lost: list[str] = []
+        for mine, theirs in self._pairs(self._tidied_template(made, worker, folder), foreign):
+            alignment = align(mine, theirs)
+            lost = lost or alignment.lost
+            found, how = self._by_structure(alignment, made)
+            if found is not None:
+                return found, how, self._epsilons(alignment)
+        return *self._by_names(graph, foreign, lost), ""
+
+    def _epsilons(self, alignment: Alignment) -> str:
+        """Return the norms that have another epsilon; `InputError` when porter wrote the file.
+
+        Frameworks differ in their epsilons, and the effect is often below what outputs show.
+        """
+        differing = rerun.epsilons(alignment.epsilons)
+        if differing and self._rewritten:
+            raise InputError(
+                f"its graph was changed since porter wrote it: {differing}", self._path
+            )
+        return differing
+
+    def _refuse_rounded(self) -> None:
+        made = [node.op for node in self._graph.nodes if node.op in _ROUNDED]
+        if made:
+            raise InputError(
+                f"is quantised ({listed(dict.fromkeys(made), 3)}): its weights were rounded and do"
+                f" not come back; {UNTOUCHED}",
+                self._path,
+            )
+
+    def _reduced(self, graph: Graph) -> Flow:
+        try:
+            return reduce(graph)
+        except InputError as error:
+            raise InputError(f"{error.message}{self._hint(graph)}", self._path) from error
+
+    def _hint(self, graph: Graph) -> str:
+        """Return a possible reason why a graph is not understood."""
+        metadata = self._weights.origin.metadata if self._weights.origin is not None else {}
+        said = metadata.get("porter.architecture", "")
+        hint = ""
+        if said and said != self._architecture.name:
+            hint = f"; the file's metadata say {printable(said)}"
+        fused = [n.op for n in graph.nodes if n.domain not in ("", "ai.onnx")]
+        if fused:
+            some = listed(dict.fromkeys(fused), 4)
+            hint += (
+                f"; an optimiser has fused operations ({some}); use the model before optimisation"
+            )
+        return hint
+
+    def _template(self) -> Template:
+        names = {*self._signature.names, *self._digests}
+        signature = replace(self._signature, names=tuple(names))
+        features = signature.features(self._architecture)
+        return template(self._architecture, image_size=self._image_size, features=features)
+
+    def _pairs(self, graph: Graph, foreign: Flow) -> Iterator[tuple[Flow, Flow]]:
+        """Yield the template's and the file's flow, as they are and as others write attention."""
+        known = self._constants()
+        mine = reduce(graph, known)
+        yield mine, foreign
+        yield apart(mine), apart(foreign)
+        # a mask that the file computes from sizes is not a layer of its flow
+        names = [name for name in self._computed() if name not in known]
+        yield apart(reduce(graph, {**known, **dict.fromkeys(names)})), apart(foreign)
+
+    def _computed(self) -> Mapping[str, Array]:
+        table = self._architecture.table
+        return constants(table.constants, self._architecture.config, self._image_size)
+
+    def _constants(self) -> Mapping[str, Array]:
+        return {name: array for name, array in self._computed().items() if array.dtype.kind != "f"}
+
+    def _tidied_template(self, made: Template, worker: Worker, folder: Path) -> Graph:
+        symbols = {"classes": self._num_classes, "batch": 1}
+        sheet = model.Sheet(
+            transform.sized(made.model.graph, symbols), made.model.ir_version, made.model.opsets
+        )
+        path = folder / "template.onnx"
+        path.write_bytes(b"".join(p for p in model.pieces(sheet, {}, {}) if isinstance(p, bytes)))
+        return self._tidied(worker, os.fspath(path), folder, list(made.weights))
+
+    def _tidied(
+        self, worker: Worker, path: str, folder: Path, weights: Sequence[str] = ()
+    ) -> Graph:
+        output = folder / "tidied.onnx"
+        worker.request(
+            "tidy", path=os.path.abspath(path), output=os.fspath(output),
+            sides=list(self._sides), weights=list(weights),
+        )  # fmt: skip
+        with InputFile(output) as file:
+            return parse(file).graph
+
+    def _by_structure(
+        self, made: Alignment, used: Template
+    ) -> tuple[dict[str, LazyTensor] | None, tuple[str, ...]]:
+        """Return the tensors by what they do, None when some have no place."""
+        known = self._constants()
+        lost = [name for name in made.lost if name not in known]
+        if lost:
+            return None, ()
+        if made.folded and not self._fold:
+            remedy = UNTOUCHED if self._rewritten else self._remedy
+            raise InputError(
+                f"{len(made.into)} batch norms are folded and cannot be separated again:"
+                f" {listed(fold(made.into))} into {listed(fold(made.into.values()))}; {remedy},"
+                " or take the folded convolutions with --fold-batchnorm",
+                self._path,
+            )
+        shapes = {
+            name: tuple(self._num_classes if d == "classes" else int(d or 0) for d in value.dims)
+            for name, value in used.weights.items()
+        }
+        found = placed(made, self._weights, shapes)
+        how = [f"{len(found)} tensors placed by what the graph does with them"]
+        if made.folded:
+            how.append(f"folded batch norms set to the identity: {listed(fold(made.into))}")
+        if made.neutral:
+            how.append(
+                f"not in the graph, filled with neutral values: {listed(fold(made.neutral))}"
+            )
+        return self._planned(StateDict(found), CANONICAL), tuple(how)
+
+    def _by_names(
+        self, graph: Graph, foreign: Flow, lost: Sequence[str]
+    ) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+        """Return the tensors by their names in any PyTorch dialect."""
+        nodes = {node.name: node for node in graph.nodes if node.name}
+        state = named(foreign, nodes, self._weights)
+        try:
+            fitted = fit(self._architecture, state, None, CANONICAL)
+        except MappingError as error:
+            raise InputError(
+                f"is foreign, and not understood as {self._architecture.name}: the graph differs"
+                f" (no place found for {listed(fold(lost), 5)}), and by its names it"
+                f" {error.message}{self._hint(graph)}",
+                self._path,
+            ) from error
+        dialect = fitted.plan.source.dialect.name
+        found = dict(fitted.plan.read(state))
+        return found, (f"{len(state)} tensors named as in {dialect}, by names and neighbours",)
+
+    def _planned(self, state: StateDict, dialect: str) -> dict[str, LazyTensor]:
+        plan: Plan = fit(self._architecture, state, dialect, CANONICAL,
+                         image_size=self._image_size).plan  # fmt: skip
+        return dict(plan.read(state))
