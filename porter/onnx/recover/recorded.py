@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 
 from porter.codecs.onnx.transposed import stored_name, transposed
-from porter.errors import listed
+from porter.errors import InputError, listed
 from porter.mapping.fold import fold
 from porter.onnx.export import metadata as notes
 from porter.onnx.export.model import TENSORS
@@ -50,12 +50,11 @@ def digests(state: StateDict) -> dict[str, str]:
     or the note is malformed."""
     text = state.origin.metadata.get(TENSORS, "") if state.origin is not None else ""
     try:
-        rows = json.loads(text) if len(text) <= _LONGEST else None
-    except (ValueError, RecursionError):
+        rows = dict(json.loads(text if len(text) <= _LONGEST else ""))
+        methods = {method_of(digest) for digest in rows.values()}
+    except (ValueError, TypeError, RecursionError, InputError):
         return {}
-    if not isinstance(rows, dict) or not all(isinstance(value, str) for value in rows.values()):
-        return {}
-    return rows
+    return rows if len(methods) == 1 else {}
 
 
 def with_unused(found: Mapping[str, LazyTensor], source: StateDict) -> dict[str, LazyTensor]:
