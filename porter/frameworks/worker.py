@@ -48,7 +48,9 @@ def _commands(framework: str) -> dict[str, Callable[..., dict[str, Any]]]:
         from porter.frameworks.onnx import session as onnx_session
 
         return onnx_session.commands()
-    return session.commands(session.Session(runner(framework)))
+    from porter.frameworks.live import session as live
+
+    return {**session.commands(session.Session(runner(framework))), **live.commands(framework)}
 
 
 def _listen(requests: queue.SimpleQueue[str]) -> None:

@@ -1,0 +1,1 @@
+"""Models that somebody else defines, while they run: their modules, calls and outputs."""

@@ -1,0 +1,199 @@
+"""The commands of a worker on a live model: open it, record it, match it, run it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from porter.checkpoints.read import read
+from porter.errors import InputError, listed
+from porter.frameworks import build_reference, exchange
+from porter.frameworks.live.model import Live
+from porter.frameworks.live.search import Attempt, Search, apart
+from porter.frameworks.live.units import Unit
+from porter.tensors.blocks import Array
+
+Cases = dict[str, dict[str, Array]]
+_SILENT = 1e-6
+"""A parameter whose loss would move the outputs by less, relative to their size, is not seen."""
+
+
+class LiveSession:
+    """One live model, from `live_open` to the next one."""
+
+    def __init__(self, framework: str) -> None:
+        self._framework = framework
+        self._live: Live | None = None
+
+    @property
+    def live(self) -> Live:
+        """The model that was opened."""
+        assert self._live is not None
+        return self._live
+
+    def live_open(self, **reference: Any) -> dict[str, Any]:
+        """Build the model of a reference; return its tensors and what shares them."""
+        module = importlib.import_module(f"porter.frameworks.live.{self._framework}")
+        make = module.TorchModel if self._framework == "torch" else module.PaddleModel
+        try:
+            self._live = Live(make(build_reference.build(**reference)), module.array)
+        except InputError as error:
+            raise InputError(error.message, reference["text"]) from error
+        model = self._live.model
+        return {
+            "tensors": {
+                name: [str(value.dtype).rpartition(".")[2].lower(), list(value.shape)]
+                for name, value in model.state.items()
+            },
+            "parameters": sorted(model.parameters),
+            "aliases": self._live.aliases,
+        }
+
+    def live_values(self, output: str) -> dict[str, Any]:
+        """Write the model's tensors as they are to a file."""
+        model = self.live.model
+        exchange.save(output, {name: model.value(name) for name in model.state}, {})
+        return {}
+
+    def live_record(self, seed: int, inputs: str, output: str) -> dict[str, Any]:
+        """Give the model weights that matter; write them and all outputs to a file."""
+        live, cases = self.live, read_cases(inputs)
+        first = next(iter(cases.values()))
+        live.randomise(seed, first)
+        live.record(first)
+        arrays = {f"weight/{name}": live.model.value(name) for name in live.model.state}
+        keys: dict[str, list[str]] = {}
+        for case, given in cases.items():
+            outputs = live.run(given)
+            keys[case] = list(outputs)
+            arrays |= {f"output/{case}/{key}": value for key, value in outputs.items()}
+        units = [unit.as_json() for unit in live.units]
+        about = {"units": units, "aliases": live.aliases, "outputs": keys}
+        exchange.save(output, arrays, about)
+        return about
+
+    def live_match(
+        self, left: str, inputs: str, seconds: float, skipped: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Find what fills the model; `left` is the file that the left's `live_record` wrote."""
+        live, cases = self.live, read_cases(inputs)
+        first = next(iter(cases.values()))
+        live.randomise(1, first)
+        live.record(first)
+        arrays, about = exchange.load(left)
+        values = {n[7:]: a for n, a in arrays.items() if n.startswith("weight/")}
+        lefts = [Unit.of(unit) for unit in about["units"]]
+        lefts = [unit for unit in lefts if unit.key not in skipped]
+        wanted = {
+            case: {key: arrays[f"output/{case}/{key}"] for key in keys}
+            for case, keys in about["outputs"].items()
+        }
+        search = Search(live, lefts, values, first, next(iter(wanted.values())), seconds)
+        best = search.run()
+        errors = {}
+        for case, given in cases.items():
+            errors[case] = apart(wanted[case], live.run(given))
+        return {**_found(best), "errors": errors, "runs": search.runs,
+                "units": [unit.as_json() for unit in live.units]}  # fmt: skip
+
+    def live_fill(self, weights: str, key: str | None = None) -> dict[str, Any]:
+        """Load a checkpoint into the model, strictly but for names of one tensor."""
+        live, state = self.live, read(weights, key=key)
+        own = live.model.state
+        missing = [n for n in own if n not in state and live.aliases.get(n, n) not in state]
+        unexpected = [n for n in state if n not in own]
+        misshapen = [
+            f"{n} is {list(t.shape)}, not {list(own[n].shape)}"
+            for n, t in state.items() if n in own and tuple(own[n].shape) != tuple(t.shape)
+        ]  # fmt: skip
+        problems = [f"missing {listed(missing, 12)}"] if missing else []
+        problems += [f"unexpected {listed(unexpected, 12)}"] if unexpected else []
+        if problems or misshapen:
+            raise InputError(
+                f"does not load strictly: {'; '.join([*problems, *misshapen[:6]])}", weights
+            )
+        for name, tensor in state.items():
+            array = tensor.read()
+            if tensor.dtype.is_float:
+                array = array.astype(np.float64 if tensor.dtype.itemsize > 4 else np.float32)
+            live.model.assign(name, np.array(array, order="C"))
+        return {}
+
+    def live_run(self, inputs: str, output: str, precision: str = "float32") -> dict[str, Any]:
+        """Run every case and write the outputs to a file."""
+        live = self.live
+        live.model.cast(precision)
+        arrays: dict[str, Array] = {}
+        keys: dict[str, list[str]] = {}
+        for case, given in read_cases(inputs).items():
+            outputs = live.run(given)
+            keys[case] = list(outputs)
+            arrays |= {f"output/{case}/{key}": value for key, value in outputs.items()}
+        exchange.save(output, arrays, {"outputs": keys})
+        return {"outputs": keys}
+
+    def live_silent(self, inputs: str) -> dict[str, Any]:
+        """Return the parameters that no output of any case shows, by its gradient."""
+        live = self.live
+        draw = np.random.default_rng(3)
+        seen: dict[str, float] = {}
+        for given in read_cases(inputs).values():
+            live.forget()
+            found = live.model.gradients(
+                given, lambda shape: draw.standard_normal(shape).astype(np.float32)
+            )
+            for name, size in found.items():
+                value = live.model.value(name)
+                effect = size * float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0
+                seen[name] = max(seen.get(name, 0.0), effect)
+        largest = max(seen.values(), default=0.0)
+        return {"silent": [n for n, effect in seen.items() if effect <= _SILENT * largest]}
+
+
+def read_cases(path: str) -> Cases:
+    """Return the inputs of a file that `write_cases` wrote."""
+    arrays, about = exchange.load(path)
+    return {
+        case: {name: arrays[f"{case}/{name}"] for name in names}
+        for case, names in about["cases"].items()
+    }
+
+
+def write_cases(path: str, cases: Mapping[str, Mapping[str, Array]]) -> None:
+    """Write named inputs, several cases of them, in their order."""
+    arrays = {f"{case}/{name}": a for case, given in cases.items() for name, a in given.items()}
+    exchange.save(path, arrays, {"cases": {case: list(given) for case, given in cases.items()}})
+
+
+def _found(best: Attempt) -> dict[str, Any]:
+    """Return an attempt as a JSON value."""
+    return {
+        "choices": [
+            {
+                "unit": choice.unit.key,
+                "left": list(choice.option.left) if choice.option else [],
+                "matched": choice.matched,
+                "fitting": len(choice.fitting),
+                "layout": choice.option.layout if choice.option else "",
+                "recipes": {
+                    name: {
+                        "left": list(r.left), "first": list(r.first), "join": r.join,
+                        "part": r.part, "ops": list(r.ops),
+                    }
+                    for name, r in (choice.option.recipes if choice.option else {}).items()
+                },
+            }
+            for choice in best.choices
+        ],
+        "diverged": None if best.diverged is None else best.choices[best.diverged].unit.key,
+        "differing": best.differing,
+    }  # fmt: skip
+
+
+def commands(framework: str) -> dict[str, Callable[..., dict[str, Any]]]:
+    """Return the commands of a worker on live models."""
+    session = LiveSession(framework)
+    return {name: getattr(session, name) for name in dir(session) if name.startswith("live_")}
