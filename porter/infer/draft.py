@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from porter.infer.evidence import Chain
@@ -24,6 +24,8 @@ class Body:
     """The keys of a row besides its names; items of one row have them in common."""
 
     join: str = ""
+    first: Chain = ()
+    """Operations before one tensor is split."""
     ops: tuple[tuple[str, Chain], ...] = ()
     """Operations by PyTorch's leaf; "" for a bare tensor."""
     leaves: tuple[tuple[str, str], ...] = ()
@@ -48,6 +50,10 @@ class Draft:
     """Canonical names without a counterpart in the dialect."""
     extra: tuple[str, ...]
     """Names of the dialect that are not paired."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why a name is in one of these, where that is known."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """Names of the dialect for tensors that it has under another one, too."""
 
 
 def draft(pairs: Pairs) -> Draft:
@@ -64,7 +70,9 @@ def draft(pairs: Pairs) -> Draft:
         tuple((wide, wide.items[0].key) for wide in generalise(layers)),
         tuple((wide, wide.items[0].key) for wide in generalise(rows)),
         tuple(absent),
-        tuple(pairs.free_right),
+        tuple(name for name in pairs.free_right if name not in pairs.copies),
+        pairs.reasons,
+        pairs.copies,
     )
 
 
@@ -118,7 +126,7 @@ def _module_row(pairs: Pairs, group: _Group) -> _Part | None:
     if by_leaf is None:
         return None
     shapes = {leaf: pairs.left.prints[name].shape for leaf, name in leaves.items()}
-    kinds = _kinds(paths[0], shapes)
+    kinds = _kinds(paths[0], shapes) if pairs.kinds is None else _known(pairs, paths)
     for plain, tried in ((True, kinds), (False, kinds[:1])):
         fitting = {}
         for name in tried:
@@ -131,6 +139,12 @@ def _module_row(pairs: Pairs, group: _Group) -> _Part | None:
             kind = Kind(name, tuple(others) if len(shapes.get("weight", ())) == 2 else ())
             return _module_rows(group, paths, kind, rules, fitting[name], by_leaf)
     return None
+
+
+def _known(pairs: Pairs, paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the kind that modules have by their types, nothing where it is not known."""
+    kinds = {(pairs.kinds or {}).get(path, "") for path in paths}
+    return tuple(kinds - {""}) if len(kinds) == 1 else ()
 
 
 def _order(pairs: Pairs, group: _Group) -> list[str]:
@@ -188,13 +202,13 @@ def _body(
         if plain or not _composes(pairs, pair, (*before, *rule)):
             return None
         chains.append((leaf, before))
-    joins = {pair.relation.join for pair in by_leaf.values()}
+    joins = {(pair.relation.join, pair.relation.first) for pair in by_leaf.values()}
     named = _paths(pairs.right, rules, by_leaf)
     if named is None or len(joins) > 1:
         return None
     paths, leaves = named
     doubt = next((pair.doubt for pair in by_leaf.values() if pair.doubt), "")
-    return Body(joins.pop(), tuple(chains), leaves, doubt), paths
+    return Body(*joins.pop(), tuple(chains), leaves, doubt), paths
 
 
 def _before(chain: Chain, rule: Chain) -> Chain:
@@ -268,7 +282,8 @@ def _bare_rows(pairs: Pairs, group: _Group) -> _Part:
         part.layers += [(name, Kind("parameter")) for name in names.values()]
     for pair in group.pairs.values():
         chain = pair.relation.chains[0]
-        body = Body(pair.relation.join, (("", chain),) if chain else (), (), pair.doubt)
+        chains = (("", chain),) if chain else ()
+        body = Body(pair.relation.join, pair.relation.first, chains, (), pair.doubt)
         part.rows.append(Item(pair.lefts, pair.rights, body))
     paired = {name for pair in group.pairs.values() for name in pair.lefts}
     part.absent = [n for names in group.modules.values() for n in names.values() if n not in paired]

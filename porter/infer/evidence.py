@@ -72,6 +72,8 @@ class Relation:
     join: str
     """`concat 0 …`, or empty where one tensor becomes one."""
     chains: tuple[Chain, ...]
+    first: Chain = ()
+    """Operations before one tensor becomes several."""
 
 
 def relation(lefts: Sequence[LazyTensor], rights: Sequence[LazyTensor]) -> Relation | None:

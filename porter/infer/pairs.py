@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from math import prod
 
@@ -19,6 +19,12 @@ class Pairs:
         self.found: list[Pair] = []
         self.free_left = dict.fromkeys(left.state)
         self.free_right = dict.fromkeys(right.state)
+        self.kinds: Mapping[str, str] | None = None
+        """Kinds of the left's modules, where they are known by their types."""
+        self.reasons: dict[str, str] = {}
+        """Why tensors of one side have no partner, where that is known."""
+        self.copies: dict[str, str] = {}
+        """Tensors of the right that are others of the right under a second name."""
 
     def add(self, lefts: Sequence[str], rights: Sequence[str], how: Relation, doubt: str) -> None:
         """Record a pair; its tensors are no longer free."""

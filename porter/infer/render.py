@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from porter.errors import visible
 from porter.infer.draft import Body, Draft
@@ -14,13 +14,20 @@ _ABSENT = "unproven: nothing in the other file matches it"
 _WIDTH = 96
 
 
-def render(draft: Draft, dialect: str, framework: str, family: str, heading: Iterable[str]) -> str:
+def render(
+    draft: Draft, dialect: str, framework: str, family: str, heading: Iterable[str],
+    models: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
     """Return a table's text."""
     lines = [*(f"# {line}" for line in heading), "", f"family = {_quoted(family)}"]
     lines += _layers(draft)
     section = _dialect(draft, dialect)
     if section or dialect != PADDLE:
         lines += ["", f"[dialects.{dialect}]", f'framework = "{framework}"', *section]
+    for title, rows in (("models", models or {}), ("unproven", unproven(draft))):
+        if rows:
+            lines += ["", f"[{title}]"]
+            lines += [f"{_quoted(name)} = {_quoted(text)}" for name, text in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -47,21 +54,42 @@ def _dialect(draft: Draft, dialect: str) -> list[str]:
         lines.append(_line(f"{_quoted(wide.canonical[0])} = {_value(wide, body)}", _doubt(body)))
     for wide, body in joined:
         lines += _joined(wide, body, dialect)
-    for section, names in (("absent", draft.absent), ("extra", draft.extra)):
-        if names:
-            lines.append(f"[dialects.{dialect}.{section}]")
-            lines += [f"{_quoted(text)} = {_quoted(_ABSENT)}" for text in widened(names)]
+    if draft.absent:
+        lines.append(f"[dialects.{dialect}.absent]")
+        lines += [f"{_quoted(t)} = {_quoted(why)}" for t, why in reasoned(draft, draft.absent)]
+    if draft.extra or draft.copies:
+        lines.append(f"[dialects.{dialect}.extra]")
+        lines += [f"{_quoted(t)} = {_quoted(why)}" for t, why in reasoned(draft, draft.extra)]
+        lines += _copies(draft)
     return lines
+
+
+def reasoned(draft: Draft, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return names without a partner, with placeholders, and why they have none."""
+    items = [Item((name,), (), draft.reasons.get(name, _ABSENT)) for name in names]
+    return [(wide.canonical[0], wide.items[0].key) for wide in generalise(items)]
+
+
+def _copies(draft: Draft) -> Iterator[str]:
+    """Yield the rows of tensors that the dialect has twice."""
+    for wide in generalise(Item((main,), (name,)) for name, main in draft.copies.items()):
+        reason = "one tensor under two names"
+        yield (
+            f"{_quoted(wide.dialect[0])} = {{ reason = {_quoted(reason)},"
+            f" copy = {_quoted(wide.canonical[0])} }}"
+        )
+
+
+def unproven(draft: Draft) -> dict[str, str]:
+    """Return {name in a row: why nothing proves it}."""
+    rows = {" + ".join(wide.canonical): body.doubt for wide, body in draft.rows if body.doubt}
+    gaps = [*reasoned(draft, draft.absent), *reasoned(draft, draft.extra)]
+    return {**rows, **{text: why for text, why in gaps if why.startswith("unproven")}}
 
 
 def is_default(wide: Wide, body: Body) -> bool:
     """Whether a row adds nothing to the framework's conventions."""
     return body == Body() and wide.canonical == wide.dialect
-
-
-def widened(names: Sequence[str]) -> list[str]:
-    """Return names with placeholders where they differ in numbers."""
-    return [wide.canonical[0] for wide in generalise(Item((name,), ()) for name in names)]
 
 
 def _value(wide: Wide, body: Body) -> str:
@@ -75,6 +103,8 @@ def _keys(body: Body) -> list[str]:
     keys = []
     if body.join not in ("", "concat 0"):
         keys.append(f"join = {_quoted(body.join)}")
+    if body.first:
+        keys.append(f"first = {_listed(body.first)}")
     if body.ops:
         chains = {leaf: _listed(chain) for leaf, chain in body.ops}
         whole = chains.get("")

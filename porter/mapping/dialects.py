@@ -139,7 +139,7 @@ class Dialects:
         for row in rows:
             check_row(row, self.layers, where)
         absent = tuple(Absent(Pattern(k), *_reason(v)) for k, v in entry.get("absent", {}).items())
-        extra = tuple(Extra(Pattern(k), _reason(v)[0]) for k, v in entry.get("extra", {}).items())
+        extra = tuple(_extra(k, v) for k, v in entry.get("extra", {}).items())
         about = entry.get("about", "")
         also = entry.get("also", "")
         behaviour = tuple(Behaviour(k, **v) for k, v in entry.get("behaviour", {}).items())
@@ -186,6 +186,7 @@ def _row(value: dict[str, Any]) -> Row:
         value.get("join", "concat 0"),
         {leaf: tuple(chain) for leaf, chain in ops.items()},
         dict(value.get("leaves", {})),
+        tuple(value.get("first", ())),
     )
 
 
@@ -196,6 +197,8 @@ def check_row(row: Row, layers: Sequence[Layer], where: str) -> None:
     names = [set(path.placeholders) for path in (*row.canonical, *row.dialect)]
     if any(one != names[0] for one in names):
         raise TableError(f"{where} {row}: both sides must have the same placeholders")
+    if row.first and (len(row.canonical) > 1 or len(row.dialect) == 1):
+        raise TableError(f"{where} {row}: `first` is for one name that is split into several")
     leaves: set[str] = set()
     for path in row.canonical:
         kinds = {layer.kind for layer in layers if layer.path.overlaps(path)}
@@ -207,6 +210,14 @@ def check_row(row: Row, layers: Sequence[Layer], where: str) -> None:
     if unknown:
         has = f"its parameters are {listed(sorted(leaves))}" if leaves else "it is a bare tensor"
         raise TableError(f"{where} {row}: unknown parameter {listed(sorted(unknown))}; {has}")
+
+
+def _extra(path: str, value: str | dict[str, Any]) -> Extra:
+    copy = None if isinstance(value, str) or "copy" not in value else Pattern(value["copy"])
+    extra = Extra(Pattern(path), _reason(value)[0], copy)
+    if copy is not None and set(copy.placeholders) != set(extra.path.placeholders):
+        raise TableError(f"extra {path!r} and its copy {copy.text!r} have other placeholders")
+    return extra
 
 
 def _reason(value: str | dict[str, Any]) -> tuple[str, float | None]:

@@ -31,15 +31,19 @@ class Link(NamedTuple):
     fill: float | None = None
     constant: bool = False
     """A buffer that the architecture computes: never taken from a file."""
+    first: tuple[Op, ...] = ()
+    """Operations on the one canonical tensor before it is split."""
 
     def dialect_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Return the dialect's shapes for canonical ones; `ShapeError` if they do not fit."""
+        shapes = [ops.shape_after(self.first, s) for s in shapes]
         return [ops.shape_after(self.ops, s) for s in self._fan(shapes, self.dialect)]
 
     def canonical_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Return the canonical shapes for the dialect's; `ShapeError` if they do not fit."""
         undone = [ops.shape_after(ops.inverse(self.ops), s) for s in shapes]
-        return self._fan(undone, self.canonical)
+        fanned = self._fan(undone, self.canonical)
+        return [ops.shape_after(ops.inverse(self.first), s) for s in fanned]
 
     def _fan(self, shapes: Sequence[Shape], names: Sequence[str]) -> list[Shape]:
         if self.join is None:
@@ -49,12 +53,14 @@ class Link(NamedTuple):
 
     def to_dialect(self, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
         """Return the dialect's tensors, still unread."""
+        tensors = [ops.apply(self.first, t) for t in tensors]
         return [ops.apply(self.ops, t) for t in self._fan_tensors(tensors, self.dialect)]
 
     def to_canonical(self, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
         """Return the canonical tensors, still unread."""
         undone = [ops.apply(ops.inverse(self.ops), t) for t in tensors]
-        return self._fan_tensors(undone, self.canonical)
+        fanned = self._fan_tensors(undone, self.canonical)
+        return [ops.apply(ops.inverse(self.first), t) for t in fanned]
 
     def _fan_tensors(self, tensors: Sequence[LazyTensor], names: Sequence[str]) -> list[LazyTensor]:
         if self.join is None:
@@ -68,13 +74,15 @@ class Link(NamedTuple):
     @property
     def how(self) -> str:
         """The operations on the way to the dialect, in words."""
-        return ", ".join([*self._join_words(len(self.dialect) > 1), *map(str, self.ops)])
+        words = [*map(str, self.first), *self._join_words(len(self.dialect) > 1)]
+        return ", ".join([*words, *map(str, self.ops)])
 
     @property
     def how_back(self) -> str:
         """The operations on the way from the dialect, in words."""
         undone = map(str, ops.inverse(self.ops))
-        return ", ".join([*undone, *self._join_words(len(self.canonical) > 1)])
+        words = [*undone, *self._join_words(len(self.canonical) > 1)]
+        return ", ".join([*words, *map(str, ops.inverse(self.first))])
 
     def _join_words(self, splits: bool) -> list[str]:
         return [] if self.join is None else [f"split {self.join}" if splits else str(self.join)]

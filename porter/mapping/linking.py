@@ -105,6 +105,7 @@ class _Recipe(NamedTuple):
     text: str
     separator: str
     constant: bool
+    first: tuple[Op, ...]
 
     @classmethod
     def of(
@@ -121,6 +122,7 @@ class _Recipe(NamedTuple):
             text=layer.path.text if row is None else str(row),
             separator=dialect.convention.separator,
             constant=layer.kind == "constant",
+            first=() if row is None else tuple(ops.parse(text, sizes) for text in row.first),
         )  # fmt: skip
 
     def link(self, path: str, name: str, values: Mapping[str, str]) -> Link:
@@ -136,7 +138,7 @@ class _Recipe(NamedTuple):
             targets = tuple([self._joined(p.format(values), end) for p in row.dialect])
         return Link(
             sources, targets, self.ops, self.join, self.layer.kind, self.text,
-            rule.optional or self.constant, rule.fill, self.constant,
+            rule.optional or self.constant, rule.fill, self.constant, self.first,
         )  # fmt: skip
 
     def _joined(self, path: str, leaf: str) -> str:

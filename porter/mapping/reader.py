@@ -70,12 +70,17 @@ def _table(data: bytes, source: str) -> Table:
     no_overlap([layer.path for layer in layers], "[tensors] and [layers]")
     reading = Dialects(body.get("dialects", {}), layers, builtin)
     dialects, aliases = reading.all()
+    if unknown := [name for name in body.get("models", {}) if name not in dialects]:
+        raise TableError(
+            f"[models] {listed(unknown)}: this table has the dialects {listed(dialects, 20)}"
+        )
     digest = xxhash.xxh3_128(data)
     for family in sorted(reading.families):
         digest.update(reading.families[family].digest.encode())
     return Table(
         body.get("family") or Path(source).stem, tuple(layers), dialects, aliases,
         body.get("constants", ""), digest.hexdigest(), source,
+        body.get("models", {}), body.get("unproven", {}),
     )  # fmt: skip
 
 

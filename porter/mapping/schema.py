@@ -67,6 +67,7 @@ _ROW_PROPERTIES = {
         _CHAIN,
         _each("operations by PyTorch's name of the parameter", _CHAIN),
     ),
+    "first": {**_CHAIN, "description": "operations before the one canonical tensor is split"},
     "leaves": _each("the dialect's names of parameters, by PyTorch's", _text("a name")),
 }
 _NAMED_ROW = _object("a row", _ROW_PROPERTIES, ("path",))
@@ -94,6 +95,15 @@ _BEHAVIOUR = _object(
         "config": _text("the key of config.json that states the value"),
     },
     ("value", "canonical", "about", "seen", "size"),
+)
+_EXTRA = _either(
+    "the reason, or a table with `reason` and `fill` or `copy`",
+    _REASON,
+    _object(
+        "a reason and what it is a copy of",
+        {"reason": _REASON, "fill": _FILL, "copy": _text("the tensor that it is a copy of")},
+        ("reason",),
+    ),
 )
 _ALIAS = _object(
     "another name of a dialect",
@@ -127,6 +137,8 @@ def schema() -> Node:
                 "constants": _text("the function that computes the constants"),
                 "tensors": _each("bare tensors: canonical name = kind", bare),
                 "layers": _each("layers: canonical module path = kind", kind),
+                "models": _each("dialect = model of a provider", _text("such as timm:resnet50")),
+                "unproven": _each("a name in a row = why nothing proves the row", _REASON),
                 "dialects": _each("dialects", _either("a table", _ALIAS, body)),
             },
             (),
@@ -154,7 +166,7 @@ def _form(framework: Node) -> dict[str, Node]:
         },
         "behaviour": _each("settings of the dialect's code = value and source", _BEHAVIOUR),
         "absent": _each("canonical tensors that the dialect does not have = reason", _ABSENT),
-        "extra": _each("tensors that only the dialect has = reason", _ABSENT),
+        "extra": _each("tensors that only the dialect has = reason", _EXTRA),
     }  # fmt: skip
 
 

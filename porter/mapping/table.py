@@ -42,6 +42,8 @@ class Row(NamedTuple):
     join: str = "concat 0"
     ops: Mapping[str, tuple[str, ...]] = {}
     leaves: Mapping[str, str] = {}
+    first: tuple[str, ...] = ()
+    """Operations on the one canonical tensor before it is split."""
 
     def __str__(self) -> str:
         sides = (" + ".join(p.text for p in side) for side in (self.canonical, self.dialect))
@@ -67,10 +69,14 @@ class Absent(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """Tensors that only the dialect has: left out, for a reason."""
+    """Tensors that only the dialect has: left out, for a reason.
+
+    One that is a `copy` of another tensor of the dialect is written with it.
+    """
 
     path: Pattern
     reason: str
+    copy: Pattern | None = None
 
 
 class Behaviour(NamedTuple):
@@ -157,6 +163,10 @@ class Table(NamedTuple):
     digest: str
     """XXH3-128 of the file and of the tables that it refers to, in hex."""
     source: str
+    models: Mapping[str, str] = {}
+    """{dialect: model of a provider that has its names}."""
+    unproven: Mapping[str, str] = {}
+    """{name in a row: why nothing proves the row}."""
 
     def dialect(self, name: str) -> Dialect:
         """Return a dialect by its name or alias; unknown ones are a `TableError`."""

@@ -103,7 +103,7 @@ def unknown_operations(table: Table) -> list[str]:
             for row in form.rows:
                 try:
                     operations.parse_join(row.join, {})
-                    for text in (text for chain in row.ops.values() for text in chain):
+                    for text in (*row.first, *(t for chain in row.ops.values() for t in chain)):
                         operations.parse(text, {})
                 except TableError as error:
                     problems.append(f"[dialects.{dialect.name}] {row}: {error.message}")

@@ -70,7 +70,18 @@ class Plan:
         for link in self.target.links:
             parts = [canonical[name] for name in link.canonical]
             tensors.update(zip(link.dialect, link.to_dialect(parts), strict=True))
+        tensors.update(self._copies(tensors))
         return StateDict(tensors)
+
+    def _copies(self, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+        """Return the tensors that the target stores a second time, under other names."""
+        return {
+            extra.path.format(values): tensor
+            for extra in self.target.dialect.extra
+            if extra.copy is not None
+            for name, tensor in tensors.items()
+            if (values := extra.copy.match(name)) is not None
+        }
 
     def apply(self, state: Mapping[str, LazyTensor]) -> StateDict:
         """Return the target's state dict for the source's, still unread."""
