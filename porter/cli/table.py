@@ -9,7 +9,15 @@ import click
 
 from porter.cli import complete
 from porter.cli.layout import columns, say
-from porter.cli.output import Group, force_option, json_option, progress, say_json
+from porter.cli.model_options import model_options
+from porter.cli.output import (
+    Group,
+    force_option,
+    json_option,
+    progress,
+    python_option,
+    say_json,
+)
 
 if TYPE_CHECKING:
     from porter.infer.propose import Inferred
@@ -150,8 +158,9 @@ def schema() -> None:
 
 
 @command.command("infer")
-@click.argument("left", type=click.Path())
-@click.argument("right", type=click.Path())
+@click.argument("left", required=False, type=click.Path())
+@click.argument("right", required=False, type=click.Path())
+@model_options
 @click.option("-o", "--output", type=click.Path(), help="The table; default: print it.")
 @click.option("--left", "left_framework", metavar="F", help="Layout of LEFT; default: recognised.")
 @click.option(
@@ -159,32 +168,42 @@ def schema() -> None:
 )
 @click.option("--dialect", metavar="NAME", help="What the table calls the naming of RIGHT.")
 @click.option("--key", metavar="NAME", help="Which state dict of the files.")
+@python_option
 @force_option
 @json_option
 @click.pass_context
 def infer(
     ctx: click.Context,
     /,
-    left: str,
-    right: str,
+    left: str | None,
+    right: str | None,
+    left_model: str | None,
+    right_model: str | None,
+    inputs: str | None,
     output: str | None,
+    python: dict[str, str],
     force: bool,
     as_json: bool,
     **options: str | None,
 ) -> None:
-    """Propose a table from two files of one model, LEFT's names being the canonical ones.
+    """Propose a table for two models, or for two files of one model.
 
-    F is torch, paddle or numpy. Where the files have the same weights, equal values prove the
-    rows; every other row is marked as unproven and listed, and the exit code is 1.
+    The canonical names are LEFT's. With --left-model and --right-model both models are run: the
+    right one is filled with the left one's weights, and equal outputs prove the rows. F is torch,
+    paddle or numpy. Of two files, equal values prove the rows; every other row is marked as
+    unproven and listed. The exit code is 1 if anything is unproven.
     """
-    from porter.infer.propose import infer as propose
+    from porter.commands.infer import infer as propose
     from porter.storage.outputs import check_outputs, publish_content
 
-    files = _files(left, right) if output is not None else []
+    files = _files(*filter(None, (left, right))) if output is not None else []
     check_outputs([output] if output is not None else [], files, force)
     family = Path(output).stem if output is not None else None
     with progress(as_json) as moved:
-        found = propose(left, right, family=family, progress=moved, **options)
+        found = propose(
+            left, right, left_model=left_model, right_model=right_model, inputs=inputs,
+            family=family, python=python, progress=moved, **options,
+        )  # fmt: skip
     if output is not None:
         publish_content(output, found.text, force=force, inputs=files)
     if as_json:
@@ -210,6 +229,7 @@ def _report(found: Inferred, output: str | None) -> list[str]:
     lines += [f"FAILS     {problem}" for problem in found.problems]
     if found.swapped:
         lines.append("the canonical names are those of RIGHT: PyTorch's are needed")
+    lines += [f"note      {note}" for note in found.notes]
     doubts = f", {len(found.unproven)} unproven" if found.unproven else ""
     exact = "bit for bit" if found.exact else "but not its values: those differ"
     lines.append(
@@ -230,6 +250,7 @@ def _as_dict(found: Inferred, output: str | None) -> dict[str, Any]:
         "unproven": list(found.unproven),
         "unmatched": list(found.unmatched),
         "problems": list(found.problems),
+        "notes": list(found.notes),
         "exact": found.exact,
         "proven": found.proven,
     }

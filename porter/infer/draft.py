@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import prod
 
 from porter.infer.evidence import Chain
-from porter.infer.generalise import Item, Wide, generalise
+from porter.infer.generalise import Item, Wide, generalise, template
 from porter.infer.pairs import Pairs
 from porter.infer.tensor_file import Pair, TensorFile
 from porter.mapping.conventions import Leaf
+from porter.mapping.table import BARE
 from porter.tensors import operations as ops
 from porter.tensors.lazy import Shape
 
@@ -61,19 +62,33 @@ def draft(pairs: Pairs) -> Draft:
     layers: list[Item] = []
     rows: list[Item] = []
     absent: list[str] = []
+    others: list[str] = []
     for group in _groups(pairs):
         part = _module_row(pairs, group) or _bare_rows(pairs, group)
         layers += [Item((path,), (), kind) for path, kind in part.layers]
+        others += [name for leaves in group.modules.values() for name in leaves.values()]
         rows += part.rows
         absent += part.absent
     return Draft(
-        tuple((wide, wide.items[0].key) for wide in generalise(layers)),
+        _layers(layers, others),
         tuple((wide, wide.items[0].key) for wide in generalise(rows)),
         tuple(absent),
         tuple(name for name in pairs.free_right if name not in pairs.copies),
         pairs.reasons,
         pairs.copies,
     )
+
+
+def _layers(layers: Sequence[Item], names: Sequence[str]) -> tuple[tuple[Wide, Kind], ...]:
+    """Return the rows of `[tensors]` and `[layers]`.
+
+    The row of a bare tensor such as `net.2.weight` must not match the tensors of a layer.
+    """
+    bare = {item.canonical[0] for item in layers if item.key.name in BARE}
+    alike = {template(name) for name in bare}
+    others = [n for n in names if n not in bare and template(n) in alike]
+    wide = generalise([*layers, *(Item((name,), (), None) for name in others)])
+    return tuple((row, row.items[0].key) for row in wide if row.items[0].key is not None)
 
 
 @dataclass(slots=True)

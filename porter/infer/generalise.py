@@ -51,13 +51,14 @@ def generalise(items: Iterable[Item]) -> list[Wide]:
     place = {item: index for index, item in enumerate(ordered)}
     groups: dict[object, list[Item]] = {}
     for item in ordered:
-        groups.setdefault((item.key, *map(_template, item.names)), []).append(item)
+        groups.setdefault((item.key, *map(template, item.names)), []).append(item)
     wide = [row for group in groups.values() for row in _widened(group)]
     wide = _apart(wide)
     return sorted(wide, key=lambda row: min(place[item] for item in row.items))
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """Return a name with `#` for each number."""
     return _NUMBER.sub("#", name)
 
 

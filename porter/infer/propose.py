@@ -52,6 +52,8 @@ class Inferred:
     """Whether the table converts all that is linked of either file to the other, bit for bit."""
     problems: tuple[str, ...]
     """Where a conversion with the table differs from the other file."""
+    notes: tuple[str, ...] = ()
+    """What the table's reader should know besides."""
 
     @property
     def proven(self) -> bool:
@@ -152,12 +154,14 @@ def _finished(pairs: Pairs, dialect: str, framework: str, family: str, swapped: 
         for wide, body in table.rows
         if body.doubt
     )
-    text = render(table, dialect, framework, family, _heading(len(table.rows), len(unproven)))
+    lone = len(table.absent) + len(table.extra)
+    heading = _heading(len(table.rows), len(unproven), lone)
+    text = render(table, dialect, framework, family, heading)
     sides = ("right", "left") if swapped else ("left", "right")
     unmatched = [f"{sides[0]} {name}" for name in fold(table.absent)]
     unmatched += [f"{sides[1]} {name}" for name in fold(table.extra)]
     try:
-        exact, problems = _compared(text, dialect, pairs)
+        exact, problems = compared(text, dialect, pairs)
     except PorterError as error:
         exact, problems = False, (f"the table cannot be used: {error.message}",)
     return Inferred(
@@ -165,15 +169,17 @@ def _finished(pairs: Pairs, dialect: str, framework: str, family: str, swapped: 
     )
 
 
-def _heading(rows: int, unproven: int) -> list[str]:
-    proof = "equal values prove them all" if not unproven else f"{unproven} of them are unproven"
+def _heading(rows: int, unproven: int, unmatched: int) -> list[str]:
+    proof = "equal values prove them all"
+    if unproven or unmatched:
+        proof = f"{unproven} of them are unproven, {unmatched} tensors are without a partner"
     return [
         f"Proposed from two files by `porter table infer`: {rows} rows, {proof}.",
         "Read each line that is marked unproven before you use it: docs/mapping-format.md.",
     ]
 
 
-def _compared(text: str, dialect: str, pairs: Pairs) -> tuple[bool, tuple[str, ...]]:
+def compared(text: str, dialect: str, pairs: Pairs) -> tuple[bool, tuple[str, ...]]:
     """Convert both files with the table: whether all values are equal, and which should be."""
     left, right = pairs.left.state, pairs.right.state
     table = parse(text, "the inferred table")

@@ -86,6 +86,30 @@ class Live:
             unit.call = -1
         return self.run(inputs, before, after)
 
+    def calls(self, inputs: Mapping[str, Array]) -> list[dict[str, Any]]:
+        """Return the first call of each unit's module and of each module without others in it."""
+        paths = self.model.modules
+        parents = {path.rpartition(".")[0] for path in paths if path}
+        watched = {path for path in paths if path not in parents} | set(self.hooks)
+        weighty = {unit.hook for unit in self.units if unit.kind != "bare"}
+        found: dict[str, dict[str, Any]] = {}
+
+        def before(path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            if path in watched and path not in found:
+                found[path] = {
+                    "path": path, "kind": type(paths[path]).__name__, "output": None,
+                    "weights": path in weighty, "settings": _settings(paths[path]),
+                    "inputs": self.signatures([args, dict(kwargs)]),
+                }  # fmt: skip
+
+        def after(path: str, output: Any) -> None:
+            if path in found and found[path]["output"] is None:
+                made = self.signatures(output)
+                found[path]["output"] = made[0] if made else None
+
+        self.run(inputs, before, after)
+        return list(found.values())
+
     def _classify(self, unit: Unit, arguments: Any, output: Any) -> None:
         """Recognise a layer of an unknown type by what it computes."""
         weight = unit.shapes.get("weight", ())
@@ -193,6 +217,17 @@ def _drawn(unit: Unit, role: str, shape: tuple[int, ...], draw: np.random.Genera
     if unit.kind == "bare" and max(shape, default=1) > 1 and len(shape) > 2:
         return normal(0.5)
     return draw.uniform(0.5, 1.5, shape)
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """Return the settings of a module that are numbers, texts or lists of numbers."""
+    plain = int | float | str | bool
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(module).items()
+        if isinstance(value, plain)
+        or (isinstance(value, tuple | list) and all(isinstance(v, plain) for v in value))
+    }
 
 
 def _attributes(module: Any) -> dict[str, Any]:

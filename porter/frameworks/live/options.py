@@ -152,9 +152,8 @@ def _single(left: Unit, right: Unit) -> dict[str, Recipe] | None:
         return None
     (source,), (target,) = left.shapes.values(), right.shapes.values()
     chain = reshaped(source, target)
-    if chain is None and len(_plain(source)) == 2 and _plain(source)[::-1] == _plain(target):
-        if len(source) == 2 and len(target) == 2:
-            chain = ("transpose",)
+    if chain is None and len(source) == 2 and source[::-1] == target:
+        chain = ("transpose",)
     if chain is None and prod(source) == prod(target) > 1 and len(source) != len(target):
         sizes = (",".join(map(str, shape)) for shape in (source, target))
         chain = (f"reshape {' -> '.join(sizes)}",)

@@ -83,7 +83,7 @@ class Search:
         self._made: dict[int, tuple[Option, dict[str, Array]]] = {}
         order = sorted((u for u in lefts if u.call >= 0), key=lambda u: u.call)
         self._rank = {unit.key: index for index, unit in enumerate(order)}
-        skipped = {n for n in right.aliases}
+        skipped = set(right.aliases)
         self.units = [u for u in right.units if u.floating and not set(u.roles.values()) <= skipped]
         groups = _groups([u for u in self.units if u.inputs])
         self.options = {u.key: options(u, lefts, groups.get(u.key, [u])) for u in self.units}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ import numpy as np
 from porter.checkpoints.read import read
 from porter.errors import InputError, listed
 from porter.frameworks import build_reference, exchange
+from porter.frameworks.live.cases import read_cases
 from porter.frameworks.live.model import Live
 from porter.frameworks.live.search import Attempt, Search, apart
 from porter.frameworks.live.units import Unit
 from porter.tensors.blocks import Array
 
-Cases = dict[str, dict[str, Array]]
 _SILENT = 1e-6
 """A parameter whose loss would move the outputs by less, relative to their size, is not seen."""
 
@@ -135,6 +135,10 @@ class LiveSession:
         exchange.save(output, arrays, {"outputs": keys})
         return {"outputs": keys}
 
+    def live_calls(self, inputs: str) -> dict[str, Any]:
+        """Return the calls of all modules that have no others in them, in the first case."""
+        return {"calls": self.live.calls(next(iter(read_cases(inputs).values())))}
+
     def live_silent(self, inputs: str) -> dict[str, Any]:
         """Return the parameters that no output of any case shows, by its gradient."""
         live = self.live
@@ -151,21 +155,6 @@ class LiveSession:
                 seen[name] = max(seen.get(name, 0.0), effect)
         largest = max(seen.values(), default=0.0)
         return {"silent": [n for n, effect in seen.items() if effect <= _SILENT * largest]}
-
-
-def read_cases(path: str) -> Cases:
-    """Return the inputs of a file that `write_cases` wrote."""
-    arrays, about = exchange.load(path)
-    return {
-        case: {name: arrays[f"{case}/{name}"] for name in names}
-        for case, names in about["cases"].items()
-    }
-
-
-def write_cases(path: str, cases: Mapping[str, Mapping[str, Array]]) -> None:
-    """Write named inputs, several cases of them, in their order."""
-    arrays = {f"{case}/{name}": a for case, given in cases.items() for name, a in given.items()}
-    exchange.save(path, arrays, {"cases": {case: list(given) for case, given in cases.items()}})
 
 
 def _found(best: Attempt) -> dict[str, Any]:
