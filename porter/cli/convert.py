@@ -16,6 +16,7 @@ from porter.cli.output import (
     digest_option,
     force_option,
     json_option,
+    model_options,
     progress,
     python_option,
     quiet_option,
@@ -90,6 +91,11 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 @python_option
 @click.option("--report", "reports", multiple=True, type=click.Path(), metavar="FILE",
               help="Write the verdict: .md, .html, .json or .xml.")  # fmt: skip
+@model_options
+@click.option("--like", type=click.Path(), metavar="FILE",
+              help="Checkpoint with the tensors that the output must have.")  # fmt: skip
+@click.option("--accept-unproven", is_flag=True,
+              help="Do not fail because rows of the table are unproven.")  # fmt: skip
 @onnx_options
 @force_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -180,6 +186,7 @@ def as_dict(outcome: Conversion) -> dict[str, Any]:
             "holds": weights.holds, "compared": weights.compared,
             "problems": list(weights.problems),
         },
+        "unproven": dict(outcome.unproven),
         "graph": outcome.graph,
         "verdict": None if outcome.verdict is None else {
             "status": outcome.verdict.status, "reason": outcome.verdict.reason,

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,21 @@ record_option = click.option(
     "--record/--no-record", default=True,
     help="Write OUTPUT.porter.json: provenance and digests (default).",
 )  # fmt: skip
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--left-model`, `--right-model` and `--inputs` to a command."""
+    options = (
+        click.option("--left-model", metavar="REF",
+                     help="Model of LEFT: FILE.py:build, package.module:Class or timm:NAME."),
+        click.option("--right-model", metavar="REF",
+                     help="Model of RIGHT; ?key=value&… after a REF are keyword arguments."),
+        click.option("--inputs", type=click.Path(), metavar="FILE",
+                     help="Named arrays (.npz) in the order of the models' arguments."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 class Group(click.Group):

@@ -9,11 +9,11 @@ import click
 
 from porter.cli import complete
 from porter.cli.layout import columns, say
-from porter.cli.model_options import model_options
 from porter.cli.output import (
     Group,
     force_option,
     json_option,
+    model_options,
     progress,
     python_option,
     say_json,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,12 +14,16 @@ from porter.cli.output import (
     command_line,
     force_option,
     json_option,
+    model_options,
     progress,
     python_option,
     quiet_option,
     say_json,
     say_verdict,
 )
+
+if TYPE_CHECKING:
+    from porter.verification.verdict import Verdict
 
 
 def _numbers(
@@ -56,7 +61,7 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeded inputs; default 1.")
 @click.option("--batch-sizes", callback=_numbers, metavar="N,N", help="Default 1,2.")
 @click.option("--images", type=click.Path(), metavar="DIR", help="Pictures (the first 64).")
-@click.option("--inputs", type=click.Path(), metavar="FILE", help="Arrays (.npz, .npy) instead.")
+@model_options
 @click.option("--precision", type=click.Choice(list(_PRECISIONS)), default="fp32",
               help="Precision of RIGHT, in addition to float64.")  # fmt: skip
 @click.option("--behaviour", type=click.Choice(["canonical", "dialect"]), default="canonical",
@@ -98,16 +103,24 @@ def command(
     The exit code is 0 when they are equal, 1 when not, 3 when a framework must be installed.
     """
     from porter.commands.verify import files_read, verify
+    from porter.planning.custom_table import is_table
     from porter.planning.endpoint import parse
     from porter.report import check_names, write_reports
     from porter.storage.outputs import check_outputs
     from porter.zoo.architectures import find
 
     check_names(reports)
-    table = find(arch).table
-    for side in ("left_dialect", "right_dialect"):
-        if options[side] is not None:
-            options[side] = parse(options[side], table).named
+    if is_table(arch):
+        _refuse_for_tables(ctx)
+        check = partial(_by_table, arch)
+    else:
+        check = partial(verify, arch)
+        if options.pop("left_model") is not None or options.pop("right_model") is not None:
+            raise click.UsageError("--left-model and --right-model go with a mapping table")
+        table = find(arch).table
+        for side in ("left_dialect", "right_dialect"):
+            if options[side] is not None:
+                options[side] = parse(options[side], table).named
     options["precision"] = _PRECISIONS[options["precision"]]
     if save_trace is not None:
         if reports:
@@ -119,7 +132,7 @@ def command(
     read = files_read((left, right), options["inputs"], options["images"]) if reports else []
     check_outputs(reports, read, force)
     with progress(quiet or as_json) as move:
-        verdict = verify(arch, left, right, progress=move, **options)
+        verdict = check(left, right, progress=move, **options)
     verdict = replace(verdict, command=command_line(ctx))
     write_reports(verdict, reports, force=force, inputs=read)
     if as_json:
@@ -129,6 +142,31 @@ def command(
     elif not quiet:
         say_verdict(verdict)
     ctx.exit(0 if verdict.passed else 1 if verdict.failed else 3)
+
+
+_OF_TABLES = {
+    "arch", "left", "right", "left_dialect", "right_dialect", "left_key", "right_key", "inputs",
+    "left_model", "right_model", "python", "reports", "force", "as_json", "quiet",
+}  # fmt: skip
+"""What `porter verify` takes with a mapping table."""
+
+
+def _refuse_for_tables(ctx: click.Context) -> None:
+    """Refuse the options that are for variants that porter knows."""
+    given = click.core.ParameterSource.COMMANDLINE
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name not in _OF_TABLES and ctx.get_parameter_source(name) is given:
+            raise click.UsageError(
+                f"{parameter.opts[0]} is for variants that porter knows, not for a mapping table"
+            )
+
+
+def _by_table(table: str, left: str, right: str, **options: Any) -> Verdict:
+    from porter.commands.models import verify_models
+
+    kept = {name: value for name, value in options.items() if name in _OF_TABLES}
+    return verify_models(table, left, right, progress=options["progress"], **kept)
 
 
 def _record(

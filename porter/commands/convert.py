@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from porter.planning.fit import Fitted, fit
 from porter.planning.locate import head_names
 from porter.planning.plan import Plan
 from porter.planning.recognise import shapes_of
+from porter.planning.target import Target, completed
 from porter.remote import address, fetch
 from porter.storage.atomic_output import Written
 from porter.storage.outputs import check_outputs
@@ -44,6 +46,7 @@ from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture, find
 
 if TYPE_CHECKING:
+    from porter.commands.models import Models
     from porter.verification.verdict import Verdict
     from porter.verification.weights import WeightProof
 
@@ -66,6 +69,10 @@ class Conversion:
     written: Written | None = None
     weights: WeightProof | None = None
     verdict: Verdict | None = None
+    unproven: Mapping[str, str] = field(default_factory=dict)
+    """Rows of the table that nothing proves, {name: why}, but where the outputs do."""
+    accepted: bool = False
+    """Whether those were accepted."""
     graph: str | None = None
     """The problem that the ONNX checker found in the output, empty for none; None: not checked."""
 
@@ -79,7 +86,9 @@ class Conversion:
     def ok(self) -> bool:
         """Whether no proof has failed."""
         failed = self.verdict is not None and self.verdict.failed
-        return not failed and not self.graph and (self.weights is None or self.weights.holds)
+        whole = not self.unproven or self.accepted
+        proven = self.weights is None or self.weights.holds
+        return not failed and not self.graph and proven and whole
 
 
 class Subject(NamedTuple):
@@ -104,6 +113,25 @@ class Subject(NamedTuple):
                 raise UsageError(
                     f"{name} needs a variant that porter knows, not a custom table", self.stem
                 )
+
+    def models(
+        self, sides: tuple[Endpoint, Endpoint], left: str | None, right: str | None,
+        inputs: str | os.PathLike[str] | None, python: Mapping[str, str] | None,
+    ) -> Models | None:  # fmt: skip
+        """Return the two models of a custom table, None where neither it nor the user has any."""
+        if self.variant is not None:
+            if left is not None or right is not None or inputs is not None:
+                raise UsageError(
+                    "--left-model, --right-model and --inputs go with a mapping table: porter has"
+                    " the models of its variants", self.stem,
+                )  # fmt: skip
+            return None
+        if not self.table.models and left is None and right is None and inputs is None:
+            return None  # The modules that run models are not loaded.
+        from porter.commands.models import models_of
+
+        dialects = (sides[0].dialect, sides[1].dialect)
+        return models_of(self.table, dialects, left, right, inputs, python)
 
     def notes(self, left: Endpoint, right: Endpoint) -> tuple[str, ...]:
         """Return what the user should know about a custom table."""
@@ -144,6 +172,11 @@ def convert(
     progress: Progress | None = None,
     onnx: OnnxKeywords | None = None,
     fold_batchnorm: bool = False,
+    left_model: str | None = None,
+    right_model: str | None = None,
+    inputs: str | os.PathLike[str] | None = None,
+    like: str | os.PathLike[str] | None = None,
+    accept_unproven: bool = False,
     **options: Unpack[WriteKeywords],
 ) -> Conversion:
     """Convert a checkpoint to another framework, naming or container, and prove the result.
@@ -177,6 +210,13 @@ def convert(
         progress: Called with a step's name, the bytes done and the bytes in all.
         onnx: Options of an ONNX output (`porter.commands.options.OnnxKeywords`).
         fold_batchnorm: Take a foreign ONNX file whose batch norms are folded into convolutions.
+        left_model: Model whose checkpoint `source` is, with a mapping table: FILE.py:build,
+            package.module:Class or PROVIDER:NAME; None for that of the table's [models].
+        right_model: Model whose checkpoint `output` is.
+        inputs: `.npz` file of what both are run on; None for pictures.
+        like: Checkpoint with the tensors that the output must have; those that the table does
+            not write are taken from it.
+        accept_unproven: Do not fail because rows of the table are unproven.
         options: How the output is written. `read_back`: read it again and compare; `sync`:
             bring it to the disk; `digests`: take and record digests; `digest`: "xxh3" or
             "sha256"; `record`: write the record OUTPUT.porter.json.
@@ -191,9 +231,13 @@ def convert(
     to = to or recognised.target(output)
     subject = Subject.of(architecture)
     left, right = endpoint.parse(from_, subject.table), endpoint.parse(to, subject.table)
-    subject.refuse(
-        {"num_classes": num_classes, "image_size": image_size, "adapt": adapt, "reports": reports}
-    )
+    subject.refuse({"num_classes": num_classes, "image_size": image_size, "adapt": adapt})
+    models = subject.models((left, right), left_model, right_model, inputs, python)
+    if reports and models is None and subject.variant is None:
+        raise UsageError(
+            "--report needs a verdict, and that needs the table's two models: name them by"
+            " --left-model and --right-model", subject.stem,
+        )  # fmt: skip
     target = os.fspath(output) if output is not None else subject.stem + right.suffix
     container = endpoint.container_for(target, right)
     made = source is None and not os.path.lexists(subject.stem + left.suffix)
@@ -232,51 +276,80 @@ def convert(
     if dtype is not None:
         converted, report = casts.cast(converted, dtype)
     write = _writer(container, fitted, write_plan, max_shard_size, onnx)
-    if dry_run:
+    if like is not None:
+        other = codecs.read(os.fspath(like))
+        converted, kept = completed(converted, Target(os.fspath(like), other), write_plan.target)
+        fitted = fitted._replace(plan=replace(fitted.plan, kept=tuple(kept)))
+        write_plan = replace(write_plan, kept=tuple(kept))
+    with ExitStack() as stack:
+        session = None if models is None else stack.enter_context(models.opened())
+        if session is not None:
+            session.check_source(fitted.state)
+            converted, kept = session.completed(converted, write_plan)
+            fitted = fitted._replace(plan=replace(fitted.plan, kept=tuple(kept)))
+            write_plan = replace(write_plan, kept=tuple(kept))
+        if dry_run:
+            return outcome
+        optimized = bool(onnx and onnx.get("optimize"))
+        proof = None
+        if verify and not optimized:
+            proof = Proof(write_plan, canonical) if adapt else Proof(fitted.plan, state)
+        written = write(
+            converted,
+            target,
+            force=force,
+            metadata={
+                **metadata_of(outcome, fitted, right),
+                **options_of(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
+            },
+            inputs=state.origin.files,
+            proof=proof if dtype is None else None,
+            progress=progress,
+            **options,
+        )
+        outcome = replace(outcome, output=written.path, written=written, casts=report)
+        if not verify:
+            return _with_unproven(outcome, subject.table, accept_unproven)
+        if proof is not None:
+            outcome = replace(outcome, weights=proof.proven(outcome, dtype))
+        if session is not None:
+            from porter.commands.models import Side
+
+            left_of = Side(state, left.dialect, key, unchanged)
+            right_of = Side(codecs.read(outcome.output), right.dialect)
+            rounded = None if dtype is None else casts.FLOATS[dtype]
+            verdict = session.verdict(
+                fitted.plan, left_of, right_of, rounded=rounded, weights=outcome.weights
+            )
+            outcome = replace(outcome, verdict=verdict)
+        if not fitted.architecture.module:
+            return _with_unproven(outcome, subject.table, accept_unproven)
+        # A state dict recovered from a graph is not a file that a framework could read, and of one
+        # that was changed the same changes are in both sides.
+        left_side: StateDict | str = state.origin.path
+        if not unchanged:
+            left_side = _in_dialect(write_plan, canonical, left.dialect)
+        elif state.origin.format in endpoint.GRAPHS:
+            left_side = state
+        heads = head_names(fitted.architecture)
+        filled_head = bool(heads) and set(heads) <= set(plan.filled)
+        without_head = plan.num_classes == 0 or filled_head
+        if filled_head:
+            note = "the classifier is filled with a constant: outputs are compared before it"
+            outcome = replace(outcome, notes=(*outcome.notes, note))
+        return verified(
+            outcome, left_side, fitted.architecture, key,
+            # Of a classifier that is filled with one value, only its input can be compared.
+            num_classes=0 if without_head else None, image_size=image_size,
+            python=python, progress=progress,
+        )  # fmt: skip
+
+
+def _with_unproven(outcome: Conversion, table: Table, accepted: bool) -> Conversion:
+    """Repeat what is unproven in a table, unless the outputs of both models have proven it."""
+    if outcome.verdict is not None and outcome.verdict.passed:
         return outcome
-    optimized = bool(onnx and onnx.get("optimize"))
-    proof = None
-    if verify and not optimized:
-        proof = Proof(write_plan, canonical) if adapt else Proof(fitted.plan, state)
-    written = write(
-        converted,
-        target,
-        force=force,
-        metadata={
-            **metadata_of(outcome, fitted, right),
-            **options_of(state.origin.wrapper, dtype, drop, fill, seed if adapt else None),
-        },
-        inputs=state.origin.files,
-        proof=proof if dtype is None else None,
-        progress=progress,
-        **options,
-    )
-    outcome = replace(outcome, output=written.path, written=written, casts=report)
-    if not verify:
-        return outcome
-    if proof is not None:
-        outcome = replace(outcome, weights=proof.proven(outcome, dtype))
-    if not fitted.architecture.module:
-        return outcome
-    # A state dict recovered from a graph is not a file that a framework could read, and of one
-    # that was changed the same changes are in both sides.
-    left_side: StateDict | str = state.origin.path
-    if not unchanged:
-        left_side = _in_dialect(write_plan, canonical, left.dialect)
-    elif state.origin.format in endpoint.GRAPHS:
-        left_side = state
-    heads = head_names(fitted.architecture)
-    filled_head = bool(heads) and set(heads) <= set(plan.filled)
-    without_head = plan.num_classes == 0 or filled_head
-    if filled_head:
-        note = "the classifier is filled with a constant: outputs are compared before it"
-        outcome = replace(outcome, notes=(*outcome.notes, note))
-    return verified(
-        outcome, left_side, fitted.architecture, key,
-        # Of a classifier that is filled with one value, only its input can be compared.
-        num_classes=0 if without_head else None, image_size=image_size,
-        python=python, progress=progress,
-    )  # fmt: skip
+    return replace(outcome, unproven=dict(table.unproven), accepted=accepted)
 
 
 def _crossed(fitted: Fitted, container: str) -> Iterator[str]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path as FilePath
 
 from porter.checkpoints.read import detect
 from porter.codecs.detect import container_of
 from porter.codecs.paddle import inference
 from porter.errors import InputError, UsageError, listed, printable
+<<<<<<< HEAD
 from porter.mapping.table import CANONICAL
+=======
+from porter.mapping.reader import load
+>>>>>>> 2bdfb58 (convert and verify by the two models of a table; --like; unproven rows fail a conversion)
 from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
@@ -53,8 +58,11 @@ def source(
     state = fetch.read(given, key=key)
     if architecture is not None and among is None:
         among = [] if custom_table.is_table(architecture) else [find(architecture)]
-    if among == []:
-        raise UsageError("--from is needed with a custom table")
+    if architecture is not None and among == []:
+        table = load(FilePath(architecture))
+        container = "" if state.origin is None else state.origin.format
+        fitting = custom_table.fitting(table, shapes_of(state), None, container)[1]
+        return architecture, spelled(table.dialect(fitting))
     match = _chosen(_matches(state, among, from_, prefix), state, among, given)
     dialect = match.architecture.table.dialect(match.dialect)
     is_graph = state.origin is not None and state.origin.format == "onnx"

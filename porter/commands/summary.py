@@ -44,6 +44,8 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
         lines.append(("cast", cast_line(outcome.casts)))
     if outcome.weights is not None:
         lines.append(("weights", _weights_line(outcome)))
+    state = "accepted" if outcome.accepted else "FAIL"
+    lines += [("unproven", f"{state}  {name}: {why}") for name, why in outcome.unproven.items()]
     if outcome.graph is None and outcome.verdict is not None and outcome.to == "onnx":
         remedy = "pip install 'porter-weights[onnx]'"
         lines.append(("graph", f"not checked: onnx is not installed; run `{remedy}`"))

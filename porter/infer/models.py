@@ -82,7 +82,11 @@ def infer_models(
     )
     if name == CANONICAL or not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"{name!r} is not a name for a dialect: use letters, digits, - and _")
-    step = (lambda text: progress(text, 0, 0)) if progress is not None else (lambda text: None)
+
+    def step(text: str) -> None:
+        if progress is not None:
+            progress(text, 0, 0)
+
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         pool = stack.enter_context(Pool())
@@ -228,14 +232,14 @@ class _Proposal:
         """Return where the models begin to differ."""
         worst = max(self.errors.values())
         size = f"by {worst:.1e}" if worst < float("inf") else "in number, shape or by NaN"
-        calls = [worker.request("live_calls", inputs=inputs)["calls"] for worker in (one, two)]
+        left, right = (w.request("live_calls", inputs=inputs)["calls"] for w in (one, two))
         pairs = {
             choice["unit"]: choice["left"][0]
             for choice in self.match["choices"] if len(choice["left"]) == 1
         }  # fmt: skip
         hooks = [{u.key: u.hook for u in units} for units in (self.units, self.right_units)]
         paths = {hooks[1][r]: hooks[0][le] for r, le in pairs.items()}
-        story = diagnosed(*calls, paths)
+        story = diagnosed(left, right, paths)
         return f"the outputs differ {size} after {self.match['runs']} runs of the right model" + (
             f": {story}" if story else ""
         )

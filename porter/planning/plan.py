@@ -49,6 +49,8 @@ class Plan:
     """Canonical tensors that the architecture computes."""
     lost: Mapping[str, str] = field(default_factory=dict)
     """Canonical tensors that the target does not have, each with the reason."""
+    kept: tuple[str, ...] = ()
+    """Tensors of the target that are its own."""
 
     def read(self, state: Mapping[str, LazyTensor]) -> StateDict:
         """Return the canonical state dict, still unread."""

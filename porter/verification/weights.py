@@ -105,7 +105,8 @@ def prove_weights(
 
 def _names(plan: Plan, written: Mapping[str, LazyTensor]) -> list[str]:
     expected = set(plan.target.by_dialect)
-    missing, extra = fold(expected - set(written)), fold(set(written) - expected)
+    own = {name for name in written if plan.target.extra(name) is not None} | set(plan.kept)
+    missing, extra = fold(expected - set(written)), fold(set(written) - expected - own)
     return [
         *([f"not written: {listed(missing, 12)}"] if missing else []),
         *([f"written but not planned: {listed(extra, 12)}"] if extra else []),

@@ -45,14 +45,14 @@ def varied(inputs: Mapping[str, Array] | None, seed: int = 7) -> dict[str, dict[
     """
     draw = np.random.default_rng(seed)
     if inputs is None:
-        inputs = {"x": draw.standard_normal((2, 3, _SIDE, _SIDE)).astype(np.float32)}
+        inputs = {"x": draw.standard_normal((2, 3, _SIDE, _SIDE), np.float32)}
 
     def other(array: Array, scale: float) -> Array:
         if array.dtype.kind != "f" or not array.size:
             mixed: Array = draw.permutation(array.reshape(-1)).reshape(array.shape)
             return mixed
         spread, middle = float(array.std()) * scale or scale, float(array.mean())
-        return (draw.standard_normal(array.shape) * spread + middle).astype(array.dtype)
+        return np.asarray(draw.standard_normal(array.shape) * spread + middle, array.dtype)
 
     return {
         GIVEN: dict(inputs),

@@ -31,6 +31,12 @@ class Live:
         for path, module in self.model.modules.items():
             _restore(module, self._kept[path])
 
+    def cast(self, precision: str) -> None:
+        """Compute in another precision from now on."""
+        self.forget()
+        self.model.cast(precision)
+        self._kept = {path: _attributes(module) for path, module in self.model.modules.items()}
+
     def run(
         self,
         inputs: Mapping[str, Array],
@@ -197,26 +203,32 @@ def _is_layer(unit: Unit) -> bool:
 
 def _drawn(unit: Unit, role: str, shape: tuple[int, ...], draw: np.random.Generator) -> Array:
     """Return values for a tensor that keep a signal alive: by its role in its layer."""
-    normal = lambda scale: draw.standard_normal(shape) * scale  # noqa: E731
-    if role in ("var", "weight_g") or role.endswith("_g"):
-        return draw.uniform(0.5, 1.5, shape)
+    scale = _scale(unit, role, shape)
+    if scale is not None:
+        return np.asarray(draw.standard_normal(shape) * scale)
+    low, high = (0.1, 0.4) if unit.kind == "prelu" else (0.5, 1.5)
+    return np.asarray(draw.uniform(low, high, shape))
+
+
+def _scale(unit: Unit, role: str, shape: tuple[int, ...]) -> float | None:
+    """Return the deviation of normal values around 0, None for factors around 1."""
+    if role in ("var", "weight_g") or role.endswith("_g") or unit.kind == "prelu":
+        return None
     if role == "mean" or (role.endswith("bias") and len(shape) == 1) or "bias_" in role:
-        return normal(0.2)
+        return 0.2
     if unit.kind == "embedding":
-        return normal(0.7)
-    if unit.kind == "prelu":
-        return draw.uniform(0.1, 0.4, shape)
+        return 0.7
     if unit.kind == "conv_transpose":
-        return normal((shape[0] * np.prod(shape[2:]) / 4) ** -0.5)
+        return float((shape[0] * np.prod(shape[2:]) / 4) ** -0.5)
     if unit.kind == "conv":
-        return normal((2 / np.prod(shape[1:])) ** 0.5)
+        return float((2 / np.prod(shape[1:])) ** 0.5)
     if unit.kind == "linear" and len(shape) == 2:
-        return normal(shape[0 if unit.flipped else 1] ** -0.5)
+        return float(shape[0 if unit.flipped else 1] ** -0.5)
     if len(shape) >= 2 and min(shape) > 1:
-        return normal(max(shape[-2:]) ** -0.5)
+        return float(max(shape[-2:]) ** -0.5)
     if unit.kind == "bare" and max(shape, default=1) > 1 and len(shape) > 2:
-        return normal(0.5)
-    return draw.uniform(0.5, 1.5, shape)
+        return 0.5
+    return None
 
 
 def _settings(module: Any) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class Search:
                 if apart:
                     plain.append({c.unit.key: o for c, o in zip(group, chosen, strict=True)})
         yield from (p for p in plain if p != now)
-        for base in [now, *plain[:6]]:
+        bases: list[Mapping[str, Option | None]] = [now, *plain[:6]]
+        for base in bases:
             yield from self._rotated(group, base)
 
     def _ordered(self, unit: Unit) -> list[Option]:
@@ -179,8 +180,7 @@ class Search:
         members = [c.unit for c in group if c.unit.matrix is not None and base.get(c.unit.key)]
         if not 2 <= len(members) <= 6:
             return
-        looks = lambda u: bool({"q", "k"} & set(re.findall(r"[a-z]", u.key.rpartition(".")[2])))  # noqa: E731
-        pairs = sorted(combinations(members, 2), key=lambda p: -looks(p[0]) - looks(p[1]))
+        pairs = sorted(combinations(members, 2), key=lambda p: -_looks(p[0]) - _looks(p[1]))
         for one, other in pairs:
             for dim in _head_sizes(one, other, self.lefts, base):
                 for pairs_first in (False, True):
@@ -429,6 +429,11 @@ def _head_sizes(
     found += [max(sizes) // n for n in settings if max(sizes) % n == 0]
     wanted = [n for n in found if n > 2 and n % 2 == 0 and all(s % n == 0 for s in sizes)]
     return list(dict.fromkeys(wanted))[:4]
+
+
+def _looks(unit: Unit) -> bool:
+    """Whether a unit is a query or a key by the letters of its name."""
+    return bool({"q", "k"} & set(unit.key.rpartition(".")[2].lower()))
 
 
 def _template(name: str) -> str:

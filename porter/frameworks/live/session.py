@@ -16,6 +16,7 @@ from porter.frameworks.live.model import Live
 from porter.frameworks.live.search import Attempt, Search, apart
 from porter.frameworks.live.units import Unit
 from porter.tensors.blocks import Array
+from porter.tensors.dtypes import DTYPES
 
 _SILENT = 1e-6
 """A parameter whose loss would move the outputs by less, relative to their size, is not seen."""
@@ -99,11 +100,25 @@ class LiveSession:
         return {**_found(best), "errors": errors, "runs": search.runs,
                 "units": [unit.as_json() for unit in live.units]}  # fmt: skip
 
-    def live_fill(self, weights: str, key: str | None = None) -> dict[str, Any]:
-        """Load a checkpoint into the model, strictly but for names of one tensor."""
+    def live_cast(self, precision: str) -> dict[str, Any]:
+        """Compute in another precision from now on."""
+        self.live.cast(precision)
+        return {}
+
+    def live_fill(
+        self, weights: str, key: str | None = None, rounded: str | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint into the model, strictly but for names of one tensor.
+
+        `rounded` is the element type that its values are rounded to first.
+        """
         live, state = self.live, read(weights, key=key)
         own = live.model.state
-        missing = [n for n in own if n not in state and live.aliases.get(n, n) not in state]
+        missing = [
+            n for n in own
+            if n not in state and live.aliases.get(n, n) not in state
+            and n in live.model.parameters
+        ]  # fmt: skip
         unexpected = [n for n in state if n not in own]
         misshapen = [
             f"{n} is {list(t.shape)}, not {list(own[n].shape)}"
@@ -117,6 +132,8 @@ class LiveSession:
             )
         for name, tensor in state.items():
             array = tensor.read()
+            if tensor.dtype.is_float and rounded is not None:
+                array = array.astype(DTYPES[rounded].numpy)
             if tensor.dtype.is_float:
                 array = array.astype(np.float64 if tensor.dtype.itemsize > 4 else np.float32)
             live.model.assign(name, np.array(array, order="C"))
@@ -125,7 +142,7 @@ class LiveSession:
     def live_run(self, inputs: str, output: str, precision: str = "float32") -> dict[str, Any]:
         """Run every case and write the outputs to a file."""
         live = self.live
-        live.model.cast(precision)
+        live.cast(precision)
         arrays: dict[str, Array] = {}
         keys: dict[str, list[str]] = {}
         for case, given in read_cases(inputs).items():
@@ -147,7 +164,7 @@ class LiveSession:
         for given in read_cases(inputs).values():
             live.forget()
             found = live.model.gradients(
-                given, lambda shape: draw.standard_normal(shape).astype(np.float32)
+                given, lambda shape: draw.standard_normal(shape, np.float32)
             )
             for name, size in found.items():
                 value = live.model.value(name)

@@ -1,0 +1,202 @@
+"""Two live models with their weights: run on the same inputs, judged, and the fault named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from porter.errors import InputError
+from porter.frameworks import exchange
+from porter.frameworks.live.cases import varied, write_cases
+from porter.frameworks.live.diagnosis import diagnosed
+from porter.frameworks.parallel import together
+from porter.frameworks.process import Pool, Worker
+from porter.frameworks.references import Reference
+from porter.planning.plan import Plan
+from porter.planning.target import Target
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import LazyTensor
+from porter.verification import tolerance
+from porter.verification.checks import EXACT, SINGLE, Check
+from porter.verification.compare import Figures, compare
+from porter.verification.diagnose.finding import Finding
+
+LIMIT = 5e-4
+"""Largest error that passes where the source's own says nothing: max |x - ref| / rms(ref)."""
+SLIGHT = 1e-6
+"""A difference of two float64 runs above this is not one of rounding: it is reported."""
+_Outputs = dict[str, dict[str, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What running both models showed."""
+
+    checks: tuple[Check, ...]
+    story: str
+    """Where they begin to differ; empty where they agree."""
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+class LiveModel:
+    """One model in its process."""
+
+    def __init__(self, reference: Reference, worker: Worker, folder: Path) -> None:
+        self.reference, self.worker, self.folder = reference, worker, folder
+        hello = worker.request("hello", device="cpu")
+        self.versions: dict[str, str] = hello["versions"]
+        about = worker.request("live_open", **reference.request)
+        self.trained = set(about["parameters"])
+        self.aliases: dict[str, str] = about["aliases"]
+        values = os.fspath(folder / "own.safetensors")
+        worker.request("live_values", output=values)
+        arrays = exchange.load(values)[0]
+        self.own = {name: LazyTensor.of(arrays[name]) for name in about["tensors"]}
+
+    @property
+    def target(self) -> Target:
+        """The tensors that a checkpoint of this model has."""
+        return Target(f"the model {self.reference.text}", self.own, self.trained, self.aliases)
+
+    def fill(self, path: str, key: str | None, rounded: str | None = None) -> None:
+        """Load a checkpoint that has the model's names."""
+        self.worker.request("live_fill", weights=os.path.abspath(path), key=key, rounded=rounded)
+
+    def run(self, inputs: str, precision: str) -> _Outputs:
+        """Return {case: {key: array}}."""
+        path = os.fspath(self.folder / f"run-{precision}.safetensors")
+        reply = self.worker.request("live_run", inputs=inputs, output=path, precision=precision)
+        arrays, _ = exchange.load(path)
+        return {
+            case: {key: arrays[f"output/{case}/{key}"] for key in keys}
+            for case, keys in reply["outputs"].items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LivePair:
+    """Both models, built and not yet filled."""
+
+    left: LiveModel
+    right: LiveModel
+    inputs: str
+    """File of the inputs."""
+    cases: tuple[str, ...]
+
+    def outcome(self, plan: Plan) -> Outcome:
+        """Run both models, which are filled, and say where they differ."""
+        runs = together([_runs(self.left, self.inputs), _runs(self.right, self.inputs)])
+        left, right = runs
+        checks = tuple(_checks(left, right))
+        notes: list[str] = []
+        findings: tuple[Finding, ...] = ()
+        story = ""
+        worst = max((c.right.error for c in checks if c.precision == EXACT), default=0.0)
+        failed = not all(check.passed for check in checks)
+        if failed or worst > SLIGHT:
+            story = self._story(plan)
+        if failed and story:
+            remedy = "make both definitions compute the same there, or correct the table's row"
+            findings = (Finding("the model", f"differs first where {story}", remedy),)
+        elif story:
+            notes.append(f"in float64 the outputs differ by {worst:.1e}: {story}")
+        for name, outputs in (("left", left), ("right", right)):
+            if EXACT not in outputs:
+                notes.append(f"the {name} model has no run in float64")
+        return Outcome(checks, story if failed else "", findings, tuple(notes))
+
+    def _story(self, plan: Plan) -> str:
+        left, right = (
+            model.worker.request("live_calls", inputs=self.inputs)["calls"]
+            for model in (self.left, self.right)
+        )
+        return diagnosed(left, right, _modules(plan))
+
+
+def _modules(plan: Plan) -> dict[str, str]:
+    """Return {module of the right: the left's module that has its tensors}."""
+    paths: dict[str, str] = {}
+    for link in plan.target.links:
+        sources = [plan.source.by_canonical.get(name) for name in link.canonical]
+        names = {n for source in sources if source is not None for n in source.dialect}
+        if len(names) == 1 and len(link.dialect) == 1:
+            right, left = link.dialect[0], names.pop()
+            paths.setdefault(right.rpartition(".")[0], left.rpartition(".")[0])
+    return paths
+
+
+def _runs(model: LiveModel, inputs: str) -> Callable[[], dict[str, _Outputs]]:
+    def run() -> dict[str, _Outputs]:
+        outputs = {SINGLE: model.run(inputs, SINGLE)}
+        with suppress(InputError):  # Its code asks for float32 somewhere; a note says so.
+            outputs[EXACT] = model.run(inputs, EXACT)
+        model.worker.request("live_cast", precision=SINGLE)
+        return outputs
+
+    return run
+
+
+def _checks(left: Mapping[str, _Outputs], right: Mapping[str, _Outputs]) -> Iterator[Check]:
+    """Yield a check for each output of each case: in float64 where both have it, and in float32."""
+    reference = left.get(EXACT, left[SINGLE])
+    for case, outputs in reference.items():
+        for precision in (EXACT, SINGLE):
+            if precision not in right or (precision == EXACT and EXACT not in left):
+                continue
+            for key, own, found in _paired(outputs, right[precision][case]):
+                source = None
+                if precision == SINGLE and EXACT in left:
+                    source = compare(left[SINGLE][case].get(key), own)
+                yield _check(case, key, precision, source, compare(found, own))
+
+
+def _paired(
+    left: Mapping[str, Array], right: Mapping[str, Array]
+) -> Iterator[tuple[str, Array | None, Array | None]]:
+    """Yield outputs of one key, or in order where the two models have other keys."""
+    if left.keys() == right.keys():
+        yield from ((key, left[key], right[key]) for key in left)
+        return
+    names = [*left, *(f"another output, {key}" for key in list(right)[len(left) :])]
+    ones: list[Array | None] = [*left.values()]
+    others: list[Array | None] = [*right.values()]
+    ones += [None] * (len(names) - len(ones))
+    others += [None] * (len(names) - len(others))
+    yield from zip(names, ones, others, strict=True)
+
+
+def _check(case: str, key: str, precision: str, source: Figures | None, found: Figures) -> Check:
+    own = source.error if source is not None and source.error == source.error else 0.0
+    limit = max(tolerance.limit(SINGLE, own), LIMIT)
+    problem = found.problem
+    if not problem and not found.error <= limit:
+        problem = f"error {found.error:.1e} is over the limit {limit:.1e}"
+    return Check(case, key, precision, source, found, limit, problem)
+
+
+@contextmanager
+def opened(
+    left: Reference, right: Reference, inputs: Mapping[str, Array] | None,
+    python: Mapping[str, str] | None, folder: Path,
+) -> Iterator[LivePair]:  # fmt: skip
+    """Build both models, each in its process, and write the inputs of both."""
+    with Pool() as pool:
+        interpreters = [(python or {}).get(r.framework) for r in (left, right)]
+        with (
+            pool.worker(left.framework, interpreters[0]) as one,
+            pool.worker(right.framework, interpreters[1]) as two,
+        ):
+            models = together([_model(left, one, folder / "a"), _model(right, two, folder / "b")])
+            cases = varied(inputs)
+            path = os.fspath(folder / "inputs.safetensors")
+            write_cases(path, cases)
+            yield LivePair(models[0], models[1], path, tuple(cases))
+
+
+def _model(reference: Reference, worker: Worker, folder: Path) -> Callable[[], LiveModel]:
+    folder.mkdir(exist_ok=True)
+    return lambda: LiveModel(reference, worker, folder)

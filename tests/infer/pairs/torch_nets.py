@@ -1,0 +1,54 @@
+"""Small networks in PyTorch; their partners are in `paddle_nets.py`."""
+
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    """Attention with one projection of q, k and v by head, and two feed-forward layers."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.qkv = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim)
+        self.proj, self.norm2 = nn.Linear(dim, dim), nn.LayerNorm(dim)
+        self.gate, self.up = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.gamma = nn.Parameter(torch.ones(dim, 1))
+
+    def forward(self, x):
+        b, n, d = x.shape
+        y = self.qkv(self.norm1(x)).view(b, n, self.heads, 3, -1)
+        q, k, v = (y[:, :, :, i].transpose(1, 2) for i in range(3))
+        y = (q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5).softmax(-1) @ v
+        x = x + self.proj(y.transpose(1, 2).reshape(b, n, d))
+        y = self.norm2(x)
+        return x + self.gamma[:, 0] * torch.sigmoid(self.gate(y)) * self.up(y)
+
+
+class Net(nn.Module):
+    """A stem with batch norm, blocks, and a head whose weight is the table of words."""
+
+    def __init__(self, depth: int = 2, dim: int = 12, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, dim, 4, 4, bias=False), nn.BatchNorm2d(dim))
+        self.register_buffer("order", torch.arange(4))
+        self.pos = nn.Embedding(4, dim)
+        self.blocks = nn.ModuleList(Block(dim, 3) for _ in range(depth))
+        self.head = nn.Conv1d(dim, classes, 1)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2) + self.pos(self.order)
+        for block in self.blocks:
+            x = block(x)
+        return {"logits": self.head(x.transpose(1, 2)).mean(-1), "tokens": x}
+
+
+class Faded(nn.Module):
+    """Dropout between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.25), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.body(x)
