@@ -10,11 +10,8 @@ from porter.checkpoints.read import detect
 from porter.codecs.detect import container_of
 from porter.codecs.paddle import inference
 from porter.errors import InputError, UsageError, listed, printable
-<<<<<<< HEAD
-from porter.mapping.table import CANONICAL
-=======
 from porter.mapping.reader import load
->>>>>>> 2bdfb58 (convert and verify by the two models of a table; --like; unproven rows fail a conversion)
+from porter.mapping.table import CANONICAL
 from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled

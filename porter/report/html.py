@@ -95,13 +95,8 @@ def _outputs(verdict: Verdict) -> str:
         return ""
     names = ("", "output", "error", "limit", "source’s own", "max abs", "mean abs", "max rel",
              "cosine", "signal/noise", "top-1", "top-5")  # fmt: skip
-    size = f" of {verdict.image_size} px" if verdict.image_size else ""
     note = (
-<<<<<<< HEAD
         f"Worst of {len(verdict.cases)} inputs{pixels(verdict)}. The error is"
-=======
-        f"Worst of {len(verdict.cases)} inputs{size}. The error is"
->>>>>>> 2bdfb58 (convert and verify by the two models of a table; --like; unproven rows fail a conversion)
         " max |x − ref| / rms(ref), the reference being the left side’s float64 run."
     )
     return _section("Outputs", _table(names, rows), note)
@@ -191,10 +186,7 @@ def _environment(verdict: Verdict) -> str:
         *(f"<li>Behaviour: {escape(line)}</li>" for line in behaviour_lines(verdict)),
         *(f"<li>Not made: {escape(reason)}</li>" for reason in verdict.skipped),
         *(f"<li>{escape(note)}</li>" for note in verdict.notes),
-<<<<<<< HEAD
         *(f"<li>Made: {escape(line)}</li>" for line in origin_lines(verdict)[:1]),
-=======
->>>>>>> 2bdfb58 (convert and verify by the two models of a table; --like; unproven rows fail a conversion)
         f"<li>Inputs: {escape(', '.join(verdict.cases[:12]))}; preset {escape(verdict.preset)}"
         + (f"; {verdict.num_classes} classes</li>" if verdict.num_classes else "</li>"),
     ]

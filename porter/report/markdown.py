@@ -88,13 +88,8 @@ def _outputs(verdict: Verdict) -> str:
         for check in worst_checks(verdict)
     ]
     names = ("", "output", "error", "source's own", "limit", "max abs", "signal/noise", "top-1")
-    size = f" of {verdict.image_size} px" if verdict.image_size else ""
     return _table(names, rows) + (
-<<<<<<< HEAD
         f"\n\nWorst of {len(verdict.cases)} inputs{pixels(verdict)}"
-=======
-        f"\n\nWorst of {len(verdict.cases)} inputs{size}"
->>>>>>> 2bdfb58 (convert and verify by the two models of a table; --like; unproven rows fail a conversion)
         f" (preset {verdict.preset}); errors are"
         " max |x − ref| / rms(ref) against the float64 run of the left side."
     )

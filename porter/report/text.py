@@ -67,12 +67,7 @@ def _sides(verdict: Verdict) -> Table:
     grid.add_row("left", _side(verdict.left))
     grid.add_row("right", _side(verdict.right))
     cases = ", ".join(verdict.cases[:4]) + (", …" if len(verdict.cases) > 4 else "")
-<<<<<<< HEAD
     grid.add_row("inputs", _text(f"{len(verdict.cases)}{pixels(verdict)}: {cases}"))
-=======
-    size = f" of {verdict.image_size} px" if verdict.image_size else ""
-    grid.add_row("inputs", _text(f"{len(verdict.cases)}{size}: {cases}"))
->>>>>>> 2bdfb58 (convert and verify by the two models of a table; --like; unproven rows fail a conversion)
     return grid
 
 
