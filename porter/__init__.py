@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from porter.commands.convert import convert
     from porter.commands.diff import diff
     from porter.commands.doctor import doctor
+    from porter.commands.evaluate import evaluate
     from porter.commands.init import init
     from porter.commands.inspect import inspect
     from porter.commands.load import load_model
@@ -26,6 +27,7 @@ _LAZY = {
     "diff": ("porter.commands.diff", "diff"),
     "doctor": ("porter.commands.doctor", "doctor"),
     "repack": ("porter.commands.repack", "repack"),
+    "evaluate": ("porter.commands.evaluate", "evaluate"),
     "verify": ("porter.commands.verify", "verify"),
     "load_model": ("porter.commands.load", "load_model"),
 }
@@ -35,6 +37,7 @@ __all__ = [
     "convert",
     "diff",
     "doctor",
+    "evaluate",
     "init",
     "inspect",
     "load_model",

@@ -30,6 +30,7 @@ READER_GONE = 141
 COMMANDS = {
     "convert": "Move a checkpoint to another framework, naming or container.",
     "verify": "Prove that two checkpoints compute the same.",
+    "evaluate": "Measure top-1 and top-5 of checkpoints on labelled pictures.",
     "repack": "Write another container; names, layout and values stay.",
     "inspect": "Identify a file without reading a tensor.",
     "diff": "Compare two checkpoints tensor by tensor.",

@@ -10,7 +10,6 @@ import click
 
 from porter.cli import complete
 from porter.cli.layout import columns
-from porter.cli.onnx_options import onnx_options, taken
 from porter.cli.output import (
     command_line,
     digest_option,
@@ -24,6 +23,7 @@ from porter.cli.output import (
     say_json,
     say_verdict,
 )
+from porter.cli.shared.onnx_options import onnx_options, taken
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion

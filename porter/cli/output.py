@@ -134,7 +134,7 @@ def progress(quiet: bool) -> Iterator[Progress | None]:
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
-    from porter.cli.bars import Bars
+    from porter.cli.shared.bars import Bars
 
     with Bars() as bars:
         yield bars.move

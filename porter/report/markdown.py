@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from porter.errors import visible
+from porter.report.cells import code as _code
+from porter.report.cells import table as _table
+from porter.report.cells import text as _text
 from porter.report.figures import (
     behaviour_lines,
     blind_lines,
@@ -130,19 +130,3 @@ def _layers(verdict: Verdict) -> str:
 def _fuzzed(check: Check) -> str:
     result = check.problem or f"error {number(check.right.error)}, limit {number(check.limit)}"
     return f"{_code(f'{check.output} {check.precision}')} {_text(result)}"
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _text(value: object) -> str:
-    text = " ".join(visible(value).split()).replace("\\", "\\\\")
-    for character in "|<*_`[]~#":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
-def _code(value: str) -> str:
-    return "`" + " ".join(visible(value).split()).replace("`", "'").replace("|", "¦") + "`"

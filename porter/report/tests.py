@@ -9,6 +9,8 @@ from importlib import resources
 from xml.etree import ElementTree
 
 from porter.errors import html_escaped, json_escaped, visible
+from porter.report.cells import table
+from porter.report.cells import text as _cell
 
 PASSED, FAILED = "passed", "failed"
 
@@ -56,18 +58,8 @@ def _headline(run: TestRun) -> str:
 def _markdown(run: TestRun) -> str:
     lines = [f"## {'✅' if run.passed else '❌'} {_headline(run)}", ""]
     lines += [_cell(run.reason), ""] if run.reason else []
-    lines += ["| test | verdict | reason | report |", "| --- | --- | --- | --- |"]
-    for row in run.rows:
-        cells = (row.test, row.status, row.reason, row.report)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    plain = " ".join(visible(text).split()).replace("\\", "\\\\")
-    for character in "|<*_`[]~#":
-        plain = plain.replace(character, f"\\{character}")
-    return plain
+    rows = [(_cell(row.test), row.status, _cell(row.reason), _cell(row.report)) for row in run.rows]
+    return "\n".join([*lines, table(("test", "verdict", "reason", "report"), rows)]) + "\n"
 
 
 def _html(run: TestRun) -> str:

@@ -17,12 +17,17 @@ class Clock:
     """Runs from its creation; the date is that of the beginning."""
 
     def __init__(self) -> None:
-        self._date = datetime.now(UTC).isoformat(timespec="seconds")
+        self.date = datetime.now(UTC).isoformat(timespec="seconds")
         self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds until now."""
+        return time.monotonic() - self._begun
 
     def stamped(self, verdict: Verdict) -> Verdict:
         """Add the date and the seconds until now."""
-        return replace(verdict, date=self._date, seconds=time.monotonic() - self._begun)
+        return replace(verdict, date=self.date, seconds=self.seconds)
 
 
 def digest(files: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import click
 import jsonschema
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import porter
 from porter.cli import cli
@@ -44,6 +45,7 @@ RUNS = {
     ],
     "table infer": ["table infer a.pth a.pdparams", "table infer a.pth b.pth -o t.toml"],
     "export-templates": ["export-templates pvtv2-b0 -o templates"],
+    "evaluate": ["evaluate pvtv2-b0 a.pth a.pdparams --data data"],
     "verify": [
         "verify pvtv2-b0 a.pth a.pdparams",
         "verify pvtv2-b0 a.pth --save-trace t.safetensors",
@@ -74,6 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     porter.convert("pvtv2-b0", made / "a.pth", made / "a.pdparams", from_="torch", to="paddle",
                    verify=False)  # fmt: skip
     (made / "toy.toml").write_text(TABLE)
+    (made / "data" / "7").mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(made / "data" / "7" / "x.png")
     return made
 
 

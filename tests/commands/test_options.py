@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 import porter
-from porter.cli.onnx_options import NAMES
+from porter.cli.shared.onnx_options import NAMES
 from porter.codecs import CODECS
 from porter.commands import options
 from porter.errors import UsageError
