@@ -108,8 +108,10 @@ def main() -> None:
         code = cli.main(prog_name="porter", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # A full disk shows here, and not when Python ends.
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        cause = stop.__cause__ if isinstance(stop, click.Abort) else stop  # click hides the first
+        said = f": {cause}" if isinstance(cause, KeyboardInterrupt) and str(cause) else ""
+        _complain(f"interrupted{said}")
         code = 130
     except click.ClickException as error:
         _complain(error.format_message())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.cli import complete
-from porter.cli.layout import columns
+from porter.cli.layout import columns, say
 from porter.cli.output import (
     command_line,
     digest_option,
@@ -80,6 +80,8 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     default=True,
     help="Compare weights and outputs of both models (default).",
 )
+@click.option("--require-proof", is_flag=True,
+              help="Exit with 3 if the outputs could not be compared.")  # fmt: skip
 @click.option("--read-back/--no-read-back", default=True,
               help="Read the finished output again and compare it (default).")  # fmt: skip
 @click.option("--sync/--no-sync", default=True,
@@ -108,6 +110,7 @@ def command(
     arch: str | None,
     source: str | None,
     reports: tuple[str, ...],
+    require_proof: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -117,7 +120,8 @@ def command(
     F is torch, paddle, numpy, safetensors, onnx or hf, a folder that transformers loads. ARCH,
     --from and --to may be left out where the content of INPUT and the suffix of the output decide.
     Without INPUT, the file of the variant's name in the working directory is read; if there is
-    none, a checkpoint of seeded weights is made. The exit code is 1 if a proof fails.
+    none, a checkpoint of seeded weights is made. The exit code is 1 if a proof fails, and with
+    --require-proof 3 if none was made.
     """
     from porter.commands.convert import convert
     from porter.commands.summary import rows
@@ -128,6 +132,8 @@ def command(
         arch, source = None, arch
     if reports and not options["verify"]:
         raise click.UsageError("--report needs the proof that --no-verify leaves out")
+    if require_proof and not options["verify"]:
+        raise click.UsageError("--require-proof and --no-verify contradict each other")
     onnx = taken(options)
     with progress(quiet or as_json) as move:
         outcome = convert(arch, source, reports=reports, progress=move, onnx=onnx, **options)
@@ -145,7 +151,19 @@ def command(
         click.echo(columns(rows(outcome)))
         if outcome.verdict is not None:
             say_verdict(outcome.verdict)
+    if require_proof and outcome.ok and not outcome.proven and outcome.written is not None:
+        raise click.exceptions.Exit(_unproven(outcome))
     ctx.exit(0 if outcome.ok else 1)
+
+
+def _unproven(outcome: Conversion) -> int:
+    """Say that the proof that is required is not made; returns the exit code."""
+    from porter.errors import printable
+
+    reason = "" if outcome.verdict is None else f": {outcome.verdict.reason}"
+    path = printable(outcome.output, 400)
+    say(f"{path} is written and not proven{reason}", err=True)
+    return 3
 
 
 def _is_checkpoint(argument: str) -> bool:

@@ -23,6 +23,9 @@ from porter.cli.output import json_option, progress, say_json
 @click.option("--key", metavar="NAME", help="State dict to take from the files.")
 @click.option("--left-key", metavar="NAME", help="State dict to take from LEFT.")
 @click.option("--right-key", metavar="NAME", help="State dict to take from RIGHT.")
+@click.option("--left-prefix", metavar="PREFIX",
+              help="What is before the names to compare in LEFT, for example teacher.")  # fmt: skip
+@click.option("--right-prefix", metavar="PREFIX", help="The same for RIGHT.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **options: Any) -> None:

@@ -56,6 +56,10 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
     "--left-key", metavar="NAME", help="State dict to take from LEFT, for example model_ema."
 )
 @click.option("--right-key", metavar="NAME", help="State dict to take from RIGHT.")
+@click.option("--left-prefix", metavar="PREFIX",
+              help="What is before the names of the model in LEFT.")  # fmt: skip
+@click.option("--right-prefix", metavar="PREFIX",
+              help="What is before the names of the model in RIGHT.")  # fmt: skip
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
 @click.option("--preset", default="default", help="Protocol: default, strict or paddleclas.")
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeded inputs; default 1.")
@@ -180,6 +184,7 @@ def _record(
         raise click.UsageError("--save-trace records LEFT only: leave RIGHT out")
     own = {
         "dialect": options["left_dialect"], "key": options["left_key"], "force": options["force"],
+        "prefix": options["left_prefix"],
     }  # fmt: skip
     shared: Any = {n: v for n, v in options.items() if n in RunOptions.__annotations__}
     with progress(quiet or as_json) as move:

@@ -23,7 +23,7 @@ from porter.commands.options import (
     keys_of,
     refuse_unknown,
 )
-from porter.commands.proof import Proof, verified
+from porter.commands.proof import Proof, proving, verified
 from porter.commands.provenance import metadata_of, options_of
 from porter.errors import MappingError, UsageError
 from porter.mapping.reader import load as load_table
@@ -89,6 +89,11 @@ class Conversion:
         whole = not self.unproven or self.accepted
         proven = self.weights is None or self.weights.holds
         return not failed and not self.graph and proven and whole
+
+    @property
+    def proven(self) -> bool:
+        """Whether the outputs of both models were compared, and are the same."""
+        return self.ok and self.verdict is not None and self.verdict.passed
 
 
 class Subject(NamedTuple):
@@ -250,14 +255,15 @@ def convert(
         state = _read(subject, left, source, key, fold_batchnorm, progress)
     assert state.origin is not None
     check_outputs(reports, state.origin.files, force, parts)
+    variant = subject.architecture(state, left.dialect)
     fitting = partial(
-        fit, subject.architecture(state, left.dialect), state, left.dialect, right.dialect,
+        fit, state=state, source_dialect=left.dialect, target_dialect=right.dialect,
         drop=drop, fill=fill, prefix=prefix,
     )  # fmt: skip
     if adapt:
-        fitted = _fitted_to_adapt(fitting, num_classes)
+        fitted = _fitted_to_adapt(fitting, variant, num_classes)
     else:
-        fitted = fitting(num_classes=num_classes, image_size=image_size)
+        fitted = fitting(variant, num_classes=num_classes, image_size=image_size)
     unchanged = not (adapt or drop or fill or num_classes == 0) and fitted.state is state
     state = fitted.state
     assert state.origin is not None
@@ -265,12 +271,14 @@ def convert(
     notes = (*fitted.notes, *subject.notes(left, right), *_crossed(fitted, container))
     if adapt:
         canonical, write_plan, changes = _adapted(
-            fitted, canonical, right, num_classes, image_size, seed
+            fitted, variant, canonical, right, num_classes, image_size, seed
         )
         notes = (*notes, *changes)
+        fitted = fitted._replace(architecture=write_plan.architecture)
     plan = replace(
-        fitted.plan, num_classes=write_plan.num_classes, image_size=write_plan.image_size
-    )
+        fitted.plan, architecture=fitted.architecture, num_classes=write_plan.num_classes,
+        image_size=write_plan.image_size,
+    )  # fmt: skip
     outcome = Conversion(plan, address.shown(source), from_, target, to, made, state.origin, notes)
     converted, report = write_plan.write(canonical), dict[str, casts.Cast]()
     if dtype is not None:
@@ -293,7 +301,11 @@ def convert(
         optimized = bool(onnx and onnx.get("optimize"))
         proof = None
         if verify and not optimized:
-            proof = Proof(write_plan, canonical) if adapt else Proof(fitted.plan, state)
+            proof = Proof(fitted.plan, state)
+            if adapt:
+                computed = write_plan.computed  # Masks and indices: checked against the plan.
+                read = {name: t for name, t in canonical.items() if name not in computed}
+                proof = Proof(write_plan, StateDict(read))
         written = write(
             converted,
             target,
@@ -310,6 +322,7 @@ def convert(
         outcome = replace(outcome, output=written.path, written=written, casts=report)
         if not verify:
             return _with_unproven(outcome, subject.table, accept_unproven)
+        stack.enter_context(proving(written))
         if proof is not None:
             outcome = replace(outcome, weights=proof.proven(outcome, dtype))
         if session is not None:
@@ -362,17 +375,24 @@ def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
     return crossed((source, read), (target, written))
 
 
-def _fitted_to_adapt(fitting: Callable[..., Fitted], num_classes: int | None) -> Fitted:
-    """Fit a checkpoint of which classes or size will change; it may lack its classifier."""
-    try:
-        return fitting()
-    except MappingError as error:
-        if not num_classes:
-            raise
-        try:
-            return fitting(num_classes=0)
-        except MappingError:
-            raise error from None
+def _fitted_to_adapt(
+    fitting: Callable[..., Fitted], variant: Architecture, num_classes: int | None
+) -> Fitted:
+    """Fit a checkpoint of which classes or size will change.
+
+    It may lack its classifier, and be of a variant with another window.
+    """
+    from porter.planning.adapt import other_windows
+
+    first: MappingError | None = None
+    for one in (variant, *other_windows(variant)):
+        for classes in (None, 0) if num_classes else (None,):
+            try:
+                return fitting(one, num_classes=classes)
+            except MappingError as error:
+                first = first or error
+    assert first is not None
+    raise first
 
 
 def _in_dialect(plan: Plan, canonical: StateDict, dialect: str) -> StateDict:
@@ -405,6 +425,7 @@ def _read(
 
 def _adapted(
     fitted: Fitted,
+    wanted: Architecture,
     canonical: StateDict,
     right: Endpoint,
     num_classes: int | None,
@@ -412,9 +433,9 @@ def _adapted(
     seed: int,
 ) -> tuple[StateDict, Plan, tuple[str, ...]]:
     """Return the state dict with other sizes, the plan that writes it, and what was changed."""
-    from porter.planning.adapt import adapt
+    from porter.planning.adapt import adapt, other_windows
 
-    variant = fitted.architecture
+    variant = wanted if fitted.architecture in other_windows(wanted) else fitted.architecture
     canonical, changes = adapt(
         variant, canonical, num_classes=num_classes, image_size=image_size, seed=seed
     )

@@ -16,6 +16,7 @@ from porter.mapping.reader import load
 from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table
 from porter.planning.fit import fit
+from porter.planning.locate import below, option_of
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import fetch
 from porter.storage.progress import Progress
@@ -68,6 +69,8 @@ def diff(
     key: str | None = None,
     left_key: str | None = None,
     right_key: str | None = None,
+    left_prefix: str | None = None,
+    right_prefix: str | None = None,
     progress: Progress | None = None,
 ) -> Diff:
     """Compare two checkpoints tensor by tensor, bit for bit.
@@ -85,6 +88,9 @@ def diff(
         key: Name of one of several state dicts in the files.
         left_key: The same for `left` only.
         right_key: The same for `right` only.
+        left_prefix: What is before the names to compare in `left`, such as "teacher."; other
+            tensors of the file are left out.
+        right_prefix: The same for `right`.
         progress: Called with a step's name, the bytes done and the bytes in all.
 
     Returns a `Diff`: its `differences`, how names were paired, and whether all is `equal`.
@@ -93,6 +99,10 @@ def diff(
     states = [
         fetch.read(path, key=own or key, progress=progress)
         for path, own in ((left, left_key), (right, right_key))
+    ]
+    states = [
+        state if prefix is None else below(state, prefix)
+        for state, prefix in zip(states, (left_prefix, right_prefix), strict=True)
     ]
     notes = fetch.stale(*states)
     table, variant = None, None
@@ -108,8 +118,10 @@ def diff(
             raise UsageError("a dialect needs --arch: no variant was recognised in both files")
     if variant is None and table is None:
         return _compared(states[0], states[1], "names", notes, progress)
-    one = _canonical(states[0], table, variant, left_dialect)
-    two = _canonical(states[1], table, variant, right_dialect)
+    with option_of("left"):
+        one = _canonical(states[0], table, variant, left_dialect)
+    with option_of("right"):
+        two = _canonical(states[1], table, variant, right_dialect)
     through = f"{one.architecture}: {one.dialect} and {two.dialect}"
     filled = one.filled | two.filled
     return _compared(one.without(filled), two.without(filled), through, notes, progress)

@@ -74,7 +74,7 @@ def evaluate(
         steps.begin("reading the checkpoints")
         both = zip(checkpoints, _each(dialects, checkpoints), _each(keys, checkpoints), strict=True)
         opened = [
-            sides.opened(variant, given, folder / f"side-{index}", dialect, key, runs)
+            sides.opened(variant, given, folder / f"side-{index}", dialect, key, None, runs)
             for index, (given, dialect, key) in enumerate(both)
         ]
         for side in opened:

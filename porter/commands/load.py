@@ -13,6 +13,7 @@ from porter.frameworks.models import build, need
 from porter.planning.behaviour import behaviour_of, check_choice, settings
 from porter.planning.endpoint import PROGRAM
 from porter.planning.fit import fit
+from porter.planning.locate import below
 from porter.remote import fetch
 from porter.zoo.architectures import find
 
@@ -27,6 +28,7 @@ def load_model(
     *,
     dialect: str | None = None,
     key: str | None = None,
+    prefix: str | None = None,
     device: str | None = None,
     behaviour: str = "canonical",
     drop_rate: float = 0.0,
@@ -42,6 +44,8 @@ def load_model(
         image_size: Image size in pixels; None for the checkpoint's, another one is refused.
         dialect: Naming of the checkpoint; None to recognise it.
         key: Name of one of several state dicts in the file.
+        prefix: What is before the names of the model's tensors, such as "teacher."; None for
+            the only prefix below which they are complete.
         device: Device of a torch model, such as "cuda:1"; None for the CPU. Paddle's models
             are on the device that `paddle.set_device` chose.
         behaviour: "canonical", or "dialect" for a model that computes as the dialect's code
@@ -70,6 +74,8 @@ def load_model(
         state = read(architecture, path)
     for note in fetch.stale(state):
         warnings.warn(note, stacklevel=2)
+    if prefix is not None:
+        state = below(state, prefix)
     fitted = fit(
         architecture, state, dialect, framework, num_classes=num_classes, image_size=image_size
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from porter import codecs
+from porter.errors import PorterError, printable
 from porter.planning.plan import Plan
+from porter.storage.atomic_output import Written
 from porter.storage.progress import Progress
 from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
@@ -17,6 +21,28 @@ from porter.zoo.architectures import Architecture
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
     from porter.verification.weights import WeightProof
+
+
+@contextmanager
+def proving(written: Written) -> Iterator[None]:
+    """Say what became of an output whose proof could not be made.
+
+    What is refused (exit code 2) leaves nothing behind; where the machine fails or the user stops
+    it, the output is there, and the error says that it is not proven.
+    """
+    left = f"{printable(written.path, 400)} is written and not proven"
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(left) from stop
+    except PorterError as error:
+        if error.exit_code == PorterError.exit_code:
+            for path in written.files:
+                with suppress(OSError):
+                    os.unlink(path)
+            left = "the output was removed"
+        error.message += f"; {left}"
+        raise
 
 
 def verified(

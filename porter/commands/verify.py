@@ -18,6 +18,7 @@ from porter import codecs
 from porter.commands.options import checked_options
 from porter.errors import MissingPackage, PorterError, UsageError
 from porter.frameworks.process import Pool
+from porter.planning.locate import option_of
 from porter.remote.fetch import stale
 from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
@@ -52,6 +53,8 @@ def verify(
     right_dialect: str | None = None,
     left_key: str | None = None,
     right_key: str | None = None,
+    left_prefix: str | None = None,
+    right_prefix: str | None = None,
     grad: bool = False,
     train_step: bool = False,
     diagnose: bool = True,
@@ -72,6 +75,9 @@ def verify(
         right_dialect: Naming of `right`; None to recognise it.
         left_key: Name of one of several state dicts in `left`.
         right_key: Name of one of several state dicts in `right`.
+        left_prefix: What is before the names of the model in `left`, such as "teacher."; None
+            for the only prefix below which they are complete.
+        right_prefix: The same for `right`.
         grad: Also compare the gradient of every parameter.
         train_step: Also compare all weights after one AdamW step.
         diagnose: Name the likely faults of a verdict that fails.
@@ -102,8 +108,14 @@ def verify(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         steps.begin("reading the checkpoints")
-        one = sides.opened(variant, left, folder / "left", left_dialect, left_key, runs)
-        two = sides.opened(variant, right, folder / "right", right_dialect, right_key, runs)
+        with option_of("left"):
+            one = sides.opened(
+                variant, left, folder / "left", left_dialect, left_key, left_prefix, runs
+            )
+        with option_of("right"):
+            two = sides.opened(
+                variant, right, folder / "right", right_dialect, right_key, right_prefix, runs
+            )
         sides.check_agreement(one, two)
         one, two, notes = sides.reference_first(one, two)
         runs = sides.runs_of(runs, two)
@@ -136,6 +148,7 @@ def record(
     *,
     dialect: str | None = None,
     key: str | None = None,
+    prefix: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
     **options: Unpack[RunOptions],
@@ -152,7 +165,7 @@ def record(
     check_outputs([output], files_read((checkpoint,), runs.inputs, runs.images), force)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
-        side = sides.opened(variant, checkpoint, folder / "side", dialect, key, runs)
+        side = sides.opened(variant, checkpoint, folder / "side", dialect, key, prefix, runs)
         if Can.RUN | Can.LAYERS not in side.can:
             raise UsageError("cannot be recorded: it is not a checkpoint", side.report.file)
         inputs = folder / "inputs.safetensors"

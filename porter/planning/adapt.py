@@ -2,7 +2,8 @@
 
 Position embeddings are resized as a picture, bicubic with a = -0.75 and no anti-aliasing, as
 `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` and the official
-fine-tuning code do, or bilinear where the official code resizes so (PVT); the head is drawn at
+fine-tuning code do, or bilinear where the official code resizes so (PVT). So are Swin's tables of
+relative positions for another window, each head's as a picture of its own; the head is drawn at
 random (normal, std 0.02, zero bias).
 """
 
@@ -18,9 +19,11 @@ from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DType
 from porter.tensors.lazy import LazyTensor, Shape
 from porter.tensors.state_dict import StateDict
-from porter.zoo.architectures import Architecture, Positions
+from porter.zoo.architectures import Architecture, Positions, all_variants
 from porter.zoo.seeded import noise
 from porter.zoo.skeleton import Dim
+
+_RELATIVE = ".relative_position_bias_table"
 
 
 def adapt(
@@ -53,7 +56,42 @@ def adapt(
     if image_size is not None:
         for table in architecture.position_tables:
             changes += _resize(architecture, tensors, table, table.count(image_size))
+    changes += _resize_windows(architecture, tensors)
     return StateDict(tensors), changes
+
+
+def other_windows(architecture: Architecture) -> list[Architecture]:
+    """Return the variants that differ from one only by the window of their attention (Swin)."""
+    if "window_size" not in architecture.config:
+        return []
+    return [
+        other
+        for other in all_variants().values()
+        if (other.family, other.model) == (architecture.family, architecture.model)
+        and other.config["window_size"] != architecture.config["window_size"]
+        and {**other.config, "window_size": 0} == {**architecture.config, "window_size": 0}
+    ]
+
+
+def _resize_windows(architecture: Architecture, tensors: dict[str, LazyTensor]) -> Iterator[str]:
+    """Resize the tables of relative positions of another window, and yield what was changed.
+
+    A table has a row for each of (2 window - 1)² offsets.
+    """
+    resized = []
+    for tensor in architecture.skeleton().tensors:
+        old = tensors.get(tensor.name)
+        if not tensor.name.endswith(_RELATIVE) or old is None or old.shape[0] == tensor.dims[0]:
+            continue
+        count = int(tensor.dims[0])
+        tensors[tensor.name] = _resized(old, Positions(tensor.name, 0, 1, 0), count)
+        resized.append((old.shape[0], count))
+    if resized:
+        (before, after), many = resized[0], len(resized)
+        sides = isqrt(before) // 2 + 1, isqrt(after) // 2 + 1
+        yield (
+            f"{many} tables of relative positions: windows of {sides[0]} became {sides[1]}, bicubic"
+        )
 
 
 def _resize(

@@ -9,6 +9,7 @@ head aside. Several such prefixes, a student's and a teacher's, are an error tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -187,6 +188,30 @@ def _leading_word(names: Mapping[str, str], candidates: Sequence[Wanted]) -> str
             prefix = "".join(f"{column[0]}." for column in shared)
             return "" if any(name.startswith(prefix) for name in one.body) else prefix
     return ""
+
+
+def below(state: StateDict, prefix: str) -> StateDict:
+    """Return the tensors below a prefix, under their names without it and without wrapper words.
+
+    `UsageError` for a prefix that no name begins with.
+    """
+    renamed, _ = without_words(state)
+    chosen = _given(renamed, prefix, state.origin.shown if state.origin is not None else None)
+    names = {name[len(chosen) :]: old for name, old in renamed.items() if name.startswith(chosen)}
+    kept = set(names.values())
+    left_out = [name for name in state if name not in kept]
+    origin = state.origin and _moved(state.origin, chosen, left_out)
+    return StateDict({name: state[old] for name, old in names.items()}, origin)
+
+
+@contextmanager
+def option_of(side: str) -> Iterator[None]:
+    """Name the option of one side, `--left-prefix`, where an error proposes `--prefix`."""
+    try:
+        yield
+    except UsageError as error:
+        error.message = error.message.replace("--prefix ", f"--{side}-prefix ")
+        raise
 
 
 def _given(names: Collection[str], prefix: str, path: str | None) -> str:

@@ -149,7 +149,17 @@ class Architecture:
             raise UsageError(
                 f"{self.name} divides its maps into windows of {window} by {window} tokens, which"
                 f" images of {image_size} px do not allow; use a multiple of {32 * window} px"
+                f"{self._other_window(image_size)}"
             )
+
+    def _other_window(self, image_size: int) -> str:
+        """Return a hint at the variant that differs by a window which suits an image size."""
+        for other in all_variants().values():
+            window = other.config.get("window_size")
+            same = {**self.config, "window_size": window} == other.config
+            if same and other.model == self.model and image_size % (32 * (window or 1)) == 0:
+                return f", or convert to {other.name} with --adapt"
+        return ""
 
     def symbols(
         self, num_classes: int | None = None, image_size: int | None = None

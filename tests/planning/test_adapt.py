@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from porter.errors import UsageError
-from porter.planning.adapt import RESIZES, adapt, bicubic
+from porter.planning.adapt import RESIZES, adapt, bicubic, other_windows
 from porter.tensors.lazy import LazyTensor
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
@@ -118,3 +118,27 @@ def test_positions_that_are_no_square_are_refused() -> None:
     state["pos_embed"] = LazyTensor.of(np.zeros((1, 1 + 6, 192), np.float32))
     with pytest.raises(UsageError, match="not square"):
         adapt(VIT, state, image_size=224)
+
+
+def test_windows_of_another_size_get_resized_tables() -> None:
+    """Swin's tables for windows of 7 become those of windows of 12, as torch resizes them."""
+    small, large = find("swin-base-w7-224"), find("swin-base-w12-384")
+    assert other_windows(large) == [small]
+    import torch
+
+    state = seeded(small)
+    found, changes = adapt(large, state)
+    assert changes == ["24 tables of relative positions: windows of 7 became 12, bicubic"]
+    name = "layers.1.blocks.0.attn.relative_position_bias_table"
+    old, new = state[name].read(), found[name].read()
+    grid = torch.from_numpy(old.reshape(13, 13, 8)).permute(2, 0, 1)[None].double()
+    wanted = torch.nn.functional.interpolate(grid, size=(23, 23), mode="bicubic")[0]
+    assert new.shape == (529, 8)
+    assert np.abs(new.reshape(23, 23, 8) - wanted.permute(1, 2, 0).numpy()).max() < 1e-6
+    assert other_windows(find("swin-tiny-w7-224")) == []
+
+
+def test_a_window_that_fits_another_variant_is_named() -> None:
+    """384 px do not suit windows of 7: the variant with windows of 12 is named."""
+    with pytest.raises(UsageError, match="convert to swin-base-w12-384 with --adapt"):
+        find("swin-base-w7-224").symbols(image_size=384)

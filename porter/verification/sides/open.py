@@ -26,6 +26,7 @@ def opened(
     folder: Path,
     dialect: str | None,
     key: str | None,
+    prefix: str | None,
     runs: Runs,
 ) -> Side:
     """Return a checkpoint, an ONNX model or a trace as a side; no process is started yet."""
@@ -34,11 +35,16 @@ def opened(
         if trace.architecture not in (architecture.name, architecture.sibling):
             name = printable(trace.architecture)
             raise UsageError(f"is a trace of {name}, not of {architecture.name}", given)
+        if key is not None or prefix is not None:
+            raise UsageError("is a trace: there is no state dict in it to choose from", given)
         return Recorded(trace)
     prepared = prepare(
-        architecture, given, folder, dialect=dialect, key=key, num_classes=runs.num_classes,
-        image_size=runs.image_size, behaviour=runs.behaviour,
+        architecture, given, folder, dialect=dialect, key=key, prefix=prefix,
+        num_classes=runs.num_classes, image_size=runs.image_size, behaviour=runs.behaviour,
     )  # fmt: skip
+    if prepared.is_graph and (key is not None or prefix is not None):
+        text = "is an ONNX model: there is no state dict in it to choose from"
+        raise UsageError(text, prepared.report.file)
     return Graph(prepared) if prepared.is_graph else Model(prepared)
 
 

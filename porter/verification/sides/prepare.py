@@ -15,6 +15,7 @@ from porter.onnx.recover.read import read as read_graph
 from porter.planning.behaviour import behaviour_of, settings
 from porter.planning.endpoint import GRAPHS, PROGRAM
 from porter.planning.fit import fit
+from porter.planning.locate import below
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
@@ -60,6 +61,7 @@ def prepare(
     *,
     dialect: str | None = None,
     key: str | None = None,
+    prefix: str | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
     behaviour: str = "canonical",
@@ -80,6 +82,8 @@ def prepare(
         if container == PROGRAM:
             given = read_graph(architecture, local.path)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
+    if prefix is not None:
+        state = below(state, prefix)
     shapes = shapes_of(state)
     container = state.origin.format if state.origin is not None else ""
     if dialect is None:
@@ -91,7 +95,9 @@ def prepare(
         architecture, state, chosen.name, framework, num_classes=num_classes, image_size=image_size
     )
     direct = chosen.name == framework and state.origin is not None and container not in GRAPHS
-    direct = direct and fitted.state is state  # The process itself removes no prefix.
+    direct = (
+        direct and prefix is None and fitted.state is state
+    )  # The process itself removes no prefix.
     state = fitted.state
     rows = behaviour_of(fitted.architecture, fitted.plan.source.dialect.name, state.origin)
     report = SideReport(

@@ -44,7 +44,7 @@ def fixed(can: Can, *weights: str, batch: int | None = None) -> Side:
 def test_a_checkpoint_can_do_everything(tmp_path: Path) -> None:
     """A state dict that was opened runs, shows layers and weights, and gives gradients."""
     state = seeded(VIT, num_classes=10, image_size=32)
-    side = opened(VIT, state, tmp_path, None, None, Runs())
+    side = opened(VIT, state, tmp_path, None, None, None, Runs())
     assert isinstance(side, Model)
     assert side.can == WHOLE
     assert (side.num_classes, side.image_size) == (10, 32)
@@ -54,7 +54,7 @@ def test_a_checkpoint_can_do_everything(tmp_path: Path) -> None:
 def test_a_graph_runs_and_no_more(tmp_path: Path) -> None:
     """What an ONNX model cannot do is never asked of it."""
     state = seeded(VIT, num_classes=10, image_size=32)
-    checkpoint = opened(VIT, state, tmp_path, None, None, Runs())
+    checkpoint = opened(VIT, state, tmp_path, None, None, None, Runs())
     graph = Graph(checkpoint.prepared)
     assert graph.can == Can.RUN
     for ask in (graph.weights, lambda: graph.gradients({}, "float64")):
@@ -75,7 +75,7 @@ def test_a_trace_can_do_what_was_recorded() -> None:
 def test_the_side_with_float64_is_the_reference(tmp_path: Path) -> None:
     """An ONNX model goes to the right; two of them are refused."""
     state = seeded(VIT, num_classes=10, image_size=32)
-    checkpoint = opened(VIT, state, tmp_path, None, None, Runs())
+    checkpoint = opened(VIT, state, tmp_path, None, None, None, Runs())
     graph = Graph(checkpoint.prepared)
     assert reference_first(checkpoint, graph) == (checkpoint, graph, ())
     left, right, (note,) = reference_first(graph, checkpoint)

@@ -1,0 +1,101 @@
+"""What becomes of an output whose proof is refused, stopped or not made."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import porter
+from porter.cli import cli, main
+from porter.commands import verify as forward
+from porter.errors import MissingPackage, SystemFault, UsageError
+
+SMALL = "pvtv2-b0"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A seeded checkpoint."""
+    porter.init(SMALL, tmp_path / "a.pth")
+    return tmp_path / "a.pth"
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def verify(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(forward, "verify", verify)
+
+
+def test_a_refused_proof_leaves_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 in the proof removes the output and its record, and the error says so."""
+    _failing(monkeypatch, UsageError("does not fit"))
+    with pytest.raises(UsageError, match="does not fit; the output was removed"):
+        porter.convert(SMALL, source, source.with_name("o.pdparams"))
+    assert {path.name for path in source.parent.iterdir()} == {"a.pth", "a.pth.porter.json"}
+
+
+def test_a_proof_that_the_machine_refuses_leaves_the_output(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk while the outputs are compared says that the output is there, unproven."""
+    _failing(monkeypatch, SystemFault("no space"))
+    with pytest.raises(SystemFault, match=r"no space; .*o\.pdparams is written and not proven"):
+        porter.convert(SMALL, source, source.with_name("o.pdparams"))
+    assert source.with_name("o.pdparams").exists()
+
+
+def test_an_interrupt_says_what_is_there(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C during the proof names the output, which is complete and not proven."""
+    _failing(monkeypatch, KeyboardInterrupt())
+    output = source.with_name("o.pdparams")
+    line = f"porter convert {shlex.quote(str(source))} -o {shlex.quote(str(output))}"
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"porter: interrupted: {output} is written and not proven"
+    assert output.exists()
+
+
+def test_a_required_proof_that_is_not_made_is_an_exit_code(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a framework the output is written, and --require-proof makes the exit code 3."""
+
+    def started(*args: object) -> None:
+        raise MissingPackage("run `pip install paddlepaddle`")
+
+    monkeypatch.setattr(forward, "started", started)
+    line = ["convert", str(source), "-o", str(source.with_name("o.pdparams")), "--force"]
+    assert CliRunner().invoke(cli, line).exit_code == 0
+    result = CliRunner().invoke(cli, [*line, "--require-proof"])
+    assert result.exit_code == 3
+    assert "o.pdparams is written and not proven: run `pip install" in result.output
+    result = CliRunner().invoke(cli, [*line, "--require-proof", "--no-verify"])
+    assert result.exit_code == 2
+
+
+def test_a_required_proof_that_is_made_ends_with_0(source: Path) -> None:
+    """The same with frameworks."""
+    line = ["convert", str(source), "-o", str(source.with_name("o.pdparams")), "--require-proof"]
+    result = CliRunner().invoke(cli, line)
+    assert result.exit_code == 0, result.output
+
+
+def test_masks_of_an_adapted_swin_are_computed_and_proven(tmp_path: Path) -> None:
+    """Tables and masks that the architecture computes do not fail the proof of other classes."""
+    porter.init("swin-tiny-w7-224", tmp_path / "a.pth")
+    outcome = porter.convert(
+        "swin-tiny-w7-224", tmp_path / "a.pth", tmp_path / "b.pdparams", adapt=True, num_classes=10
+    )
+    assert outcome.weights is not None
+    assert outcome.weights.problems == ()
+    assert outcome.proven
