@@ -195,6 +195,8 @@ def as_dict(outcome: Conversion) -> dict[str, Any]:
         "filled": dict(plan.filled),
         "computed": list(plan.computed),
         "lost": dict(plan.lost),
+        "one_way": plan.one_way,
+        "shared": dict(plan.copied),
         "notes": list(outcome.notes),
         "casts": {
             name: {"max_error": cast.max_error, "overflows": cast.overflows}

@@ -245,6 +245,7 @@ def convert(
         )  # fmt: skip
     target = os.fspath(output) if output is not None else subject.stem + right.suffix
     container = endpoint.container_for(target, right)
+    target = target.rstrip("/") if container == endpoint.FOLDER else target
     made = source is None and not os.path.lexists(subject.stem + left.suffix)
     source = subject.stem + left.suffix if source is None else source
     parts = [target, *(target + suffix for suffix in (SUFFIX, ".index.json", ".data"))]

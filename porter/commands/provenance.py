@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from porter import __version__
+from porter.commands.summary import one_way_rows
 from porter.errors import printable
 from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted
@@ -49,7 +50,13 @@ def metadata_of(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[st
         "porter.source": printable(_recorded(outcome.source), 400),
         "porter.source_dialect": outcome.plan.source.dialect.name,
         "porter.table": f"{table.family} xxh3-128:{table.digest}",
+        **_one_way(outcome.plan),
     }
+
+
+def _one_way(plan: Plan) -> dict[str, str]:
+    rows = one_way_rows(plan)
+    return {"porter.one_way": "; ".join(rows)} if rows else {}
 
 
 def _sizes(plan: Plan) -> dict[str, str]:

@@ -18,6 +18,7 @@ from porter.storage.options import WriteFields
 from porter.storage.read_back import Proof
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.published import published_config
 
 _WEIGHTS = "model.safetensors"
 _RESAMPLING = {"bilinear": 2, "bicubic": 3}
@@ -46,13 +47,13 @@ def write(
     """Write the folder whole or not at all; `Written` names the weights in it.
 
     Raises `UsageError` for what transformers has no configuration for, and for a path that
-    exists: a folder is never replaced.
+    exists: a folder is never replaced, unless it is empty.
     """
-    files = {"config.json": config(architecture, plan), "preprocessor_config.json": preprocessor(
-        architecture, plan
-    )}  # fmt: skip
+    files = {"config.json": config(architecture, plan)}
+    if published_config(architecture) is None:  # Of those porter knows no image processor.
+        files["preprocessor_config.json"] = preprocessor(architecture, plan)
     path = os.path.abspath(path)
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not _is_empty_folder(path):
         raise UsageError("exists already; a folder is not replaced: name another", path)
     parent, name = os.path.split(path)
     if not os.path.isdir(parent):
@@ -84,6 +85,10 @@ def write(
     )
 
 
+def _is_empty_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
+
+
 def _write_json(path: str, content: Mapping[str, Any]) -> None:
     try:
         with open(path, "x", encoding="utf-8") as file:
@@ -108,6 +113,9 @@ def _publish(hidden: str, path: str) -> None:
 
 def config(architecture: Architecture, plan: Plan) -> dict[str, Any]:
     """Return `config.json`; `UsageError` for a variant that transformers does not have."""
+    published = published_config(architecture, plan.num_classes)
+    if published is not None:
+        return {**published, "torch_dtype": "float32"}
     families = {"vit": _vit, "deit": _vit, "swin": _swin, "pvt": _pvt, "pvtv2": _pvtv2}
     make = families.get(architecture.family)
     if make is None or plan.features:

@@ -103,11 +103,28 @@ def plan_lines(outcome: Conversion) -> list[str]:
         for name, reason in group.items():
             reasons.setdefault(reason, []).append(name)
         lines += [f"{what}: {', '.join(fold(names)[:4])} ({why})" for why, names in reasons.items()]
+    lines += [f"one way: {row}" for row in one_way_rows(plan)]
+    if plan.copied:
+        lines.append(f"shared with another tensor: {', '.join(fold(plan.copied)[:4])}")
     if plan.filled:
         lines.append(f"filled: {', '.join(fold(plan.filled)[:4])} ({_values(plan.filled)})")
     if plan.computed:
         lines.append(f"computed by the architecture: {', '.join(fold(plan.computed)[:4])}")
     return lines
+
+
+def one_way_rows(plan: Plan) -> list[str]:
+    """Return what does not come back from the target, a text for each row of the table."""
+    from porter.mapping.fold import fold
+
+    rows: dict[tuple[str, str], list[str]] = {}
+    for link in plan.source.links:
+        if link.fold is not None:
+            rows.setdefault((link.row, str(link.fold)), []).append(link.canonical[0])
+    for link in plan.target.links:
+        if link.loses:
+            rows.setdefault((link.row, link.how), []).append(link.canonical[0])
+    return [f"{', '.join(fold(names)[:4])} ({how})" for (_, how), names in rows.items()]
 
 
 def _purposes(plan: Plan) -> list[str]:
@@ -150,7 +167,8 @@ def _weights_line(outcome: Conversion) -> str:
         if proof.cast is None
         else f"equal when rounded to {proof.cast}"
     )
-    return f"PASS  {proof.compared} tensors {same} ({sized(proof.nbytes)})"
+    again = f", {proof.folded} with no way back computed again" if proof.folded else ""
+    return f"PASS  {proof.compared} tensors {same} ({sized(proof.nbytes)}){again}"
 
 
 def sized(nbytes: int) -> str:

@@ -138,8 +138,8 @@ class Dialects:
         rows = tuple(_rows(entry, where))
         for row in rows:
             check_row(row, self.layers, where)
-        absent = tuple(Absent(Pattern(k), *_reason(v)) for k, v in entry.get("absent", {}).items())
-        extra = tuple(_extra(k, v) for k, v in entry.get("extra", {}).items())
+        absent = tuple(_absent(k, v) for k, v in entry.get("absent", {}).items())
+        extra = tuple(_extra(k, v, where) for k, v in entry.get("extra", {}).items())
         about = entry.get("about", "")
         also = entry.get("also", "")
         behaviour = tuple(Behaviour(k, **v) for k, v in entry.get("behaviour", {}).items())
@@ -187,6 +187,7 @@ def _row(value: dict[str, Any]) -> Row:
         {leaf: tuple(chain) for leaf, chain in ops.items()},
         dict(value.get("leaves", {})),
         tuple(value.get("first", ())),
+        value.get("fold", ""),
     )
 
 
@@ -194,6 +195,8 @@ def check_row(row: Row, layers: Sequence[Layer], where: str) -> None:
     """Raise `TableError` where a row cannot be applied to any layer of the table."""
     if len(row.canonical) > 1 and len(row.dialect) > 1:
         raise TableError(f"{where} {row}: one side of a row must be a single name")
+    if row.fold and (len(row.canonical) + len(row.dialect) > 2 or row.ops or row.leaves):
+        raise TableError(f"{where} {row}: `fold` takes one layer and one path, nothing else")
     names = [set(path.placeholders) for path in (*row.canonical, *row.dialect)]
     if any(one != names[0] for one in names):
         raise TableError(f"{where} {row}: both sides must have the same placeholders")
@@ -212,16 +215,22 @@ def check_row(row: Row, layers: Sequence[Layer], where: str) -> None:
         raise TableError(f"{where} {row}: unknown parameter {listed(sorted(unknown))}; {has}")
 
 
-def _extra(path: str, value: str | dict[str, Any]) -> Extra:
-    copy = None if isinstance(value, str) or "copy" not in value else Pattern(value["copy"])
-    extra = Extra(Pattern(path), _reason(value)[0], copy)
-    if copy is not None and set(copy.placeholders) != set(extra.path.placeholders):
+def _absent(path: str, value: str | dict[str, Any]) -> Absent:
+    body: dict[str, Any] = {"reason": value} if isinstance(value, str) else dict(value)
+    if "same" in body:
+        body["same"] = Pattern(body["same"])
+    return Absent(Pattern(path), **body)
+
+
+def _extra(path: str, value: str | dict[str, Any], where: str) -> Extra:
+    body = {"reason": value} if isinstance(value, str) else value
+    pattern = Pattern(path.removesuffix("*"))
+    copy = Pattern(body["copy"]) if "copy" in body else None
+    if copy is not None and set(copy.placeholders) != set(pattern.placeholders):
         raise TableError(f"extra {path!r} and its copy {copy.text!r} have other placeholders")
-    return extra
-
-
-def _reason(value: str | dict[str, Any]) -> tuple[str, float | None]:
-    return (value, None) if isinstance(value, str) else (value["reason"], value.get("fill"))
+    if path.endswith("*") and (pattern.placeholders or copy):
+        raise TableError(f"{where} extra {path!r}: a name that ends in * takes no placeholders")
+    return Extra(pattern, body["reason"], copy, path.endswith("*"))
 
 
 def no_overlap(patterns: Sequence[Pattern], where: str) -> None:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from porter.errors import MappingError, listed
 from porter.mapping.table import Dialect
 from porter.tensors import operations as ops
+from porter.tensors.folds import Fold
 from porter.tensors.lazy import LazyTensor, Shape
-from porter.tensors.operations import Join, Op
+from porter.tensors.operations import Cut, Join, Op
 
 
 class Link(NamedTuple):
@@ -18,6 +19,7 @@ class Link(NamedTuple):
 
     One side is a single tensor. Canonical tensors are joined by `join` if there are several;
     the result is split by `join` if the dialect has several; `ops` then act on each of those.
+    A `fold` makes several canonical tensors of several of the dialect's, and has no way back.
     """
 
     canonical: tuple[str, ...]
@@ -33,14 +35,26 @@ class Link(NamedTuple):
     """A buffer that the architecture computes: never taken from a file."""
     first: tuple[Op, ...] = ()
     """Operations on the one canonical tensor before it is split."""
+    fold: Fold | None = None
+    same: str | None = None
+    """The canonical tensor whose values are used where the dialect leaves this one out."""
+
+    @property
+    def loses(self) -> bool:
+        """Whether entries are left out on the way to the dialect."""
+        return any(isinstance(op, Cut) for op in self.ops)
 
     def dialect_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Return the dialect's shapes for canonical ones; `ShapeError` if they do not fit."""
+        if self.fold is not None:
+            return self.fold.part_shapes(shapes[0])
         shapes = [ops.shape_after(self.first, s) for s in shapes]
         return [ops.shape_after(self.ops, s) for s in self._fan(shapes, self.dialect)]
 
     def canonical_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Return the canonical shapes for the dialect's; `ShapeError` if they do not fit."""
+        if self.fold is not None:
+            return self.fold.shapes_of(shapes)
         undone = [ops.shape_after(ops.inverse(self.ops), s) for s in shapes]
         fanned = self._fan(undone, self.canonical)
         return [ops.shape_after(ops.inverse(self.first), s) for s in fanned]
@@ -52,12 +66,15 @@ class Link(NamedTuple):
         return self.join.split_shapes(shape, len(names)) if len(names) > 1 else [shape]
 
     def to_dialect(self, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
-        """Return the dialect's tensors, still unread."""
+        """Return the dialect's tensors, still unread; plans with a fold never ask for them."""
+        assert self.fold is None, self.row
         tensors = [ops.apply(self.first, t) for t in tensors]
         return [ops.apply(self.ops, t) for t in self._fan_tensors(tensors, self.dialect)]
 
     def to_canonical(self, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
         """Return the canonical tensors, still unread."""
+        if self.fold is not None:
+            return self.fold.apply(tensors)
         undone = [ops.apply(ops.inverse(self.ops), t) for t in tensors]
         fanned = self._fan_tensors(undone, self.canonical)
         return [ops.apply(ops.inverse(self.first), t) for t in fanned]
@@ -74,12 +91,16 @@ class Link(NamedTuple):
     @property
     def how(self) -> str:
         """The operations on the way to the dialect, in words."""
+        if self.fold is not None:
+            return f"no way back from {self.fold}"
         words = [*map(str, self.first), *self._join_words(len(self.dialect) > 1)]
         return ", ".join([*words, *map(str, self.ops)])
 
     @property
     def how_back(self) -> str:
         """The operations on the way from the dialect, in words."""
+        if self.fold is not None:
+            return str(self.fold)
         undone = map(str, ops.inverse(self.ops))
         words = [*undone, *self._join_words(len(self.canonical) > 1)]
         return ", ".join([*words, *map(str, ops.inverse(self.first))])
@@ -95,6 +116,8 @@ class Gap(NamedTuple):
     reason: str
     fill: float | None
     constant: bool = False
+    same: str | None = None
+    """The canonical tensor with the same values."""
 
 
 class Linked:
@@ -118,6 +141,6 @@ class Linked:
     def extra(self, name: str) -> str | None:
         """Return why a tensor that only the dialect has is left out, None if it is unknown."""
         for extra in self.dialect.extra:
-            if extra.path.match(name) is not None:
+            if extra.match(name):
                 return extra.reason
         return None

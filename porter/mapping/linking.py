@@ -10,9 +10,10 @@ from typing import NamedTuple
 from porter.errors import TableError, listed
 from porter.mapping.conventions import Leaf
 from porter.mapping.fold import fold
-from porter.mapping.layers import instances
+from porter.mapping.layers import Instance, instances
 from porter.mapping.link import Gap, Link, Linked
-from porter.mapping.table import BARE, Dialect, Layer, Row, Table
+from porter.mapping.table import BARE, Absent, Dialect, Layer, Row, Table
+from porter.tensors import folds
 from porter.tensors import operations as ops
 from porter.tensors.operations import Join, Op
 
@@ -31,16 +32,23 @@ def link_dialect(
     recipes: dict[tuple[int, int, str], _Recipe] = {}
     for instance in instances(table, names):
         row, values = _row(form, instance.path)
+        if row is not None and row.fold:
+            link = _folded(table, form, instance, row, values, sizes)
+            links.setdefault(link.dialect, link)
+            continue
         for leaf, name in instance.leaves.items():
             key = (id(instance.layer), id(row), leaf)
             recipe = recipes.get(key)
             if recipe is None:
                 recipe = recipes[key] = _recipe(table, form, instance.layer, row, leaf, sizes)
-            gap = _gap(form, recipe, name)
+            absent, same = _absent(form, name)
+            gap = _gap(absent, same, recipe, name)
             if gap is not None:
                 gaps.append(gap)
                 continue
             link = recipe.link(instance.path, name, values)
+            if absent is not None:
+                link = link._replace(optional=True, fill=absent.fill, same=same)
             links.setdefault(link.dialect, link)
     linked = Linked(form, links.values(), gaps)
     _check_once(linked, form, table)
@@ -56,14 +64,48 @@ def _row(dialect: Dialect, path: str) -> tuple[Row | None, dict[str, str]]:
     return None, {}
 
 
-def _gap(dialect: Dialect, recipe: _Recipe, name: str) -> Gap | None:
+def _absent(dialect: Dialect, name: str) -> tuple[Absent | None, str | None]:
+    """Return the row of `absent` for a canonical tensor, and the one with the same values."""
     for absent in dialect.absent:
-        if absent.path.match(name) is not None:
-            return Gap(name, absent.reason, absent.fill, recipe.constant)
+        values = absent.path.match(name)
+        if values is not None:
+            return absent, None if absent.same is None else absent.same.format(values)
+    return None, None
+
+
+def _gap(absent: Absent | None, same: str | None, recipe: _Recipe, name: str) -> Gap | None:
+    if absent is not None:
+        if absent.optional:
+            return None
+        return Gap(name, absent.reason, absent.fill, recipe.constant, same)
     rule = recipe.rule
     if rule.absent is None:
         return None
     return Gap(name, rule.absent, rule.fill, recipe.constant)
+
+
+def _folded(
+    table: Table,
+    dialect: Dialect,
+    instance: Instance,
+    row: Row,
+    values: Mapping[str, str],
+    sizes: Mapping[str, int],
+) -> Link:
+    """Return the link of a layer that the dialect has in several parts."""
+    where = f"[dialects.{dialect.name}] {row}"
+    try:
+        fold = folds.parse(row.fold, sizes)
+    except TableError as error:
+        raise TableError(f"{where}: {error.message}", table.source) from error
+    if set(instance.leaves) != {"weight", "bias"}:
+        raise TableError(f"{where}: {instance.path} must have a weight and a bias", table.source)
+    path, separator = row.dialect[0].format(values), dialect.convention.separator
+    return Link(
+        (instance.leaves["weight"], instance.leaves["bias"]),
+        tuple(f"{path}{separator}{part}" for part in fold.parts),
+        kind=instance.layer.kind, row=str(row), fold=fold,
+    )  # fmt: skip
 
 
 def _leaf(dialect: Dialect, layer: Layer, leaf: str) -> Leaf:

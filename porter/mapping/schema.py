@@ -69,15 +69,22 @@ _ROW_PROPERTIES = {
     ),
     "first": {**_CHAIN, "description": "operations before the one canonical tensor is split"},
     "leaves": _each("the dialect's names of parameters, by PyTorch's", _text("a name")),
+    "fold": _text("a fold such as 'rep_dw' or 'dilated 7', which has no way back"),
 }
 _NAMED_ROW = _object("a row", _ROW_PROPERTIES, ("path",))
 _FULL_ROW = _object("a row", {"canonical": _NAMES, **_ROW_PROPERTIES}, ("canonical", "path"))
 _REASON = {"type": "string", "minLength": 1, "description": "the reason"}
 _FILL = {"type": "number", "description": "the number written for it on the way back"}
+_SAME = _text("the canonical tensor with the same values, which is written on the way back")
+_OPTIONAL = {"type": "boolean", "description": "true where a file may have it"}
 _ABSENT = _either(
-    "the reason, or a table with `reason` and `fill`",
+    "the reason, or a table with `reason`",
     _REASON,
-    _object("a reason and a value", {"reason": _REASON, "fill": _FILL}, ("reason",)),
+    _object(
+        "a reason and a value",
+        {"reason": _REASON, "fill": _FILL, "same": _SAME, "optional": _OPTIONAL},
+        ("reason",),
+    ),
 )
 _SETTING = _either(
     "true, false or a number",
@@ -166,7 +173,7 @@ def _form(framework: Node) -> dict[str, Node]:
         },
         "behaviour": _each("settings of the dialect's code = value and source", _BEHAVIOUR),
         "absent": _each("canonical tensors that the dialect does not have = reason", _ABSENT),
-        "extra": _each("tensors that only the dialect has = reason", _EXTRA),
+        "extra": _each("tensors that only the dialect has, or BEGINNING* = reason", _EXTRA),
     }  # fmt: skip
 
 
@@ -199,8 +206,9 @@ def _chosen(node: Node, value: object) -> Node:
 
 def _is_a(node: Node, value: object) -> bool:
     kind = node.get("type")
-    is_number = not isinstance(value, bool) or kind == "boolean"
-    return kind is None or (isinstance(value, _TYPES[kind]) and is_number)
+    if kind is None:
+        return True
+    return isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind == "boolean")
 
 
 def _fits(node: Node, value: object) -> bool:

@@ -40,9 +40,12 @@ def likenesses(names: Iterable[str]) -> Iterator[Likeness]:
     """Yield every dialect of every family, families in alphabetical order."""
     plain_names = {plain(name) for name in names}
     for family, dialects in _names().items():
-        for dialect, (separator, known) in dialects.items():
-            covered, common = _overlap(plain_names, known, separator)
-            yield Likeness(family, dialect, covered == len(plain_names), common)
+        for dialect, (separator, known, left_out) in dialects.items():
+            relevant = plain_names
+            if left_out:
+                relevant = {name for name in plain_names if not name.startswith(left_out)}
+            covered, common = _overlap(relevant, known, separator)
+            yield Likeness(family, dialect, covered == len(relevant), common)
 
 
 def resembles_any(names: Iterable[str]) -> bool:
@@ -67,10 +70,15 @@ def _overlap(names: Set[str], known: Set[str], separator: str) -> tuple[int, flo
 
 
 @cache
-def _names() -> dict[str, dict[str, tuple[str, frozenset[str]]]]:
-    """Read {family: {dialect: (separator, names)}}."""
+def _names() -> dict[str, dict[str, tuple[str, frozenset[str], tuple[str, ...]]]]:
+    """Read {family: {dialect: (separator, names, beginnings of names that are left out)}}."""
     data = (FOLDER / "names.json").read_bytes()
     return {
-        family: {d: (row[0], frozenset(row[1:])) for d, row in dialects.items()}
+        family: {d: _row(row) for d, row in dialects.items()}
         for family, dialects in json.loads(data).items()
     }
+
+
+def _row(row: list[str]) -> tuple[str, frozenset[str], tuple[str, ...]]:
+    left_out = tuple(name[:-1] for name in row[1:] if name.endswith("*"))
+    return row[0], frozenset(name for name in row[1:] if not name.endswith("*")), left_out

@@ -44,6 +44,8 @@ class Row(NamedTuple):
     leaves: Mapping[str, str] = {}
     first: tuple[str, ...] = ()
     """Operations on the one canonical tensor before it is split."""
+    fold: str = ""
+    """How the dialect's tensors below the path become the layer's weight and bias: one way."""
 
     def __str__(self) -> str:
         sides = (" + ".join(p.text for p in side) for side in (self.canonical, self.dialect))
@@ -66,6 +68,10 @@ class Absent(NamedTuple):
     path: Pattern
     reason: str
     fill: float | None = None
+    same: Pattern | None = None
+    """The canonical tensor that this one shares its values with."""
+    optional: bool = False
+    """Whether a file may have it, and is then read."""
 
 
 class Extra(NamedTuple):
@@ -77,6 +83,14 @@ class Extra(NamedTuple):
     path: Pattern
     reason: str
     copy: Pattern | None = None
+    begins: bool = False
+    """Whether names that begin with the path are meant (`head.aux.*`)."""
+
+    def match(self, name: str) -> bool:
+        """Whether a tensor of the dialect is one of these."""
+        if self.begins:
+            return name.startswith(self.path.text)
+        return self.path.match(name) is not None
 
 
 class Behaviour(NamedTuple):
@@ -120,6 +134,11 @@ class Dialect(NamedTuple):
     behaviour: tuple[Behaviour, ...] = ()
     only: Pattern | None = None
     """A canonical tensor: variants without it have no such naming."""
+
+    @property
+    def folds(self) -> bool:
+        """Whether some of its tensors are folded into others, so that it cannot be written."""
+        return any(row.fold for form in self.forms for row in form.rows)
 
     def names(self, tensors: Iterable[str]) -> bool:
         """Whether a variant with these canonical names has this naming."""

@@ -32,6 +32,8 @@ class Account:
     """Canonical tensors that the source does not have, each with the value written for it."""
     computed: list[str] = field(default_factory=list)
     """Canonical tensors that the architecture computes."""
+    copied: dict[str, str] = field(default_factory=dict)
+    """Canonical tensors that the source has under another name, with that canonical name."""
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
@@ -44,6 +46,8 @@ class Account:
                 self.computed.append(gap.canonical)
             elif gap.canonical in left:
                 self.filled[gap.canonical] = left.pop(gap.canonical)
+            elif gap.same is not None:
+                self.copied[gap.canonical] = gap.same
             elif gap.fill is not None:
                 self.filled[gap.canonical] = gap.fill
             else:
@@ -69,6 +73,8 @@ class Account:
             self.filled.update({name: left.pop(name) for name in link.canonical})
         elif link.optional and link.fill is not None and len(absent) == len(link.dialect):
             self.filled.update(dict.fromkeys(link.canonical, link.fill))
+        elif link.optional and link.same is not None:
+            self.copied[link.canonical[0]] = link.same
         else:
             self.missing += absent
 

@@ -52,9 +52,10 @@ def prove(architecture: Architecture, dialect: str) -> Proof:
             count = max(count, len(tensors))
             problems += _against_model(architecture, dialect, chosen, tensors)
             forth = plan(architecture, tensors, dialect, CANONICAL)
-            back = plan(architecture, forth.canonical, CANONICAL, dialect)
             problems += _inverse(forth.source, forth.canonical)
-            problems += _inverse(back.target, back.canonical)
+            if not forth.source.dialect.folds:
+                back = plan(architecture, forth.canonical, CANONICAL, dialect)
+                problems += _inverse(back.target, back.canonical)
         except (PorterError, operations.ShapeError) as error:
             problems.append(str(error))
     return Proof(architecture.name, dialect, count, tuple(dict.fromkeys(problems)))

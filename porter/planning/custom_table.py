@@ -18,7 +18,7 @@ from porter.mapping.linking import link_dialect
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, CANONICAL, Dialect, Row, Table
 from porter.planning.sizes import Shapes
-from porter.tensors import operations
+from porter.tensors import folds, operations
 from porter.zoo.architectures import Architecture
 from porter.zoo.preprocessing import Preprocessing
 from porter.zoo.skeleton import Skeleton, SkeletonTensor
@@ -103,6 +103,8 @@ def unknown_operations(table: Table) -> list[str]:
             for row in form.rows:
                 try:
                     operations.parse_join(row.join, {})
+                    if row.fold:
+                        folds.parse(row.fold, {})
                     for text in (*row.first, *(t for chain in row.ops.values() for t in chain)):
                         operations.parse(text, {})
                 except TableError as error:
@@ -149,7 +151,7 @@ def _canonical_names(table: Table, dialect: Dialect, source: Shapes) -> tuple[li
     sides = [side for row in dialect.rows for side in row.canonical]
     for name in source:
         canonical = list(_canonical(table, dialect, sides, name))
-        if not canonical and not any(e.path.match(name) is not None for e in dialect.extra):
+        if not canonical and not any(extra.match(name) for extra in dialect.extra):
             unknown.append(name)
         names.update(dict.fromkeys(canonical))
     return list(names), unknown
@@ -195,6 +197,13 @@ def _canonical(
     path, _, end = name.rpartition(separator)
     for row in dialect.rows:
         for side in row.dialect:
+            if row.fold:
+                for part in folds.parse(row.fold, {}).parts:
+                    paths = _paths(row, side, name.removesuffix(f".{part}"))
+                    if name.endswith(f".{part}") and paths:
+                        yield from (f"{paths[0]}.weight", f"{paths[0]}.bias")
+                        return
+                continue
             paths = _paths(row, side, name)
             if paths and all(_is_bare(table, bare) for bare in paths):
                 yield from paths

@@ -40,6 +40,11 @@ class Endpoint(NamedTuple):
     """The dialect as it was written: perhaps an alias of it."""
 
     @property
+    def published(self) -> bool:
+        """Whether the names of transformers' files were asked for: a folder may hold them, too."""
+        return self.container == "torch" and self.named.startswith("hf")
+
+    @property
     def suffix(self) -> str:
         """The suffix of files that porter writes, with its dot."""
         from porter.codecs.detect import SUFFIXES
@@ -122,12 +127,17 @@ def _head(dialect: Dialect) -> str:
 
 
 def container_for(path: str, endpoint: Endpoint) -> str:
-    """Return the container that an output's suffix asks for; one that contradicts is refused."""
+    """Return the container that an output's suffix asks for; one that contradicts is refused.
+
+    With `--to torch:hf` a name without suffix is that of a folder, as transformers loads it.
+    """
     from porter.codecs.detect import SUFFIXES, container_of
 
     container = container_of(path)
     if endpoint.container == PROGRAM:
         raise UsageError("porter reads inference models of Paddle and writes none: use --to paddle")
+    if container is None and endpoint.published:
+        return FOLDER
     if endpoint.container == FOLDER and container is not None:
         raise UsageError("--to hf writes a folder: name one without the suffix of a file", path)
     if container in (None, endpoint.container):

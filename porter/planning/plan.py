@@ -47,6 +47,8 @@ class Plan:
     """Canonical tensors that the source does not have, each with the value written for it."""
     computed: tuple[str, ...]
     """Canonical tensors that the architecture computes."""
+    copied: Mapping[str, str] = field(default_factory=dict)
+    """Canonical tensors that the source has once: each with the canonical name of the other."""
     lost: Mapping[str, str] = field(default_factory=dict)
     """Canonical tensors that the target does not have, each with the reason."""
     kept: tuple[str, ...] = ()
@@ -54,6 +56,11 @@ class Plan:
 
     def read(self, state: Mapping[str, LazyTensor]) -> StateDict:
         """Return the canonical state dict, still unread."""
+        tensors = self.mapped(state)
+        return StateDict({name: tensors[name] for name in self.canonical})
+
+    def mapped(self, state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+        """Return the canonical tensors of a state dict that may have some of the source's only."""
         tensors: dict[str, LazyTensor] = {}
         for link in self.source.links:
             if not link.constant and all(name in state for name in link.dialect):
@@ -64,7 +71,9 @@ class Plan:
             tensors[name] = LazyTensor.of(np.full(shape, value, DTYPES[dtype].numpy))
         computed = self.constants()
         tensors.update({name: LazyTensor.of(computed[name]) for name in self.computed})
-        return StateDict({name: tensors[name] for name in self.canonical})
+        shared = {name: other for name, other in self.copied.items() if other in tensors}
+        tensors.update({name: tensors[other] for name, other in shared.items()})
+        return tensors
 
     def write(self, canonical: Mapping[str, LazyTensor]) -> StateDict:
         """Return the target's state dict, still unread."""
@@ -93,15 +102,40 @@ class Plan:
         """Return the source's state dict for the target's, as far as it came from the source."""
         canonical: dict[str, LazyTensor] = {}
         for link in self.target.links:
-            parts = [state[name] for name in link.dialect]
-            canonical.update(zip(link.canonical, link.to_canonical(parts), strict=True))
+            if not link.loses:
+                parts = [state[name] for name in link.dialect]
+                canonical.update(zip(link.canonical, link.to_canonical(parts), strict=True))
+        for gap in self.target.gaps:
+            if gap.same in canonical:
+                canonical[gap.canonical] = canonical[gap.same]
         tensors: dict[str, LazyTensor] = {}
+        made = self.made
         for link in self.source.links:
-            filled = all(name in self.filled for name in link.canonical)
-            if all(name in canonical for name in link.canonical) and not (link.constant or filled):
+            new = link.constant or all(name in made for name in link.canonical)
+            if all(name in canonical for name in link.canonical) and not new:
                 parts = [canonical[name] for name in link.canonical]
                 tensors.update(zip(link.dialect, link.to_dialect(parts), strict=True))
         return StateDict(tensors)
+
+    @property
+    def made(self) -> frozenset[str]:
+        """The canonical tensors that no tensor of the source comes back from."""
+        folded = (name for link in self.source.links if link.fold for name in link.canonical)
+        cut = (name for link in self.target.links if link.loses for name in link.canonical)
+        return frozenset((*self.filled, *self.computed, *self.copied, *folded, *cut))
+
+    @property
+    def one_way(self) -> dict[str, str]:
+        """The tensors of the source that do not come back from the target, each with the reason."""
+        reasons: dict[str, str] = {}
+        for link in self.source.links:
+            if link.fold is not None:
+                reasons.update(dict.fromkeys(link.dialect, str(link.fold)))
+        for link in self.target.links:
+            for part in link.canonical if link.loses else ():
+                read = self.source.by_canonical.get(part)
+                reasons.update(dict.fromkeys(read.dialect if read else (), link.how))
+        return reasons
 
     def constants(self) -> dict[str, Array]:
         """Return the architecture's constants at this image size, under canonical names."""
@@ -166,6 +200,7 @@ def plan(
     if refusal is not None:
         raise refusal
     write = link_variant(architecture, target_dialect, features, list(canonical))
+    _refuse_folds(architecture, write, path)
     problems = unwritable(write, canonical)
     if problems:
         message = f"does not fit {architecture.name} ({target_dialect}): {'; '.join(problems[:6])}"
@@ -173,9 +208,21 @@ def plan(
     return Plan(
         architecture, read, write, 0 if num_classes == 0 else every["classes"], size,
         features, canonical, account.dropped, account.filled,
-        tuple(name for name in account.computed if name in computed),
-        lost={gap.canonical: gap.reason for gap in write.gaps},
+        tuple(name for name in account.computed if name in computed), account.copied,
+        lost={gap.canonical: gap.reason for gap in write.gaps if gap.same is None},
     )  # fmt: skip
+
+
+def _refuse_folds(architecture: Architecture, write: Linked, path: str | None) -> None:
+    """Raise `MappingError` where the target has branches that were folded into one tensor."""
+    folded = [link for link in write.links if link.fold is not None]
+    if folded:
+        rows = dict.fromkeys(f"{link.row} ({link.fold})" for link in folded)
+        raise MappingError(
+            f"{architecture.name} cannot be written as {write.dialect.name}: {len(folded)} layers"
+            f" have no way back from {listed(rows, 4)}",
+            path,
+        )
 
 
 def link_variant(

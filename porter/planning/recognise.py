@@ -116,7 +116,8 @@ def _exact(
     elements = sum(prod(shape) for dtype, shape in source.values() if DTYPES[dtype].is_float)
     for architecture in variants:
         fixed, most = _elements(architecture.name)
-        if not _SLACK * fixed <= elements <= most:
+        least = 0 if architecture.table.dialect(dialect).folds else _SLACK * fixed
+        if not least <= elements <= most:
             continue
         fits = _planned(architecture, source, dialect)
         if fits is not None:

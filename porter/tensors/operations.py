@@ -2,9 +2,9 @@
 
 The set is closed: a table cannot express anything else. Operations on one tensor are
 `Permute`, `Unflatten`/`Flatten`, `Reshape`, `Flip`, `Squeeze`/`Unsqueeze`,
-`Interleave`/`Deinterleave` and `Regroup`; `Concat` and `Stack` join several tensors and split
-them again.
-No values are computed and none are lost: every rule moves elements.
+`Interleave`/`Deinterleave`, `Regroup` and `Cut`/`Pad`; `Concat` and `Stack` join several tensors
+and split them again.
+No values are computed and none are lost, but by `Cut`: every other rule moves elements.
 """
 
 from __future__ import annotations
@@ -376,9 +376,58 @@ class Regroup:
         return f"regroup {self.axis} {factors} -> {','.join(map(str, self.order))}"
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Leave out the last entries along an axis, which another implementation does not have."""
+
+    axis: int
+    count: int
+
+    def shape(self, shape: Shape) -> Shape:
+        a = self.axis
+        if a >= len(shape) or shape[a] <= self.count:
+            raise ShapeError(f"axis {a} must be larger than {self.count}")
+        return (*shape[:a], shape[a] - self.count, *shape[a + 1 :])
+
+    def apply(self, tensor: LazyTensor) -> LazyTensor:
+        kept = self.shape(tensor.shape)[self.axis]
+        return _sliced(tensor, self.axis, 0, kept)
+
+    def inverse(self) -> Pad:
+        return Pad(self.axis, self.count)
+
+    def __str__(self) -> str:
+        return f"cut {self.axis} {self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Add entries of zeros at the end of an axis."""
+
+    axis: int
+    count: int
+
+    def shape(self, shape: Shape) -> Shape:
+        a = self.axis
+        if a >= len(shape):
+            raise ShapeError(f"more than {a} axes expected")
+        return (*shape[:a], shape[a] + self.count, *shape[a + 1 :])
+
+    def apply(self, tensor: LazyTensor) -> LazyTensor:
+        shape = self.shape(tensor.shape)
+        widths = [(0, self.count * (axis == self.axis)) for axis in range(len(shape))]
+        return LazyTensor(tensor.dtype, shape, lambda: np.pad(tensor.read(), widths))
+
+    def inverse(self) -> Cut:
+        return Cut(self.axis, self.count)
+
+    def __str__(self) -> str:
+        return f"pad {self.axis} {self.count}"
+
+
 Op = (
     Permute | Reshape | Unflatten | Flatten | Squeeze | Unsqueeze | Flip | Interleave | Deinterleave
-    | Regroup
+    | Regroup | Cut | Pad
 )  # fmt: skip
 
 
@@ -488,7 +537,7 @@ def parse(text: str, sizes: Mapping[str, int]) -> Op:
     """Read an operation as a table writes it: a verb and integers or names out of `sizes`.
 
     `transpose`, `permute 2 3 1 0`, `unflatten 1 num_heads`, `flatten 0 num_heads`, `flip 0`,
-    `squeeze 0`, `unsqueeze 0`, `interleave 0 3`, `deinterleave 0 3`,
+    `squeeze 0`, `unsqueeze 0`, `interleave 0 3`, `deinterleave 0 3`, `cut 0 1`,
     `reshape 64,3 -> 8,8,3`, `regroup 0 2,2,* -> 2,1,0`.
     """
     verb, *words = text.split()
@@ -517,6 +566,7 @@ def parse(text: str, sizes: Mapping[str, int]) -> Op:
         "unsqueeze": (Unsqueeze, 1),
         "interleave": (Interleave, 2),
         "deinterleave": (Deinterleave, 2),
+        "cut": (Cut, 2),
     }
     if verb in kinds and len(numbers) == kinds[verb][1]:
         return kinds[verb][0](*numbers)  # type: ignore[arg-type]

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from porter.errors import listed, printable
-from porter.mapping.constants import constants
 from porter.mapping.fold import fold
 from porter.planning.plan import Plan
 from porter.storage.pieces import WRITE_BLOCK, Meter, run_all
@@ -36,6 +35,8 @@ class WeightProof:
     """Tensors of the source left out for a stated reason."""
     lost: int
     """Tensors of the source for which the target has no place."""
+    folded: int
+    """Tensors of the source with no way back: what was made of them was computed again."""
     filled: int
     """Tensors of the target that were written with a constant value."""
     computed: int
@@ -75,9 +76,10 @@ def prove_weights(
     """
     problems = _names(plan, written)
     if problems:
-        return WeightProof(0, 0, 0, 0, 0, 0, cast, tuple(problems))
+        return WeightProof(0, 0, 0, 0, 0, 0, 0, cast, tuple(problems))
     back = plan.back(written)
-    compared = nbytes = dropped = lost = 0
+    one_way = plan.one_way
+    compared = nbytes = dropped = lost = folded = 0
     both = [(name, tensor, back[name]) for name, tensor in source.items() if name in back]
     found = _digested(both, digests) if digests else _differences(both, cast, progress)
     for name, tensor in source.items():
@@ -87,6 +89,8 @@ def prove_weights(
             problems += found[name]
         elif name in plan.dropped:
             dropped += 1
+        elif name in one_way:
+            folded += 1
         elif _is_lost(plan, name):
             lost += 1
         else:
@@ -94,11 +98,11 @@ def prove_weights(
     problems += [
         f"{printable(name)} comes back but was not read" for name in _invented(back, source)
     ]
-    problems += _made_here(plan, written, cast)
+    problems += _made_here(plan, source, written, cast)
     if not compared:
         problems.append("no tensor was compared")
     return WeightProof(
-        compared, nbytes, dropped, lost, len(plan.filled), len(plan.computed), cast,
+        compared, nbytes, dropped, lost, folded, len(plan.filled), len(plan.computed), cast,
         tuple(problems),
     )  # fmt: skip
 
@@ -122,18 +126,19 @@ def _invented(back: Mapping[str, LazyTensor], source: Mapping[str, LazyTensor]) 
     yield from (name for name in back if name not in source)
 
 
-def _made_here(plan: Plan, written: Mapping[str, LazyTensor], cast: str | None) -> list[str]:
-    """Check the tensors that the source did not have against the values of the plan."""
-    table = plan.architecture.table
-    known = constants(table.constants, plan.architecture.config, plan.image_size)
-    made = {name: known[name] for name in plan.computed}
-    for name, value in plan.filled.items():
-        dtype, shape = plan.canonical[name]
-        made[name] = np.full(shape, value, DTYPES[dtype].numpy)
+def _made_here(
+    plan: Plan,
+    source: Mapping[str, LazyTensor],
+    written: Mapping[str, LazyTensor],
+    cast: str | None,
+) -> list[str]:
+    """Compare the tensors that do not come back with what the plan makes of the source."""
+    canonical = plan.mapped(source)
+    made = plan.made & set(canonical)
     problems = []
     for link in plan.target.links:
         if all(name in made for name in link.canonical):
-            expected = link.to_dialect([LazyTensor.of(made[name]) for name in link.canonical])
+            expected = link.to_dialect([canonical[name] for name in link.canonical])
             for name, tensor in zip(link.dialect, expected, strict=True):
                 problems += _difference(name, tensor, written[name], cast)
     return problems

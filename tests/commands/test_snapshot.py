@@ -110,10 +110,11 @@ def test_large_weights_are_cut_into_shards(tmp_path: Path) -> None:
 
 
 def test_only_a_new_folder_is_written(tmp_path: Path) -> None:
-    """A path that exists, even with force, and the suffix of a file are refused."""
+    """A folder with files, even with force, and the suffix of a file are refused."""
     given = tmp_path / "a.pth"
     porter.init("pvtv2-b0", given, to="torch")
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.md").touch()
     for force in (False, True):
         with pytest.raises(UsageError, match="a folder is not replaced"):
             porter.convert("pvtv2-b0", given, tmp_path / "out", from_="torch", to="hf", force=force)
@@ -121,6 +122,9 @@ def test_only_a_new_folder_is_written(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             porter.convert("pvtv2-b0", given, tmp_path / name, from_="torch", to="hf")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pth", "a.pth.porter.json", "out"]
+    (tmp_path / "out" / "notes.md").unlink()
+    porter.convert("pvtv2-b0", given, tmp_path / "out", from_="torch", to="hf", verify=False)
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

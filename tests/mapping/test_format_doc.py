@@ -24,6 +24,7 @@ LAYERS = """
 "a.{i}.{n:qkv,in,q,kv}" = "linear"
 "blocks.{i}.{n:norm1,norm2}" = "norm"
 "blocks.{i}.attn.qkv" = "attention"
+"blocks.{i}.token_conv" = "conv"
 "head" = "linear"
 """
 HF = '[dialects.hf]\nlike = "vit:hf"\n'

@@ -32,7 +32,8 @@ VIT = find("vit-tiny-p16-224").table
 )
 def test_what_can_be_said(text: str, dialect: str, container: str) -> None:
     """A framework names its own dialects, a container any; aliases lead to what they name."""
-    assert parse(text, VIT) == Endpoint(dialect, container)
+    found = parse(text, VIT)
+    assert (found.dialect, found.container) == (dialect, container)
 
 
 @pytest.mark.parametrize("family", sorted(families()))
@@ -45,7 +46,18 @@ def test_every_spelling_of_every_family_is_understood(family: str) -> None:
 
 def test_numpy_holds_canonical_names_where_there_are_no_google_ones() -> None:
     """Google's names are ViT's alone."""
-    assert parse("numpy", find("shunted-t").table) == Endpoint("torch", "npz")
+    found = parse("numpy", find("shunted-t").table)
+    assert (found.dialect, found.container) == ("torch", "npz")
+
+
+def test_a_name_without_suffix_is_a_folder_where_transformers_names_are_asked_for() -> None:
+    """`torch:hf` may be a file or a folder: the suffix decides, also where hf is an alias."""
+    for table in (VIT, find("pp-lcnet-x1_0-doc-ori").table):
+        assert container_for("out", parse("torch:hf", table)) == "hf"
+        assert container_for("out/", parse("torch:hf", table)) == "hf"
+        assert container_for("out.pth", parse("torch:hf", table)) == "torch"
+        assert container_for("out.safetensors", parse("torch:hf", table)) == "safetensors"
+        assert container_for("out", parse("torch", table)) == "torch"
 
 
 @pytest.mark.parametrize(

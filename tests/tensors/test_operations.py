@@ -55,6 +55,20 @@ def test_inverse_restores_every_element(case: tuple[tuple[int, ...], operations.
     assert op.inverse().inverse() == op
 
 
+def test_a_cut_comes_back_with_zeros() -> None:
+    """The last entries are left out; the way back has the shape, and zeros in their place."""
+    op = operations.parse("cut 0 1", {})
+    tensor = LazyTensor.of(counting((3, 2)))
+    there = op.apply(tensor)
+    assert there.shape == op.shape((3, 2)) == (2, 2)
+    back = op.inverse().apply(there)
+    assert back.shape == (3, 2)
+    np.testing.assert_array_equal(back.read(), [[0, 1], [2, 3], [0, 0]])
+    assert op.inverse().inverse() == op
+    with pytest.raises(operations.ShapeError):
+        op.shape((1, 2))
+
+
 @given(shapes_and_ops())
 def test_operation_moves_elements_and_loses_none(
     case: tuple[tuple[int, ...], operations.Op],

@@ -102,6 +102,25 @@ FAMILIES = {
         PADDLEOCR,
     ),
     "hgnet-v2": ("hgnet-v2-l", PADDLEOCR),
+    "pp-ocrv5-mobile-det": ("pp-ocrv5-mobile-det", PADDLEOCR),
+    "pp-ocrv5-server-det": ("pp-ocrv5-server-det", PADDLEOCR),
+    "pp-ocrv5-mobile-rec": ("pp-ocrv5-mobile-rec", PADDLEOCR),
+    "pp-ocrv5-server-rec": ("pp-ocrv5-server-rec", PADDLEOCR),
+    "pp-ocrv6-small-det": ("pp-ocrv6-tiny-det pp-ocrv6-small-det", PADDLEOCR),
+    "pp-ocrv6-medium-det": ("pp-ocrv6-medium-det", PADDLEOCR),
+    "pp-ocrv6-rec": ("pp-ocrv6-small-rec pp-ocrv6-medium-rec", PADDLEOCR),
+    "pp-ocrv6-tiny-rec": ("pp-ocrv6-tiny-rec", PADDLEOCR),
+    "rt-detr": (
+        "rt-detr-l-wired-table-cell-det rt-detr-l-wireless-table-cell-det pp-doclayout-plus-l"
+        " pp-docblocklayout",
+        PADDLEOCR,
+    ),
+    "pp-doclayoutv2": ("pp-doclayoutv2", PADDLEOCR),
+    "pp-doclayoutv3": ("pp-doclayoutv3", PADDLEOCR),
+    "slanet": ("slanet slanet-plus", PADDLEOCR),
+    "slanext": ("slanext-wired slanext-wireless", PADDLEOCR),
+    "uvdoc": ("uvdoc", PADDLEOCR),
+    "pp-formulanet": ("pp-formulanet-l pp-formulanet-plus-l", PADDLEOCR),
 }
 """{family: (variants, what `--from` and `--to` take)}"""
 
