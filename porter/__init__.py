@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from porter.commands.convert import convert
     from porter.commands.diff import diff
     from porter.commands.doctor import doctor
-    from porter.commands.evaluate import evaluate
     from porter.commands.init import init
     from porter.commands.inspect import inspect
     from porter.commands.load import load_model
+    from porter.commands.pictures.evaluate import evaluate
     from porter.commands.repack import repack
     from porter.commands.verify import verify
     from porter.remote.fetch import read as open
@@ -27,7 +27,7 @@ _LAZY = {
     "diff": ("porter.commands.diff", "diff"),
     "doctor": ("porter.commands.doctor", "doctor"),
     "repack": ("porter.commands.repack", "repack"),
-    "evaluate": ("porter.commands.evaluate", "evaluate"),
+    "evaluate": ("porter.commands.pictures.evaluate", "evaluate"),
     "verify": ("porter.commands.verify", "verify"),
     "load_model": ("porter.commands.load", "load_model"),
 }

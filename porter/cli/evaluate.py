@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,10 +67,10 @@ def command(
     Each checkpoint sees the pictures by its own preprocessing: that of its dialect, or what the
     files next to it state. A picture that is shown to several is read once.
     """
-    from porter.commands.evaluate import evaluate
+    from porter.commands.pictures.evaluate import evaluate
     from porter.commands.verify import files_read
     from porter.planning.endpoint import parse
-    from porter.report.accuracy import check_names, rendered
+    from porter.report.accuracy import as_dict, check_names, rendered
     from porter.storage.outputs import check_outputs, publish_content
     from porter.zoo.architectures import find
 
@@ -88,11 +88,6 @@ def command(
         say_json(as_dict(made))
     elif not quiet:
         show(made)
-
-
-def as_dict(made: Evaluation) -> dict[str, Any]:
-    """Return an evaluation for machines."""
-    return {"schema": "porter.evaluation/1", **asdict(made)}
 
 
 def show(made: Evaluation) -> None:

@@ -66,6 +66,9 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.option("--batch-sizes", callback=_numbers, metavar="N,N", help="Default 1,2.")
 @click.option("--images", type=click.Path(), metavar="DIR", help="Pictures (the first 64).")
 @model_options
+@click.option("--data", type=click.Path(), metavar="FOLDER|LIST",
+              help="Also measure accuracies, as `porter evaluate`.")  # fmt: skip
+@click.option("--most", type=click.IntRange(1), metavar="N", help="Pictures of --data to take.")
 @click.option("--precision", type=click.Choice(list(_PRECISIONS)), default="fp32",
               help="Precision of RIGHT, in addition to float64.")  # fmt: skip
 @click.option("--behaviour", type=click.Choice(["canonical", "dialect"]), default="canonical",
@@ -95,6 +98,8 @@ def command(
     left: str,
     right: str | None,
     save_trace: str | None,
+    data: str | None,
+    most: int | None,
     reports: tuple[str, ...],
     force: bool,
     as_json: bool,
@@ -105,7 +110,9 @@ def command(
 
     Each side runs in a separate process; errors are judged against a float64 run of LEFT.
     The exit code is 0 when they are equal, 1 when not, 3 when a framework must be installed.
+    ARCH may be several variants, a,b; {arch} in LEFT and RIGHT is then each one's name.
     """
+    from porter.cli.shared import evidence
     from porter.commands.verify import files_read, verify
     from porter.planning.custom_table import is_table
     from porter.planning.endpoint import parse
@@ -114,6 +121,8 @@ def command(
     from porter.zoo.architectures import find
 
     check_names(reports)
+    _refuse_combinations(save_trace, data, most, reports)
+    options["precision"] = _PRECISIONS[options["precision"]]
     if is_table(arch):
         _refuse_for_tables(ctx)
         check = partial(_by_table, arch)
@@ -121,14 +130,17 @@ def command(
         check = partial(verify, arch)
         if options.pop("left_model") is not None or options.pop("right_model") is not None:
             raise click.UsageError("--left-model and --right-model go with a mapping table")
+        table_wanted = evidence.wanted(arch, data, options["preset"])
+        if table_wanted and save_trace is None and right is not None:
+            evidence.run(
+                ctx, arch, left, right, data=data, most=most, reports=reports, force=force,
+                as_json=as_json, quiet=quiet, **options,
+            )  # fmt: skip
         table = find(arch).table
         for side in ("left_dialect", "right_dialect"):
             if options[side] is not None:
                 options[side] = parse(options[side], table).named
-    options["precision"] = _PRECISIONS[options["precision"]]
     if save_trace is not None:
-        if reports:
-            raise click.UsageError("--save-trace makes no verdict: leave --report out")
         _record(ctx, arch, left, right, save_trace, {**options, "force": force}, as_json, quiet)
         return
     if right is None:
@@ -146,6 +158,18 @@ def command(
     elif not quiet:
         say_verdict(verdict)
     ctx.exit(0 if verdict.passed else 1 if verdict.failed else 3)
+
+
+def _refuse_combinations(
+    save_trace: str | None, data: str | None, most: int | None, reports: tuple[str, ...]
+) -> None:
+    """Refuse options that would not be carried out."""
+    if save_trace is not None and data is not None:
+        raise click.UsageError("--save-trace measures no accuracy: leave --data out")
+    if save_trace is not None and reports:
+        raise click.UsageError("--save-trace makes no verdict: leave --report out")
+    if most is not None and data is None:
+        raise click.UsageError("--most takes some of the pictures of --data")
 
 
 _OF_TABLES = {

@@ -231,5 +231,5 @@ def _judged(verdict: Verdict, pair: Pair, runs: Runs) -> Verdict:
         left=left.report,
         right=right.report,
         cases=left.cases,
-        checks=judge(left, right, runs.precision, runs.protocol),
+        checks=judge(left, right, runs.precision),
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from porter.errors import UsageError, json_escaped, listed
 from porter.report.cells import code, table
@@ -28,9 +29,13 @@ def check_names(paths: Iterable[str | os.PathLike[str]]) -> None:
 def rendered(made: Evaluation, path: str | os.PathLike[str]) -> str:
     """Return an evaluation in the format of a file's suffix."""
     if Path(path).suffix.lower() == ".json":
-        value = {"schema": "porter.evaluation/1", **asdict(made)}
-        return json_escaped(json.dumps(value, indent=1, ensure_ascii=False)) + "\n"
+        return json_escaped(json.dumps(as_dict(made), indent=1, ensure_ascii=False)) + "\n"
     return markdown(made)
+
+
+def as_dict(made: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as plain values."""
+    return {"schema": "porter.evaluation/1", **asdict(made)}
 
 
 def cells(made: Evaluation) -> list[tuple[str, ...]]:

@@ -32,7 +32,6 @@ from porter.verification.sides.report import SideReport
 from porter.verification.sides.side import Recorded
 from porter.verification.stamp import Clock
 from porter.verification.steps import Steps
-from porter.verification.tolerance import PRESETS
 from porter.verification.trace import Trace
 from porter.verification.verdict import NOT_MADE, Verdict
 from porter.zoo.architectures import Architecture
@@ -152,7 +151,7 @@ def _judged(pair: Pair, diagnose: bool) -> Verdict:
     pair.left.trace, pair.right.trace = left, right
     verdict = Verdict(
         pair.architecture.name, NOT_MADE, "", left.report, right.report, 0, 0, cases=left.cases,
-        checks=judge(left, right, SINGLE, PRESETS["default"]), notes=notes,
+        checks=judge(left, right, SINGLE), notes=notes,
     )  # fmt: skip
     verdict = with_run_notes(verdict, pair)
     options = {"per_layer": False, "grad": False, "train_step": False}

@@ -25,6 +25,8 @@ class Check:
     limit: float
     problem: str = ""
     """Why it fails; empty when it passes."""
+    direct: Figures | None = None
+    """The target against the source's float32 run: the classical figures, side against side."""
 
     @property
     def passed(self) -> bool:

@@ -9,22 +9,21 @@ from porter.verification import tolerance
 from porter.verification.checks import EXACT, SINGLE, Check
 from porter.verification.compare import Figures, compare
 from porter.verification.diagnose.layers import describe
-from porter.verification.tolerance import Preset
 from porter.verification.trace import Trace
 from porter.verification.verdict import FAILED, PASSED, Verdict
 
 
-def judge(left: Trace, right: Trace, precision: str, preset: Preset) -> tuple[Check, ...]:
+def judge(left: Trace, right: Trace, precision: str) -> tuple[Check, ...]:
     """Return every check: each output of each case, in float64 and at the precision.
 
     The left side's float64 run is the reference, its float32 run says how much the network
     enlarges rounding. An output that only one side has fails, as does a run without outputs.
     """
     keys = list(dict.fromkeys([*left.outputs[EXACT], *right.outputs.get(precision, {})]))
-    return tuple(check for key in keys for check in _checks(left, right, key, precision, preset))
+    return tuple(check for key in keys for check in _checks(left, right, key, precision))
 
 
-def _checks(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> Iterator[Check]:
+def _checks(left: Trace, right: Trace, key: str, precision: str) -> Iterator[Check]:
     case, _, output = key.rpartition("/")
     reference = left.outputs[EXACT].get(key)
     source = compare(left.outputs[SINGLE].get(key), reference) if SINGLE in left.outputs else None
@@ -37,8 +36,10 @@ def _checks(left: Trace, right: Trace, key: str, precision: str, preset: Preset)
         return
     target = compare(right.outputs.get(precision, {}).get(key), reference)
     limit = tolerance.limit(precision, error)
-    problem = _problem(source, target, limit) or _preset_limits(left, right, key, precision, preset)
-    yield Check(case, output, precision, source, target, limit, problem)
+    single, own = left.outputs.get(SINGLE, {}).get(key), right.outputs.get(precision, {}).get(key)
+    direct = compare(own, single) if single is not None else None
+    problem = _problem(source, target, limit)
+    yield Check(case, output, precision, source, target, limit, problem, direct)
 
 
 def _problem(source: Figures | None, target: Figures, limit: float) -> str:
@@ -48,18 +49,6 @@ def _problem(source: Figures | None, target: Figures, limit: float) -> str:
         return target.problem
     if not target.error <= limit:
         return f"error {target.error:.1e} is over the limit {limit:.1e}"
-    return ""
-
-
-def _preset_limits(left: Trace, right: Trace, key: str, precision: str, preset: Preset) -> str:
-    """Check the classical limits of a preset, side against side, each at its precision."""
-    if preset.max_abs is None and preset.top1 is None:
-        return ""
-    target = compare(right.outputs[precision].get(key), left.outputs.get(SINGLE, {}).get(key))
-    if preset.max_abs is not None and not target.max_abs < preset.max_abs:
-        return f"max abs {target.max_abs:.1e}, {preset.name} requires less than {preset.max_abs:g}"
-    if preset.top1 is not None and (target.top1 is None or target.top1 < preset.top1):
-        return f"top-1 agreement {target.top1}, {preset.name} requires {preset.top1:.1%}"
     return ""
 
 

@@ -49,6 +49,7 @@ RUNS = {
     "verify": [
         "verify pvtv2-b0 a.pth a.pdparams",
         "verify pvtv2-b0 a.pth --save-trace t.safetensors",
+        "verify pvtv2-b0 a.pth a.pdparams --data data --no-sensitivity",
     ],
 }
 

@@ -33,7 +33,6 @@ from porter.verification.sensitivity.prove import smallest
 from porter.verification.sides.pair import Pair
 from porter.verification.sides.prepare import Prepared
 from porter.verification.sides.side import Can, Side, float64_weights
-from porter.verification.tolerance import PRESETS
 from porter.verification.verdict import Verdict
 from porter.zoo.seeded import seeded
 
@@ -60,7 +59,7 @@ def prove_unseen(verdict: Verdict, pair: Pair, diagnose: bool) -> Verdict:
     fuzzed, hidden = _fuzzed(pair, {blind.name for blind in verdict.blind})
     if fuzzed is None:
         return verdict
-    checks = judge(fuzzed.left.trace, fuzzed.right.trace, EXACT, PRESETS["default"])
+    checks = judge(fuzzed.left.trace, fuzzed.right.trace, EXACT)
     proof = ON_FUZZED if all(check.passed for check in checks) else UNPROVEN
     blind = (b if b.name in hidden else replace(b, proof=proof) for b in verdict.blind)
     verdict = replace(verdict, fuzzed=checks, blind=tuple(blind))
