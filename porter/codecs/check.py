@@ -68,6 +68,7 @@ def check(path: str | os.PathLike[str], *, progress: Advance | None = None) -> C
         raise InputError("was written without digests: there is nothing to compare with", name)
     if not isinstance(files, dict) or not isinstance(tensors, dict):
         raise InputError("the record of provenance is malformed", place)
+    files = _renamed(files, os.path.basename(name), place)
     damaged = list(_damaged(os.path.dirname(name), files, place, progress))
     unread = [file for file, row in files.items() if not row["digest"]]
     problems = [problem for _, problem in damaged]
@@ -78,6 +79,18 @@ def check(path: str | os.PathLike[str], *, progress: Advance | None = None) -> C
         problems.append(f"the record {printable(os.path.basename(place))} was altered")
     metadata, sources = _texts(record, "metadata", place), _texts(record, "sources", place)
     return Checked(name, len(tensors), metadata, sources, tuple(problems))
+
+
+def _renamed(files: dict[str, Any], name: str, place: str) -> dict[str, Any]:
+    """Return the files of a record, of which the only one may have been renamed with its record.
+
+    `InputError` where the record of several files has none of this name: it is of another output.
+    """
+    if name in files:
+        return files
+    if len(files) > 1:
+        raise InputError(f"is the record of {listed(files, 3)}: give them these names back", place)
+    return dict(zip([name], files.values(), strict=False))
 
 
 def _damaged(

@@ -101,13 +101,15 @@ class Output:
             digests = dict(self.digests)
             if self.options.digests:
                 digests |= {body.name: body.digest for body in layout.bodies}
-            found = _stored(name, layout) if opaque else self.read(name)
+            found = _stored(name, layout) if opaque else self._readable(name)
             return self._check(name, layout, expected, found, digests, last)
 
         options = options or self.options
         written = atomic_output.publish(
             path, pieces, options, inputs=self.inputs, also=self._sources.unread(),
             check=check if options.read_back else None, lock=False, like=like,
+            # A run that is killed before its record is written leaves no record of another file.
+            replacing=self._remove_record if last else None,
         )  # fmt: skip
         self.note(path, written)
         return written
@@ -115,6 +117,14 @@ class Output:
     def read(self, path: str) -> StateDict:
         """Read a finished file of the output."""
         return self._read(OwnFile(path), strip=False)
+
+    def _readable(self, path: str) -> StateDict:
+        """Read a finished file under its temporary name; `InputError` names the output."""
+        try:
+            return self.read(path)
+        except InputError as error:
+            what = f"porter would not read what it writes: {error.message}; nothing was written"
+            raise InputError(what, self.path) from error
 
     def note(self, path: str, written: Written) -> None:
         """Take a finished file into the record."""

@@ -112,6 +112,7 @@ def publish(
     check: Check | None = None,
     lock: bool = True,
     like: str = "",
+    replacing: Callable[[], None] | None = None,
 ) -> Written:
     """Write pieces to a file that appears at `path` complete, or not at all.
 
@@ -120,6 +121,7 @@ def publish(
     is called with the finished file before it appears, while it is brought to the disk.
     Without `lock`, the caller has locked the output that the file is part of. A new file gets the
     permissions of the one at `like`, if there is one: it replaces it under another name.
+    `replacing` is called when all is well, right before the file appears.
 
     Raises `UsageError` for a target that may not be replaced, `InputError` for a changed input
     and `SystemFault`, with the bytes needed, when the machine refuses.
@@ -131,7 +133,7 @@ def publish(
         with suppress(OSError):
             target.old, target.like = os.stat(like), like
     with locked(target.path, target.asked) if lock else nullcontext():
-        return _publish(target, writing.place(pieces), options, sources, also, check)
+        return _publish(target, writing.place(pieces), options, sources, also, check, replacing)
 
 
 def _publish(
@@ -141,6 +143,7 @@ def _publish(
     sources: list[Input],
     also: Iterable[Follower],
     check: Check | None,
+    replacing: Callable[[], None] | None,
 ) -> Written:
     before = [stamp(source) for source in sources]
     digest = ""
@@ -160,6 +163,8 @@ def _publish(
             if stamp(source) != known:
                 raise InputError("changed while it was being read", named(source))
         file.close()  # Not every system renames an open file.
+        if replacing is not None:
+            replacing()
         _rename(name, target, options.force)
     if options.sync:
         sync_folder(target.folder, target.asked)
