@@ -79,7 +79,7 @@ def _in_folder(folder: str, format: str | None, depth: int) -> Place:
     if below is not None:
         place = _in_folder(os.path.join(folder, below), format, depth + 1)
         return place._replace(notes=(f"the folder {printable(below)} is taken", *place.notes))
-    if found := _weights(folder, names, format):
+    if found := weights(folder, _files(folder, names), format):
         return found
     return _below(folder, names, format, depth)
 
@@ -133,14 +133,21 @@ def _folders(folder: str) -> list[str]:
     return [name for name in _names(folder) if os.path.isdir(os.path.join(folder, name))]
 
 
-def _weights(folder: str, names: list[str], format: str | None) -> Place | None:
-    """Return the index or the file that has the weights; None where there is none."""
+def _files(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if os.path.isfile(os.path.join(folder, name))]
+
+
+def weights(folder: str, names: list[str], format: str | None) -> Place | None:
+    """Return the index or the file that has the weights; None where there is none.
+
+    `names` are those of the files in the folder, which may be at an address.
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
         container = container_of(name)
         if container is not None and not _NOT_WEIGHTS.fullmatch(name.lower()):
             wanted = format is None or container == format.removesuffix("-legacy")
-            if wanted and os.path.isfile(os.path.join(folder, name)):
+            if wanted:
                 groups.setdefault(container, []).append(name)
     for container in _ORDER:
         if container in groups:
@@ -219,7 +226,7 @@ def _looked_into(folder: str) -> Place | None:
     if any(name.endswith(_DEEPSPEED) for name in names):
         return Place("deepspeed", folder)
     try:
-        return _weights(folder, names, None)
+        return weights(folder, _files(folder, names), None)
     except InputError:
         return Place("file", folder)  # One of several: whoever names it is told which.
 

@@ -43,8 +43,6 @@ def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **optio
              "" if d.differing is None else f"{d.differing} elements")
             for d in result.differences
         ]  # fmt: skip
-        for note in result.notes:
-            say(note)
         if rows:
             click.echo(columns(rows))
         verdict = "equal, bit for bit" if result.equal else f"{len(rows)} differ"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Unpack
 from porter.codecs.detect import check_name
 from porter.codecs.detect import detect as detect_file
 from porter.errors import InputError, UsageError, listed, printable
-from porter.storage.input_file import InputFile
+from porter.storage.input_file import open_input
 from porter.storage.sidecar import with_record
 from porter.tensors.state_dict import StateDict
 
@@ -61,8 +61,7 @@ class Codec(NamedTuple):
 
 def detect(path: str) -> str:
     """Return the key of `CODECS` that the content of a file calls for."""
-    with InputFile(path) as file:
-        return detect_file(file)
+    return detect_file(open_input(path))
 
 
 def read(
@@ -80,7 +79,7 @@ def read(
     names (`module.`) are taken off; `uint16` ("auto", "uint16" or "bfloat16") is what Paddle's
     two-byte patterns are. Raises `InputError` for what is refused.
     """
-    file = InputFile(path)
+    file = open_input(path)
     found = detect_file(file)
     if format is None:
         check_name(file, found)

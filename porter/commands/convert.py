@@ -23,6 +23,7 @@ from porter.commands.options import (
     keys_of,
     refuse_unknown,
 )
+from porter.commands.outgoing import to_addresses
 from porter.commands.proof import Proof, proving, verified
 from porter.commands.provenance import metadata_of, options_of
 from porter.errors import MappingError, UsageError
@@ -151,6 +152,7 @@ class Subject(NamedTuple):
         return custom_table.custom_architecture(self.table, shapes_of(state), dialect)
 
 
+@to_addresses
 @checked_options(WriteKeywords)
 def convert(
     architecture: str | None = None,
@@ -189,7 +191,7 @@ def convert(
     Parameters:
         architecture: Name of a variant, such as "shunted-t", or path of a mapping table; None
             for the only variant that `source` fits.
-        source: Path, or http or https address, of the checkpoint. None for the file of the
+        source: Path or address of the checkpoint. None for the file of the
             variant's name in the working directory; without one, seeded weights are made there.
         output: Path of the file to write; None for the variant's name with the usual suffix.
         from_: Format and naming of `source`, `FORMAT[:DIALECT]`; None for those of its content.
@@ -340,7 +342,7 @@ def convert(
             return _with_unproven(outcome, subject.table, accept_unproven)
         # A state dict recovered from a graph is not a file that a framework could read, and of one
         # that was changed the same changes are in both sides.
-        left_side: StateDict | str = state.origin.path
+        left_side: StateDict | str = state if state.origin.address else state.origin.path
         if not unchanged:
             left_side = _in_dialect(write_plan, canonical, left.dialect)
         elif state.origin.format in endpoint.GRAPHS:

@@ -46,8 +46,6 @@ class Diff:
     through: str
     """How names were paired: `names`, or `VARIANT: DIALECT and DIALECT`."""
     differences: tuple[Difference, ...]
-    notes: tuple[str, ...] = ()
-    """What else the user should know, a sentence each."""
 
     def __repr__(self) -> str:
         outcome = "equal" if self.equal else f"{len(self.differences)} differ"
@@ -80,7 +78,7 @@ def diff(
     out.
 
     Parameters:
-        left: Path, or http or https address, of a checkpoint.
+        left: Path or address of a checkpoint.
         right: Path or address of the other one.
         architecture: Variant, or path of a table, that maps the names; None to recognise it.
         left_dialect: Naming of `left`; None to recognise it.
@@ -104,7 +102,6 @@ def diff(
         state if prefix is None else below(state, prefix)
         for state, prefix in zip(states, (left_prefix, right_prefix), strict=True)
     ]
-    notes = fetch.stale(*states)
     table, variant = None, None
     if architecture is not None and custom_table.is_table(architecture):
         table = load(Path(architecture))
@@ -117,14 +114,14 @@ def diff(
         elif left_dialect or right_dialect:
             raise UsageError("a dialect needs --arch: no variant was recognised in both files")
     if variant is None and table is None:
-        return _compared(states[0], states[1], "names", notes, progress)
+        return _compared(states[0], states[1], "names", progress)
     with option_of("left"):
         one = _canonical(states[0], table, variant, left_dialect)
     with option_of("right"):
         two = _canonical(states[1], table, variant, right_dialect)
     through = f"{one.architecture}: {one.dialect} and {two.dialect}"
     filled = one.filled | two.filled
-    return _compared(one.without(filled), two.without(filled), through, notes, progress)
+    return _compared(one.without(filled), two.without(filled), through, progress)
 
 
 class _Side(NamedTuple):
@@ -206,7 +203,6 @@ def _compared(
     one: Mapping[str, LazyTensor],
     other: Mapping[str, LazyTensor],
     through: str,
-    notes: tuple[str, ...],
     progress: Progress | None,
 ) -> Diff:
     differences = [Difference(name, "only left") for name in one if name not in other]
@@ -218,7 +214,7 @@ def _compared(
         done += one[name].nbytes
         if progress is not None:
             progress("comparing", done, total)
-    return Diff(len(both), through, tuple(differences), notes)
+    return Diff(len(both), through, tuple(differences))
 
 
 def _tensor(name: str, one: LazyTensor, other: LazyTensor) -> Iterator[Difference]:

@@ -30,13 +30,16 @@ PACKAGES = (
     Package("rich", "rich", "verdicts and progress in the terminal"),
     Package("platformdirs", "platformdirs", "the folder of the cache"),
     Package("xxhash", "xxhash", "digests"),
-    Package("filelock", "filelock", "locks on outputs and downloads"),
+    Package("filelock", "filelock", "locks on outputs"),
     Package("torch", "torch", "load_model and verify in torch, ONNX templates", "torch"),
     Package("paddle", "paddlepaddle", "load_model and verify in Paddle", "paddle"),
     Package("onnx", "onnx", "checking ONNX files", "onnx"),
     Package("onnxruntime", "onnxruntime", "verify of ONNX files", "onnx"),
     Package("onnxscript", "onnxscript", "making ONNX templates", "onnx"),
     Package("PIL", "pillow", "pictures as inputs of verify", "images"),
+    Package("fsspec", "fsspec", "addresses of buckets", "remote"),
+    Package("huggingface_hub", "huggingface_hub", "hf:// addresses", "remote"),
+    Package("s3fs", "s3fs", "s3:// addresses", "remote"),
     Package("isal", "isal", "faster checksums", "fast"),
 )
 

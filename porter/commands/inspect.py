@@ -62,7 +62,7 @@ def inspect(
     """Identify a checkpoint without reading a tensor.
 
     Parameters:
-        path: Path, or http or https address, of the checkpoint.
+        path: Path or address of the checkpoint.
         key: Name of one of several state dicts in the file.
         progress: Called with a step's name, the bytes done and the bytes in all (downloads).
 
@@ -103,12 +103,11 @@ def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
 def _graph(state: StateDict) -> str:
     """Return a line about the graph of an ONNX model, empty if it cannot be parsed."""
     from porter.onnx.graph.parse import parse
-    from porter.storage.input_file import InputFile
+    from porter.storage.input_file import open_input
 
     assert state.origin is not None
     try:
-        with InputFile(state.origin.path) as file:
-            model = parse(file)
+        model = parse(open_input(state.origin.path))
     except InputError:
         return ""
     inputs = [value for value in model.graph.inputs if value.name not in state]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 from porter.commands.options import Framework, checked_options
@@ -38,7 +37,7 @@ def load_model(
 
     Parameters:
         variant: Name of the variant, such as "deit-tiny-224" (`porter list` prints them).
-        path: Path, or http or https address, of the checkpoint.
+        path: Path or address of the checkpoint.
         framework: Framework of the model.
         num_classes: Number of classes; None for the checkpoint's, another one is refused.
         image_size: Image size in pixels; None for the checkpoint's, another one is refused.
@@ -72,8 +71,6 @@ def load_model(
         from porter.onnx.recover.read import read
 
         state = read(architecture, path)
-    for note in fetch.stale(state):
-        warnings.warn(note, stacklevel=2)
     if prefix is not None:
         state = below(state, prefix)
     fitted = fit(

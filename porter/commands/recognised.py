@@ -16,7 +16,7 @@ from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
-from porter.remote import fetch
+from porter.remote import address, fetch
 from porter.remote.address import is_url
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, all_variants, find
@@ -153,7 +153,7 @@ def _chosen(
     if among is not None and len(among) == 1:  # The plan says in which names it does not fit.
         return Match(among[0], _default(among[0], state), False, 0)
     raise InputError("fits no architecture that porter knows; see `porter inspect`",
-                     fetch.local(given).shown)  # fmt: skip
+                     address.shown(given))  # fmt: skip
 
 
 def _default(architecture: Architecture, state: StateDict) -> str:

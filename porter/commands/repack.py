@@ -18,6 +18,7 @@ from porter.commands.options import (
     WriteKeywords,
     checked_options,
 )
+from porter.commands.outgoing import to_addresses
 from porter.errors import InputError, UsageError, listed, printable
 from porter.remote import fetch
 from porter.storage.atomic_output import Written
@@ -48,6 +49,7 @@ class Repacking:
         return f"Repacking({sides}, {len(self.state)} tensors)"
 
 
+@to_addresses
 @checked_options(WriteKeywords)
 def repack(
     input: str | os.PathLike[str],
@@ -66,7 +68,7 @@ def repack(
     """Write a state dict to another container; names, layout and values stay as they are.
 
     Parameters:
-        input: Path, or http or https address, of the checkpoint.
+        input: Path or address of the checkpoint.
         output: Path of the file to write.
         from_: Format of `input`, where its suffix means another one.
         to: Container; None for the one that the suffix of `output` means.

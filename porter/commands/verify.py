@@ -19,7 +19,6 @@ from porter.commands.options import checked_options
 from porter.errors import MissingPackage, PorterError, UsageError
 from porter.frameworks.process import Pool
 from porter.planning.locate import option_of
-from porter.remote.fetch import stale
 from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.verification import trace as traces
@@ -208,7 +207,6 @@ def _not_made(
     variant: Architecture, left: Side, right: Side, runs: Runs, notes: tuple[str, ...]
 ) -> Verdict:
     """Return the verdict before anything has run."""
-    states = [side.prepared.state for side in (left, right) if Can.RUN in side.can]
     return Verdict(
         architecture=variant.name,
         status=NOT_MADE,
@@ -220,7 +218,7 @@ def _not_made(
         precision=runs.precision,
         preset=runs.preset,
         behaviour=runs.behaviour,
-        notes=(*notes, *stale(*states)),
+        notes=notes,
     )
 
 

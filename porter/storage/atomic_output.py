@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from porter.errors import InputError, SystemFault, UsageError
 from porter.storage import pieces as writing
-from porter.storage.input_file import InputFile, identity
+from porter.storage.input_file import InputFile, now, open_input
 from porter.storage.lock import hidden, locked
 from porter.storage.options import WriteOptions
 from porter.storage.page_cache import forget, is_too_large
@@ -146,6 +146,8 @@ def _publish(
     replacing: Callable[[], None] | None,
 ) -> Written:
     before = [stamp(source) for source in sources]
+    for source in sources:
+        (source if isinstance(source, InputFile) else open_input(source)).stream()
     digest = ""
     with _temporary(target) as file, explained(target.asked, plan.nbytes):
         name, fd = file.name, file.fd
@@ -200,11 +202,7 @@ def named(source: Input) -> str:
 
 def stamp(source: Input) -> tuple[int, int, int, int]:
     """Return the identity of the input that is at its path now."""
-    name = named(source)
-    try:
-        return identity(os.stat(name))
-    except OSError as fault:
-        raise InputError("vanished while it was being read", name) from fault
+    return source.now() if isinstance(source, InputFile) else now(os.fspath(source))
 
 
 def _reason(fault: OSError | ValueError) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from porter.storage.digests import XXH3, Digest, digest_of
-from porter.storage.input_file import InputFile, watched
+from porter.storage.input_file import InputFile, open_input, watched
 from porter.storage.pieces import WRITE_BLOCK, Meter, Task
 from porter.tensors.blocks import scratch
 
@@ -36,7 +36,7 @@ class FileDigest:
         frame: Iterable[tuple[int, bytes]] = (),
     ) -> None:
         self.path = path
-        self.size = InputFile(path).size
+        self.size = open_input(path).size
         self.digest = ""
         """Of the whole file, once all jobs are done."""
         self.runs: dict[Run, str] = {}
@@ -109,7 +109,7 @@ class FileDigest:
         """Read from where others have read to, up to `end`; an empty file is read as well."""
         if self._reached >= end > 0:
             return
-        file = self._file = self._file or InputFile(self.path)
+        file = self._file = self._file or open_input(self.path)
         buffer = scratch(min(WRITE_BLOCK, end - self._reached))
         for offset in range(self._reached, end, WRITE_BLOCK):
             block = buffer[: end - offset]

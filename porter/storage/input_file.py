@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
@@ -85,6 +86,11 @@ class InputFile:
         return True
 
     @property
+    def is_local(self) -> bool:
+        """Reading it again costs little."""
+        return True
+
+    @property
     def is_mapped(self) -> bool:
         """Others may cut the file short."""
         return False
@@ -119,8 +125,8 @@ class InputFile:
         """Fill `buffer` from `offset`; `InputError` when the file is too short."""
         view = memoryview(buffer).cast("B")
         self._check_range(offset, len(view))
-        done, watch = 0, _watching.watch
-        most = _LARGEST_READ if watch is None else _WATCHED_READ
+        done = 0
+        most = _LARGEST_READ if _watching.watch is None else _WATCHED_READ
         while done < len(view):
             part = view[done : done + most]
             try:
@@ -130,10 +136,27 @@ class InputFile:
             if count == 0:
                 self.check_unchanged()
                 raise InputError(f"ends at byte {offset + done}", self.path)
-            if watch is not None:
-                watch(self.path, offset + done, part[:count])
+            self.show(offset + done, part[:count])
             done += count
         self.check_unchanged()
+
+    def show(self, offset: int, data: memoryview) -> None:
+        """Show what was read to whoever watches this thread."""
+        if _watching.watch is not None:
+            _watching.watch(self.path, offset, data)
+
+    def expect(self, pieces: Iterable[tuple[int, int]]) -> None:
+        """Take note of pieces, (offset, bytes), that will be read one after the other."""
+
+    def stream(self) -> None:
+        """Take note that all of the file will be read, from its beginning to its end."""
+
+    def now(self) -> Identity:
+        """Return what the file at the path is now; `InputError` when it is gone."""
+        try:
+            return identity(os.stat(self.path))
+        except OSError as fault:
+            raise InputError("vanished while it was being read", self.path) from fault
 
     def check_unchanged(self) -> None:
         """Raise `InputError` when the file is no longer what was opened."""
@@ -164,6 +187,29 @@ class InputFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+_registered: weakref.WeakValueDictionary[str, InputFile] = weakref.WeakValueDictionary()
+
+
+def register(file: InputFile) -> None:
+    """Make a file that is not on this machine known by its `path`, while somebody keeps it."""
+    _registered[file.path] = file
+
+
+def open_input(path: str | os.PathLike[str]) -> InputFile:
+    """Open a file by its path, or return the one that is registered under it."""
+    return _registered.get(os.fspath(path)) or InputFile(path)
+
+
+def now(path: str) -> Identity:
+    """Return what the file at a path is now; `InputError` when it is gone."""
+    if path in _registered:
+        return _registered[path].now()
+    try:
+        return identity(os.stat(path))
+    except OSError as fault:
+        raise InputError("vanished while it was being read", path) from fault
 
 
 def read_small(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -197,7 +243,8 @@ class Window:
         """Return exactly `nbytes` at `offset`; `InputError` when the file is too short."""
         begin = offset - self._start
         if begin < 0 or begin + nbytes > len(self._data):
-            size = max(nbytes, min(_PAGE, self.file.size - offset))
+            page = _PAGE if self.file.is_local else 0
+            size = max(nbytes, min(page, self.file.size - offset))
             self._data, self._start, begin = self.file.pread(offset, size), offset, 0
         return self._data[begin : begin + nbytes]
 
@@ -212,6 +259,8 @@ def open_beside(model: str, name: str, *, hard_links: bool) -> InputFile:
     check_relative(model, name)
     folder = os.path.dirname(model)
     path = os.path.join(folder, name)
+    if path in _registered:
+        return _registered[path]
     real = os.path.realpath(path)
     homes = {os.path.realpath(folder), os.path.dirname(os.path.realpath(model))}
     if not any(os.path.commonpath((home, real)) == home for home in homes):

@@ -42,6 +42,10 @@ class ByteFile(Protocol):
         """Whether no checksum of the bytes remains to be compared."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether reading it again costs little."""
+
+    @property
     def is_mapped(self) -> bool:
         """Whether the system may read the bytes where they are: nobody can cut the file short."""
 
@@ -186,7 +190,7 @@ class LazyTensor:
         if not _is_dense(item, shape, strides):
             return False
         rows, columns = shape
-        height = _height(rows, columns, item)
+        height = _height(rows, columns, item, self.held)
         return height == rows or _is_sifted(rows * item, height * item)
 
     @property
@@ -197,7 +201,9 @@ class LazyTensor:
         strided = self.strided
         if strided is not None and strided.file.is_mapped:
             return 0
-        return self.nbytes if strided is None else min(self.nbytes, MOST_HELD)
+        if strided is None or not strided.file.is_local:
+            return self.nbytes
+        return min(self.nbytes, MOST_HELD)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the elements for `np.asarray`; `copy=False` refuses a cast, as NumPy does."""
@@ -238,7 +244,7 @@ def _gathered(tensor: LazyTensor, strided: Strided, limit: int) -> Iterator[memo
     shape, strides = merge_axes(tensor.shape, strided.strides)
     item = tensor.dtype.itemsize
     dense = _is_dense(item, shape, strides) and tensor.size
-    large = len(shape) == 2 and strides[0] == item and tensor.nbytes > MOST_HELD
+    large = len(shape) == 2 and strides[0] == item and tensor.held < tensor.nbytes
     if not large and not dense:
         yield from c_order_blocks(tensor.read(), limit)
         return
@@ -249,7 +255,7 @@ def _gathered(tensor: LazyTensor, strided: Strided, limit: int) -> Iterator[memo
                 stored = np.frombuffer(data, np.uint8).view(tensor.dtype.numpy)
                 yield from c_order_blocks(stored.reshape(columns, rows).T, limit)
                 return
-    height = _height(rows, columns, item)
+    height = _height(rows, columns, item, tensor.held)
     nbytes = columns * height * item
     with lent(nbytes) as buffer:
         for start in range(0, rows, height):
@@ -265,9 +271,9 @@ def _is_dense(item: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bo
     return len(shape) == 2 and strides == (item, shape[0] * item)
 
 
-def _height(rows: int, columns: int, item: int) -> int:
-    """Return how many rows of a matrix are held at a time."""
-    height = max(1, min(rows, MOST_HELD // (columns * item)))
+def _height(rows: int, columns: int, item: int, held: int) -> int:
+    """Return how many rows of a matrix are read at a time, of `held` bytes."""
+    height = max(1, min(rows, held // (columns * item)))
     return -(-rows // -(-rows // height))  # No narrow part at the end.
 
 

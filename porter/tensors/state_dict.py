@@ -32,12 +32,13 @@ class Origin:
     """What else the user should know, a sentence each."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The format's own metadata (safetensors `__metadata__`, ONNX `metadata_props`)."""
-    stale: tuple[str, ...] = ()
-    """Those of the notes that are on downloads whose server could not be asked again."""
     model: str = ""
     """Name of the model that the file records (`arch`, `args.model`); empty if it records none."""
     address: str = ""
-    """Where the file was downloaded from, without the query; empty if it was not."""
+    """Where the file is, if it is not on this machine: without the query."""
+
+    open_files: tuple[object, ...] = field(default=(), repr=False, compare=False)
+    """Files at addresses, which are known by their paths while they are open."""
 
     @property
     def shown(self) -> str:

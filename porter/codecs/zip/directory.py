@@ -59,6 +59,7 @@ def read_directory(file: InputFile, *, marked_names: bool = False) -> dict[str, 
     _check_order(file, entries)
     ends = [entry.header for entry in entries[1:]] + [start]
     members: dict[str, Member] = {}
+    file.expect((entry.header, _header_size(entry)) for entry in entries)
     window = Window(file)
     for entry, end in zip(entries, ends, strict=True):
         _locate(window, entry, end)
@@ -205,12 +206,15 @@ def _check_order(file: InputFile, entries: list[_Entry]) -> None:
         raise _bad(file, f"{entries[0].header} bytes before the first member")
 
 
+def _header_size(entry: _Entry) -> int:
+    """Return the bytes of a local header, with more extra fields than most have."""
+    return LOCAL.size + len(entry.raw_name) + 64
+
+
 def _locate(window: Window, entry: _Entry, end: int) -> None:
     """Set the member's offset; its local header must agree, its bytes must fill up to `end`."""
     file, member = window.file, entry.member
-    head = window.pread(
-        entry.header, min(LOCAL.size + len(entry.raw_name) + 64, file.size - entry.header)
-    )
+    head = window.pread(entry.header, min(_header_size(entry), file.size - entry.header))
     if len(head) < LOCAL.size:
         raise _bad(file, "a local header is cut short")
     magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = LOCAL.unpack_from(

@@ -61,6 +61,11 @@ class Member:
         return self._sound
 
     @property
+    def is_local(self) -> bool:
+        """Whether the zip is."""
+        return self.file.is_local
+
+    @property
     def is_mapped(self) -> bool:
         """Whether the zip is."""
         return self.file.is_mapped
@@ -200,6 +205,10 @@ class _Part:
     @property
     def is_sound(self) -> bool:
         return self._member.is_sound
+
+    @property
+    def is_local(self) -> bool:
+        return self._member.is_local
 
     @property
     def is_mapped(self) -> bool:

@@ -94,9 +94,9 @@ def read(
         raise UsageError(f"is {found}, not onnx", here.shown)
     made = recover(architecture, here.path, fold_batchnorm=fold_batchnorm)
     assert made.state.origin is not None
-    all_notes = (*made.state.origin.notes, *here.notes, *made.how)
+    all_notes = (*made.state.origin.notes, *made.how)
     address = here.shown if is_url(given) else ""
-    origin = replace(made.state.origin, notes=all_notes, stale=here.notes, address=address)
+    origin = replace(made.state.origin, notes=all_notes, address=address)
     return StateDict(made.state, origin)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from porter import codecs
-from porter.checkpoints.read import detect
 from porter.mapping.table import CANONICAL, Behaviour
 from porter.onnx.recover.read import read as read_graph
 from porter.planning.behaviour import behaviour_of, settings
@@ -19,6 +18,7 @@ from porter.planning.locate import below
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
+from porter.remote.address import is_url
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.sides.report import SideReport
@@ -74,13 +74,11 @@ def prepare(
     """
     architecture.need_model("comparing outputs")
     if not isinstance(given, StateDict):
-        local = fetch.local(given)
-        with fetch.named(local):
-            container = detect(local.path)
+        container = fetch.detect(given)
         if container == "onnx":
-            return _graph(architecture, local, architecture.sides(image_size))
+            return _graph(architecture, fetch.local(given), architecture.sides(image_size))
         if container == PROGRAM:
-            given = read_graph(architecture, local.path)
+            given = read_graph(architecture, given)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
     if prefix is not None:
         state = below(state, prefix)
@@ -95,9 +93,9 @@ def prepare(
         architecture, state, chosen.name, framework, num_classes=num_classes, image_size=image_size
     )
     direct = chosen.name == framework and state.origin is not None and container not in GRAPHS
-    direct = (
-        direct and prefix is None and fitted.state is state
-    )  # The process itself removes no prefix.
+    # The process itself removes no prefix, and reads no address.
+    direct = direct and prefix is None and fitted.state is state
+    direct = direct and not (state.origin is not None and is_url(state.origin.path))
     state = fitted.state
     rows = behaviour_of(fitted.architecture, fitted.plan.source.dialect.name, state.origin)
     report = SideReport(

@@ -1,0 +1,137 @@
+"""Files of the systems that fsspec knows, Hugging Face's hub among them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from porter.errors import InputError, MissingPackage, PorterError, SystemFault, printable
+from porter.remote.address import Address
+
+_PACKAGES = {
+    "hf": ("huggingface_hub",),
+    "s3": ("fsspec", "s3fs"),
+    "gs": ("fsspec", "gcsfs"),
+    "az": ("fsspec", "adlfs"),
+    "file": ("fsspec",),
+    "memory": ("fsspec",),
+}
+"""What each scheme needs; all of it is in the extra `remote`, but for the systems of one vendor."""
+_FAULTS = {
+    "hf": ("httpx.HTTPError", "httpx2.HTTPError", "huggingface_hub.errors.EntryNotFoundError"),
+    "s3": ("botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"),
+    "gs": ("gcsfs.retry.HttpError", "google.auth.exceptions.GoogleAuthError"),
+    "az": ("azure.core.exceptions.AzureError",),
+}
+"""Errors of the systems that are not an `OSError` or a `ValueError`."""
+_TAGS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "created")
+"""Keys of fsspec's `info` that tell one state of a file from another, the best first."""
+
+
+def file_system(source: Address) -> Any:
+    """Return the file system of an address; `MissingPackage` without what it needs."""
+    scheme = source.scheme
+    for package in _PACKAGES[scheme]:
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError:
+            wanted = package if package in ("gcsfs", "adlfs") else "'porter-weights[remote]'"
+            what = f"{scheme}:// addresses need {package}; run `pip install {wanted}`"
+            raise MissingPackage(what) from None
+    with faults(source):
+        if scheme == "hf":
+            from huggingface_hub import HfFileSystem
+
+            return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"), skip_instance_cache=True)
+        import fsspec
+
+        return fsspec.filesystem(scheme)
+
+
+@contextmanager
+def faults(source: Address, done: str = "read") -> Iterator[None]:
+    """Report a fault of a file system as one line, without what the address keeps secret."""
+    kinds: list[type[BaseException]] = [OSError, ValueError, NotImplementedError]
+    for name in _FAULTS.get(source.scheme, ()):
+        module, _, leaf = name.rpartition(".")
+        try:
+            kinds.append(getattr(importlib.import_module(module), leaf))
+        except (ModuleNotFoundError, AttributeError):
+            continue
+    try:
+        yield
+    except PorterError:
+        raise
+    except FileNotFoundError as fault:
+        raise InputError("is not there", source.shown) from fault
+    except PermissionError as fault:
+        raise InputError(
+            "is refused: it needs a login (a token, or the keys of the bucket)", source.shown
+        ) from fault
+    except tuple(kinds) as fault:
+        what = printable(" ".join(str(fault).split()) or type(fault).__name__, 200)
+        raise SystemFault(f"cannot be {done}: {what}", source.shown) from fault
+
+
+class FsspecStore:
+    """Parts of one file; its tag is asked for again when many bytes were read."""
+
+    def __init__(self, source: Address, system: Any) -> None:
+        self.shown = source.shown
+        self._source = source
+        self._system = system
+        with faults(source):
+            info = system.info(source.url)
+        if info.get("type") == "directory":
+            raise InputError("is a folder, not a file", source.shown)
+        if not isinstance(info.get("size"), int):
+            raise InputError("has no size: it cannot be read in parts", source.shown)
+        self.size: int = info["size"]
+        self._tag = _tag(info)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return these bytes."""
+        with faults(self._source):
+            data = self._part(start, end)
+        if len(data) != end - start:
+            raise InputError("changed while it was being read", self.shown)
+        if end - start >= _OFTEN:
+            self.check()
+        return data
+
+    def _part(self, start: int, end: int) -> bytes:
+        if self._source.scheme != "hf":
+            return bytes(self._system.cat_file(self._source.url, start=start, end=end))
+        # Its `cat_file` reads ahead.
+        with self._system.open(self._source.url, "rb", cache_type="none") as file:
+            file.seek(start)
+            return bytes(file.read(end - start))
+
+    def check(self) -> None:
+        """Compare tag and size with those of the beginning."""
+        with faults(self._source):
+            self._system.invalidate_cache()
+            info = self._system.info(self._source.url)
+        if (info.get("size"), _tag(info)) != (self.size, self._tag):
+            raise InputError("changed while it was being read", self.shown)
+
+
+_OFTEN = 1 << 20
+"""Bytes of a part after which the tag is compared: of short parts, the next long one does."""
+
+
+def _tag(info: dict[str, Any]) -> str:
+    return next((f"{key}:{info[key]}" for key in _TAGS if info.get(key)), "")
+
+
+def listed_files(source: Address) -> list[str] | None:
+    """Return the names of the files in a folder; None where the address is that of a file."""
+    system = file_system(source)
+    with faults(source):
+        if system.isfile(source.url):
+            return None
+        rows = system.ls(source.url, detail=True)
+    return sorted(row["name"].rpartition("/")[2] for row in rows if row.get("type") == "file")

@@ -1,0 +1,215 @@
+"""A file at an address, read by position.
+
+What is read in order is fetched in chunks, a few ahead by threads; what is read here and there (the
+directory of a zip, the header of a shard) is fetched to the page. Chunks are kept for a while: the
+digest of a source and its conversion read the same bytes one shortly after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from porter.storage.input_file import Identity, InputFile, identity, register
+
+CHUNK = 4 << 20
+"""Bytes of one request of a file that is read in order."""
+AHEAD = 3
+"""Chunks that are asked for before they are wanted."""
+KEPT = 16
+"""Chunks in memory, those that are awaited included."""
+_PAGE = 512
+_MOST_PAGES = 1 << 15
+_STREAM = 512 << 10
+"""Bytes of a read from which on the next one is expected to follow it."""
+_NEAR = 4 << 10
+"""Bytes between two pieces that one request fetches together."""
+_REQUESTS = 8
+"""Requests at a time for pieces that are known to be wanted."""
+
+
+class Store(Protocol):
+    """Where the bytes of one file come from; each call may come from another thread."""
+
+    shown: str
+    """The address, for people: without secrets."""
+    size: int
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return exactly these bytes of the file that was opened.
+
+        Raises `InputError` when the file changed, `SystemFault` when the network fails.
+        """
+
+    def check(self) -> None:
+        """Raise `InputError` when the file is no longer the one that was opened."""
+
+
+class RemoteFile(InputFile):
+    """A file at an address; `path` is the address as it is shown."""
+
+    __slots__ = ("_all", "_chunks", "_ends", "_lock", "_pages", "_pool", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._fd = -1
+        self.path = store.shown
+        self.size = store.size
+        self._identity = (-1, zlib.crc32(store.shown.encode()), store.size, 0)
+        self._store = store
+        self._chunks: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._pages: dict[int, bytes] = {}
+        self._ends: deque[int] = deque(maxlen=8)
+        self._all = False
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="porter_remote")
+        register(self)
+
+    @property
+    def is_local(self) -> bool:
+        """Reading it again costs as much as the first time."""
+        return False
+
+    def fileno(self) -> int:
+        """Return -1: it has no descriptor."""
+        return -1
+
+    def pread(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` at `offset`; `InputError` when the file is too short."""
+        self._check_range(offset, nbytes)
+        buffer = bytearray(nbytes)
+        self._fill(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def pread_into(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Fill `buffer` from `offset`; `InputError` when the file is too short."""
+        view = memoryview(buffer).cast("B")
+        self._check_range(offset, len(view))
+        self._fill(offset, view)
+        self.show(offset, view)
+
+    def expect(self, pieces: Iterable[tuple[int, int]]) -> None:
+        """Fetch pieces, (offset, bytes), that will be read: several requests at a time."""
+        spans: list[list[int]] = []
+        for offset, nbytes in sorted(pieces):
+            start, end = max(offset, 0), min(offset + nbytes, self.size)
+            if spans and start <= spans[-1][1] + _NEAR:
+                spans[-1][1] = max(spans[-1][1], end)
+            elif start < end:
+                spans.append([start, end])
+        missing = [(start, end) for start, end in spans if not self._has_pages(start, end)]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(_REQUESTS) as pool:
+                list(pool.map(lambda span: self._fetch_pages(*span), missing))
+
+    def stream(self) -> None:
+        """Fetch chunks from now on."""
+        self._all = True
+
+    def now(self) -> Identity:
+        """Ask the server whether the file is still the same."""
+        self._store.check()
+        return self._identity
+
+    def check_unchanged(self) -> None:
+        """Do nothing: every answer was compared with the first."""
+
+    def close(self) -> None:
+        """Do nothing: other tensors may be read from the same file."""
+
+    def __del__(self) -> None:
+        if hasattr(self, "_pool"):
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fill(self, offset: int, view: memoryview) -> None:
+        done, end = 0, offset + len(view)
+        with self._lock:
+            begins = offset % CHUNK == 0 and len(view) >= _STREAM
+            in_order = self._all or begins or offset in self._ends
+            if len(view) >= _STREAM or in_order:
+                self._ends.append(end)
+        while done < len(view):
+            at = offset + done
+            if (chunk := self._chunk(at, in_order)) is not None:
+                begin = at % CHUNK
+                part = chunk[begin : begin + len(view) - done]
+            elif len(view) < _STREAM:
+                part = self._from_pages(at, end)
+            else:
+                part = self._store.read(at, min(end, at - at % CHUNK + CHUNK))
+            view[done : done + len(part)] = part
+            done += len(part)
+
+    def _chunk(self, at: int, in_order: bool) -> bytes | None:
+        """Return the chunk around a position, if it is there or asked for; None otherwise."""
+        index = at // CHUNK
+        with self._lock:
+            if in_order:
+                last = (self.size - 1) // CHUNK
+                for wanted in range(index, min(index + AHEAD, last) + 1):
+                    if wanted not in self._chunks:
+                        self._chunks[wanted] = self._pool.submit(self._fetch_chunk, wanted)
+            found = self._chunks.get(index)
+            if found is not None:
+                self._chunks.move_to_end(index)
+            while len(self._chunks) > KEPT:
+                self._chunks.popitem(last=False)[1].cancel()
+        if found is None:
+            return None
+        try:
+            return found.result()
+        except BaseException:
+            with self._lock:
+                self._chunks.pop(index, None)
+            raise
+
+    def _fetch_chunk(self, index: int) -> bytes:
+        return self._store.read(index * CHUNK, min((index + 1) * CHUNK, self.size))
+
+    def _has_pages(self, start: int, end: int) -> bool:
+        return all(page in self._pages for page in range(start // _PAGE, -(-end // _PAGE)))
+
+    def _fetch_pages(self, start: int, end: int) -> None:
+        first = start // _PAGE
+        data = self._store.read(first * _PAGE, min(-(-end // _PAGE) * _PAGE, self.size))
+        pages = {first + i // _PAGE: data[i : i + _PAGE] for i in range(0, len(data), _PAGE)}
+        with self._lock:
+            if len(self._pages) > _MOST_PAGES:
+                self._pages.clear()
+            self._pages |= pages
+
+    def _from_pages(self, start: int, end: int) -> bytes:
+        """Return the bytes of a short piece, fetched unless all its pages are there."""
+        for _ in range(2):
+            with self._lock:
+                pages = [self._pages.get(i) for i in range(start // _PAGE, -(-end // _PAGE))]
+            if None not in pages:
+                begin = start % _PAGE
+                return b"".join(page for page in pages if page)[begin : begin + end - start]
+            self._fetch_pages(start, end)
+        return self._store.read(start, end)  # Another thread has let the pages go meanwhile.
+
+
+class Copy(InputFile):
+    """A whole copy of a shard, known by its name next to the index."""
+
+    __slots__ = ()
+
+    def __init__(self, path: str, name: str) -> None:
+        super().__init__(path)
+        self.path = name
+        register(self)
+
+    def now(self) -> Identity:
+        """Return what the copy is."""
+        return identity(os.fstat(self._fd))
+
+    def close(self) -> None:
+        """Do nothing before the last tensor is let go: it is opened by its name only once."""
+
+    def __del__(self) -> None:
+        super().close()

@@ -1,0 +1,200 @@
+"""Addresses of Hugging Face's hub, against a server on this machine that speaks its protocol."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+import porter
+from porter.errors import InputError, PorterError, SystemFault, UsageError
+
+WEIGHTS = {"w": np.arange(90_000, dtype=np.float32).reshape(300, 300), "b": np.ones(3, "f4")}
+
+
+@dataclass
+class Hub:
+    """One repository, `org/repo`, and what was asked of it."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=set)
+    sent: int = 0
+    commits: list[list[str]] = field(default_factory=list)
+    refuses: bool = False
+    """Whether commits are refused."""
+    url: str = ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        """Stay quiet."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub, (path, _, _) = self.hub, self.path.partition("?")
+        if "/org/repo" in path:
+            hub.tokens.add(self.headers.get("Authorization", ""))
+        if path.startswith("/api/models/org/repo/tree/"):
+            rows = [
+                {"type": "file", "oid": f"{len(data):040d}", "size": len(data), "path": name}
+                for name, data in hub.files.items()
+            ]
+            self.reply(rows)
+        elif path.startswith("/api/models/org/repo"):
+            self.reply({"id": "org/repo", "sha": "c" * 40, "siblings": []})
+        elif path.startswith("/org/repo/resolve/"):
+            self.resolve(path.removeprefix("/org/repo/resolve/").partition("/")[2])
+        else:
+            self.reply({"error": "Repository not found"}, 404, code="RepoNotFound")
+
+    def do_POST(self) -> None:
+        hub = self.hub
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "/preupload/" in self.path:
+            files = [
+                {"path": row["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for row in json.loads(body)["files"]
+            ]
+            self.reply({"files": files})
+        elif "/commit/" in self.path and hub.refuses:
+            self.reply({"error": "no space left"}, 413)
+        elif "/commit/" in self.path:
+            rows = [json.loads(line) for line in body.splitlines()]
+            added = [row["value"] for row in rows if row["key"] == "file"]
+            hub.files |= {row["path"]: base64.b64decode(row["content"]) for row in added}
+            hub.commits.append([row["path"] for row in added])
+            self.reply(
+                {"commitOid": "d" * 40, "commitUrl": f"{hub.url}/org/repo/commit/{'d' * 40}"}
+            )
+        else:
+            self.reply({"error": "no such call"}, 404)
+
+    def resolve(self, name: str) -> None:
+        data = self.hub.files.get(name)
+        if data is None:
+            self.reply({"error": "Entry not found"}, 404, code="EntryNotFound")
+            return
+        start, end, wanted = 0, len(data) - 1, self.headers.get("Range")
+        if wanted:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or end), end)
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(end - start + 1))
+        self.send_header("ETag", '"one"')
+        self.send_header("X-Repo-Commit", "c" * 40)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[start : end + 1])
+            self.hub.sent += end - start + 1
+
+    def reply(self, content: object, status: int = 200, code: str = "") -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine with one file of weights."""
+    hub = Hub({"model.safetensors": save(WEIGHTS), "config.json": b"{}"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHandler", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_file_of_a_repository_is_read_by_ranges(hub: Hub) -> None:
+    """With a token, at a revision or without; only what is read is sent."""
+    for address in ("hf://org/repo/model.safetensors", "hf://org/repo@main/model.safetensors"):
+        hub.sent = 0
+        state = porter.open(address)
+        np.testing.assert_array_equal(state["b"].read(), WEIGHTS["b"])
+        assert hub.sent < 10_000
+        np.testing.assert_array_equal(state["w"].read(), WEIGHTS["w"])
+        assert state.origin is not None
+        assert state.origin.shown == address
+    assert hub.tokens == {"Bearer hf_secret"}
+
+
+def test_repository_is_a_folder(hub: Hub) -> None:
+    """Without a file, the weights of the repository are taken, as in a folder, and said."""
+    hub.files |= {"pytorch_model.bin": b"x", "README.md": b"x", "training_args.bin": b"x"}
+    state = porter.open("hf://org/repo")
+    assert set(state) == {"w", "b"}
+    assert state.origin is not None
+    assert state.origin.notes[0].startswith("model.safetensors is read")
+    assert state.origin.shown == "hf://org/repo/model.safetensors"
+    hub.files = {"README.md": b"x"}
+    with pytest.raises(InputError, match="has no file of weights"):
+        porter.open("hf://org/repo")
+
+
+def test_sharded_repository_is_one_state_dict(hub: Hub) -> None:
+    """The index names the shards."""
+    index = {"metadata": {}, "weight_map": {"w": "m-1.safetensors", "b": "m-2.safetensors"}}
+    hub.files = {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "m-1.safetensors": save({"w": WEIGHTS["w"]}),
+        "m-2.safetensors": save({"b": WEIGHTS["b"]}),
+    }
+    state = porter.open("hf://org/repo")
+    assert {name: tensor.shape for name, tensor in state.items()} == {"w": (300, 300), "b": (3,)}
+    np.testing.assert_array_equal(state["b"].read(), WEIGHTS["b"])
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("hf://org/repo/none.safetensors", "is not there"),
+        ("hf://org/other/model.safetensors", "is not there|cannot be read"),
+        ("hf://org", "."),
+    ],
+)
+def test_missing_is_one_line(hub: Hub, address: str, message: str) -> None:
+    """Neither a trace nor a token is shown."""
+    with pytest.raises(PorterError, match=message) as caught:
+        porter.open(address)
+    assert "\n" not in str(caught.value)
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_output_is_one_commit(hub: Hub, tmp_path: Path) -> None:
+    """File and record come together, or not at all; a file that is there is replaced by force."""
+    done = porter.repack("hf://org/repo/model.safetensors", "hf://org/repo/sub/out.safetensors")
+    assert hub.commits == [["sub/out.safetensors.porter.json", "sub/out.safetensors"]]
+    assert done.written.path == "hf://org/repo/sub/out.safetensors"
+    np.testing.assert_array_equal(load(hub.files["sub/out.safetensors"])["w"], WEIGHTS["w"])
+    with pytest.raises(UsageError, match="exists already; --force replaces it"):
+        porter.repack("hf://org/repo/model.safetensors", "hf://org/repo/model.safetensors")
+    hub.refuses, before = True, dict(hub.files)
+    with pytest.raises(SystemFault, match="cannot be written") as caught:
+        porter.repack("hf://org/repo/model.safetensors", "hf://org/repo/other.npz")
+    assert "\n" not in str(caught.value)
+    assert hub.files == before
