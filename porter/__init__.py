@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from porter.commands.load import load_model
     from porter.commands.pictures.evaluate import evaluate
     from porter.commands.repack import repack
+    from porter.commands.repair import repair
     from porter.commands.verify import verify
     from porter.remote.fetch import read as open
 
@@ -28,6 +29,7 @@ _LAZY = {
     "doctor": ("porter.commands.doctor", "doctor"),
     "repack": ("porter.commands.repack", "repack"),
     "evaluate": ("porter.commands.pictures.evaluate", "evaluate"),
+    "repair": ("porter.commands.repair", "repair"),
     "verify": ("porter.commands.verify", "verify"),
     "load_model": ("porter.commands.load", "load_model"),
 }
@@ -43,6 +45,7 @@ __all__ = [
     "load_model",
     "open",
     "repack",
+    "repair",
     "verify",
 ]
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 
-from porter.cli.prove import prove
+from porter.cli.shared.prove import prove
 from porter.verification.sensitivity.prove import Sensitivity
 from porter.zoo.architectures import all_variants, find
 

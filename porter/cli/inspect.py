@@ -12,11 +12,14 @@ from porter.cli.output import counted, json_option, progress, say_json, sized, s
 
 if TYPE_CHECKING:
     from porter.commands.inspect import Inspection
+    from porter.verification.reference import Comparison
 
 
 @click.command("inspect")
 @click.argument("file", type=click.Path())
 @click.option("--key", metavar="NAME", help="State dict to take from the file.")
+@click.option("--like", type=click.Path(), metavar="REFERENCE",
+              help="Compare every tensor with a checkpoint's, in any naming.")  # fmt: skip
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option(
     "--check", is_flag=True, help="Read every byte and compare it with the recorded digests."
@@ -24,17 +27,24 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, file: str, key: str | None, tensors: bool, check: bool, as_json: bool
+    ctx: click.Context,
+    file: str,
+    key: str | None,
+    like: str | None,
+    tensors: bool,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Identify FILE: format, wrapper, architecture, dialect, sizes, dtypes, provenance.
 
-    With --check, the exit code is 1 if a byte differs from the record.
+    With --check, the exit code is 1 if a byte differs from the record; with --like, if a tensor
+    differs from REFERENCE.
     """
     from porter.commands.inspect import inspect
 
     checked = None
     with progress(as_json) as move:
-        inspection = inspect(file, key=key, progress=move)
+        inspection = inspect(file, key=key, like=like, progress=move)
         if check:
             from porter.codecs.check import check as compare
 
@@ -59,7 +69,8 @@ def command(
         if checked is not None:
             for line in str(checked).splitlines():
                 say(line)
-    ctx.exit(0 if checked is None or checked.ok else 1)
+    alike = inspection.comparison is None or inspection.comparison.ok
+    ctx.exit(0 if alike and (checked is None or checked.ok) else 1)
 
 
 def _rows(inspection: Inspection) -> list[tuple[str, str]]:
@@ -85,6 +96,16 @@ def _rows(inspection: Inspection) -> list[tuple[str, str]]:
     rows += [("note", note) for note in origin.notes]
     rows += _matches(inspection)
     rows += [(name, value) for name, value in origin.metadata.items() if len(value) < 200]
+    if inspection.comparison is not None:
+        rows += _compared(inspection.comparison)
+    return rows
+
+
+def _compared(comparison: Comparison) -> list[tuple[str, str]]:
+    equal = f"{len(comparison.equal)} tensors equal, bit for bit, paired by {comparison.through}"
+    rows = [("reference", equal), *(("", line) for line in comparison.lines)]
+    if comparison.views:
+        rows.append(("", "`porter repair` restores them from the same bytes"))
     return rows
 
 
@@ -127,6 +148,14 @@ def as_dict(inspection: Inspection, tensors: bool) -> dict[str, Any]:
         "dtypes": inspection.dtypes,
         "tied": [list(group) for group in inspection.tied],
         "graph": inspection.graph or None,
+        "reference": None if inspection.comparison is None else {
+            "through": inspection.comparison.through,
+            "equal": len(inspection.comparison.equal),
+            "views": {n: list(order) for n, order in inspection.comparison.views.items()},
+            "rounded": list(inspection.comparison.rounded),
+            "others": list(inspection.comparison.others),
+            "unknown": list(inspection.comparison.unknown),
+        },
         "matches": [
             {
                 "architecture": m.architecture.name, "dialect": m.dialect, "exact": m.exact,

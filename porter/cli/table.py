@@ -83,7 +83,7 @@ def check(
 
 
 def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> None:
-    from porter.cli import prove
+    from porter.cli.shared import prove
 
     if not any(variant.module for variant in variants):
         variants[0].need_model("--prove")

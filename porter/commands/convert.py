@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from porter import codecs
 from porter.commands import recognised, summary
+from porter.commands.conversion.proof import Proof, proving, verified
+from porter.commands.conversion.provenance import metadata_of, options_of
 from porter.commands.options import (
     FloatType,
     OnnxKeywords,
@@ -24,8 +26,6 @@ from porter.commands.options import (
     refuse_unknown,
 )
 from porter.commands.outgoing import to_addresses
-from porter.commands.proof import Proof, proving, verified
-from porter.commands.provenance import metadata_of, options_of
 from porter.errors import MappingError, UsageError
 from porter.mapping.reader import load as load_table
 from porter.mapping.table import CANONICAL, Table

@@ -17,7 +17,8 @@ from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table
 from porter.planning.fit import fit
 from porter.planning.locate import below, option_of
-from porter.planning.recognise import Match, preferred, recognise, shapes_of
+from porter.planning.pairing import dialect_of, format_of, recognised_in_both
+from porter.planning.recognise import shapes_of
 from porter.remote import fetch
 from porter.storage.progress import Progress
 from porter.tensors.lazy import LazyTensor
@@ -108,7 +109,7 @@ def diff(
     elif architecture is not None:
         variant = find(architecture)
     else:
-        found = _recognised(states[0], states[1], left_dialect, right_dialect)
+        found = recognised_in_both(states[0], states[1], left_dialect, right_dialect)
         if found is not None:
             variant, left_dialect, right_dialect = found
         elif left_dialect or right_dialect:
@@ -142,9 +143,9 @@ def _canonical(
 ) -> _Side:
     shapes = shapes_of(state)
     if table is not None:
-        variant, dialect = custom_table.fitting(table, shapes, dialect, _format(state))
+        variant, dialect = custom_table.fitting(table, shapes, dialect, format_of(state))
     assert variant is not None
-    dialect = dialect or _dialect(variant, state)
+    dialect = dialect or dialect_of(variant, state)
     try:
         fitted = fit(variant, state, dialect, CANONICAL)
     except MappingError as error:
@@ -156,47 +157,6 @@ def _canonical(
     skip = {*found.computed, *found.filled}
     tensors = {name: t for name, t in found.read(fitted.state).items() if name not in skip}
     return _Side(variant.name, found.source.dialect.name, tensors, frozenset(found.filled))
-
-
-def _dialect(variant: Architecture, state: StateDict) -> str | None:
-    """Return the naming of a checkpoint of a known variant, None if it is not recognised."""
-    matches = [match for match in recognise(shapes_of(state), [variant]) if match.exact]
-    return preferred(matches, _format(state)).dialect if matches else None
-
-
-def _format(state: StateDict) -> str:
-    return "" if state.origin is None else state.origin.format
-
-
-def _recognised(
-    one: StateDict, other: StateDict, left_dialect: str | None, right_dialect: str | None
-) -> tuple[Architecture, str, str] | None:
-    """Return the variant that both sides are and their namings; None to compare by names.
-
-    Equal names may hide different layouts: a port to Paddle often keeps the names of PyTorch.
-    """
-    alike = set(one) == set(other)
-    same_layout = {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in other.items()}
-    same_format = (_format(one) == "paddle") == (_format(other) == "paddle")
-    if alike and same_layout and same_format and left_dialect == right_dialect:
-        return None
-    first = [match for match in recognise(shapes_of(one)) if match.exact]
-    second = [match for match in recognise(shapes_of(other)) if match.exact]
-    names = {match.architecture.name for match in second}
-    both = [match.architecture for match in first if match.architecture.name in names]
-    if not both:
-        if first and second and not alike:
-            names_of = first[0].architecture.name, second[0].architecture.name
-            raise UsageError(f"the files are a {names_of[0]} and a {names_of[1]}")
-        return None
-    variant = both[0]
-
-    def dialect(matches: list[Match], state: StateDict) -> str:
-        mine = [match for match in matches if match.architecture.name == variant.name]
-        return preferred(mine, _format(state)).dialect
-
-    left, right = left_dialect or dialect(first, one), right_dialect or dialect(second, other)
-    return None if alike and left == right else (variant, left, right)
 
 
 def _compared(

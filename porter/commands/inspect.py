@@ -19,6 +19,7 @@ from porter.tensors.state_dict import Origin, StateDict
 
 if TYPE_CHECKING:
     from porter.planning.recognise import Match
+    from porter.verification.reference import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Inspection:
     """Groups of names that share their memory."""
     graph: str = ""
     """Inputs, outputs and operator sets of an ONNX model; empty for other files."""
+    comparison: Comparison | None = None
+    """The tensors against those of a reference, if one was given."""
 
     def __repr__(self) -> str:
         best = next(iter(self.matches), None)
@@ -57,18 +60,22 @@ def inspect(
     path: str | os.PathLike[str],
     *,
     key: str | None = None,
+    like: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Identify a checkpoint without reading a tensor.
+    """Identify a checkpoint without reading a tensor, unless a reference is given.
 
     Parameters:
         path: Path or address of the checkpoint.
         key: Name of one of several state dicts in the file.
+        like: Path or address of a checkpoint, in any format and naming, whose values the file
+            should have: every tensor of both is read and compared.
         progress: Called with a step's name, the bytes done and the bytes in all (downloads).
 
     Returns an `Inspection`: format, wrapper, architectures and dialects that fit, dtypes,
     shared tensors, metadata, and the state dict, whose tensors are not read.
-    Raises `InputError` for a file that porter does not read.
+    Raises `InputError` for a file that porter does not read, `UsageError` or `MappingError` for
+    a reference that is not of the same architecture.
     """
     state = fetch.read(path, key=key, progress=progress)
     assert state.origin is not None
@@ -83,7 +90,16 @@ def inspect(
         dict(Counter(tensor.dtype.name for tensor in state.values())),
         tuple(tuple(names) for names in ties.values() if len(names) > 1),
         _graph(state) if state.origin.format == "onnx" else "",
+        None if like is None else _compared(state, like, progress),
     )
+
+
+def _compared(
+    state: StateDict, like: str | os.PathLike[str], progress: Progress | None
+) -> Comparison:
+    from porter.verification.reference import compared, expected_of
+
+    return compared(state, expected_of(state, fetch.read(like, progress=progress), None))
 
 
 def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:

@@ -19,7 +19,14 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from .layers import init_conv, init_linear, new_classifier, to_tokens
+from .layers import (
+    DropPath,
+    drop_path_rates,
+    init_conv,
+    init_linear,
+    new_classifier,
+    to_tokens,
+)
 from .pp_lcnet import ConvNorm
 
 
@@ -84,6 +91,7 @@ class Block(nn.Layer):
         kernel_size: int,
         light: bool,
         residual: bool,
+        drop_path_rate: float,
     ) -> None:
         super().__init__()
         layers, width = [], in_channels
@@ -97,13 +105,14 @@ class Block(nn.Layer):
             ConvAct(dim // 2, dim, 1),
         )
         self.residual = residual
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
         y = self.aggregation(paddle.concat(outputs, 1))
-        return x + y if self.residual else y
+        return x + self.drop_path(y) if self.residual else y
 
 
 class Stage(nn.Layer):
@@ -153,15 +162,18 @@ class HGNetV2(nn.Layer):
         kernel_sizes: Sequence[int] = (3, 3, 5, 5),
         light: Sequence[bool] = (False, False, True, True),
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedder = Stem(in_channels, *stem_dims)
         stages, width = [], stem_dims[1]
+        rates = drop_path_rates(drop_path_rate, sum(depths))
         for s, dim in enumerate(dims):
             downsample, blocks = width if s else 0, []
             for i in range(depths[s]):
                 shape = (width, hidden_dims[s], dim, layers, kernel_sizes[s])
-                blocks.append(Block(*shape, light[s], i > 0))
+                rate = rates[sum(depths[:s]) + i]
+                blocks.append(Block(*shape, light[s], i > 0, rate))
                 width = dim
             stages.append(Stage(downsample, blocks))
         self.encoder = Encoder(stages)

@@ -5,8 +5,8 @@ Origin: PaddleClas (ppcls/arch/backbone/legendary_models/pp_lcnet.py), whose ten
 
 - The stem and five stages of depth-wise separable blocks; the last stage has squeeze-excitation.
 - Channels are multiplied by `width` and rounded to multiples of 8.
-- The classifier reads the pooled map after a 1×1 convolution and Hardswish, times 1 - `drop_rate`:
-  Paddle's dropout scales when the model infers and not when it trains.
+- The classifier reads the pooled map after a 1×1 convolution and Hardswish, times `head_scale`: it
+  is trained with a dropout of 0.2 that scales when the model infers and not when it trains.
 - Paddle's Hardsigmoid has the slope 0.1666667, PyTorch's 1/6: `gate_slope`.
 - Text lines are long and low: their variants halve only the height after the stem.
 """
@@ -170,13 +170,18 @@ class PPLCNet(nn.Module):
         width: float = 1.0,
         strides: Sequence[Stride] = (1, 2, 2, 2, 2),
         class_dim: int = 1280,
-        drop_rate: float = 0.2,
+        head_scale: float = 0.8,
         gate_slope: float = 1 / 6,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        if drop_path_rate:
+            raise ValueError("PP-LCNet has no residual branches: drop_path_rate must be 0")
         self.encoder = Encoder(in_channels, width, strides, gate_slope)
         self.last_convolution = nn.Conv2d(self.encoder.dim, class_dim, kernel_size=1, bias=False)
-        self.drop_rate = drop_rate
+        self.drop = nn.Dropout(drop_rate)
+        self.head_scale = head_scale
         self.head = nn.Linear(class_dim, num_classes)
         self.apply(init_conv)
         self.apply(init_linear)
@@ -189,8 +194,7 @@ class PPLCNet(nn.Module):
         """Return the logits of the tokens' mean: (B, N, dim) -> (B, num_classes)."""
         pooled = x.mean(1).reshape([-1, x.shape[2], 1, 1])
         x = F.hardswish(self.last_convolution(pooled)).flatten(1)
-        x = F.dropout(x, self.drop_rate, training=self.training) * (1 - self.drop_rate)
-        return self.head(x)
+        return self.head(self.drop(x) * self.head_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 import jsonschema
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.numpy import save_file
 
 import porter
 from porter.cli import cli
@@ -30,7 +32,14 @@ RUNS = {
     "list": ["list", "list vit"],
     "show": ["show pvtv2-b0", "show vit-tiny-p16-224 --dialect google --full"],
     "doctor": ["doctor"],
-    "inspect": ["inspect a.pth", "inspect a.pdparams --tensors --check", "inspect a.safetensors"],
+    "inspect": [
+        "inspect a.pth",
+        "inspect a.pdparams --tensors --check",
+        "inspect a.safetensors",
+        "inspect a.safetensors --like a.pdparams",
+        "inspect b.pth --like a.pth",
+    ],
+    "repair": ["repair broken.safetensors --like a.pth -o fixed.safetensors"],
     "diff": ["diff a.pth a.pdparams", "diff a.pth b.pth", "diff a.pth half.pth"],
     "convert": [
         "convert pvtv2-b0 a.pth -o o.pdparams --from torch --to paddle",
@@ -79,6 +88,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "toy.toml").write_text(TABLE)
     (made / "data" / "7").mkdir(parents=True)
     Image.new("RGB", (40, 40), "red").save(made / "data" / "7" / "x.png")
+    arrays = porter.open(made / "a.pth").arrays()
+    views = {n: np.ascontiguousarray(a.T).T if a.ndim == 2 else a for n, a in arrays.items()}
+    save_file({n: np.require(a, requirements="W") for n, a in views.items()},
+              made / "broken.safetensors")  # fmt: skip
     return made
 
 
@@ -103,7 +116,7 @@ def test_the_proofs_of_mutations_follow_their_schema(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`table check --prove` takes minutes: here its proof is given."""
-    from porter.cli import prove
+    from porter.cli.shared import prove
     from porter.verification.sensitivity.prove import Sensitivity, Trial
 
     trials = (Trial("a", "a.weight", "swap", "swapped", 2.0, 1.0), Trial("b", "b", "x", "y", 0, 1))

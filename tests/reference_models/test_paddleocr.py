@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import porter
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 from tests.golden.cases import Case
+from tests.test_golden import run
 
 CASES = ["pp-lcnet-x1_0-doc-ori.paddlex", "hgnet-v2-l.paddlex"]
 VARIANTS = ["pp-lcnet-x0_25-textline-ori", "pp-lcnet-x1_0-table-cls", "hgnet-v2-l"]
@@ -105,13 +108,32 @@ def test_every_parameter_moves_the_output(twins: Any, variant: str) -> None:
     assert {n for n, g in grads.items() if g is None or float(g.abs().max()) < 1e-12} == set()
 
 
-def test_dropout_scales_when_the_model_infers(twins: Any) -> None:
-    """As in Paddle's mode `downscale_in_infer`: 0.8 in evaluation, zeros in training."""
-    for framework in ("torch", "paddle"):
-        model = twins.build("pp-lcnet-x0_25-textline-ori", framework, drop_rate=0.2)
-        plain = twins.build("pp-lcnet-x0_25-textline-ori", framework, drop_rate=0.0)
-        weights = seeded(find("pp-lcnet-x0_25-textline-ori")).arrays()
-        image = np.random.default_rng(1).standard_normal((1, 3, 80, 160))
-        scaled, whole = (twins.run(framework, m, weights, image, "float64") for m in (model, plain))
-        bias = weights["head.bias"].astype("float64")
-        assert np.abs((scaled - bias) - 0.8 * (whole - bias)).max() < 1e-12
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_the_head_is_scaled_whatever_the_dropout(
+    twins: Any, framework: str, tmp_path: Path
+) -> None:
+    """A model loaded for training without dropout, or with another, infers as the published."""
+    variant = "pp-lcnet-x0_25-textline-ori"
+    porter.init(variant, tmp_path / "a.safetensors", to="torch")
+    image = np.random.default_rng(1).standard_normal((1, 3, 80, 160)).astype("float32")
+    found = [
+        run(porter.load_model(variant, tmp_path / "a.safetensors", framework, drop_rate=rate),
+            framework, image)
+        for rate in (0.0, 0.5)
+    ]  # fmt: skip
+    weights = seeded(find(variant)).arrays()
+    plain = twins.build(variant, framework, head_scale=1.0)
+    whole = twins.run(framework, plain, weights, image, "float64")
+    bias = weights["head.bias"].astype("float64")
+    assert (found[0] == found[1]).all()
+    assert np.abs((found[0] - bias) - 0.8 * (whole - bias)).max() < 1e-4
+    with pytest.raises(ValueError, match="no residual branches"):
+        porter.load_model(variant, tmp_path / "a.safetensors", framework, drop_path_rate=0.1)
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_drop_path_acts_in_training_alone(twins: Any, framework: str) -> None:
+    """Residual branches of HGNetV2 are dropped at random in training and kept in evaluation."""
+    evaluation, training = twins.drop_path_spread("hgnet-v2-l", framework, 64)
+    assert evaluation < 1e-5  # Paddle's convolutions may round otherwise in a second run
+    assert training > 0

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from porter.mapping.fold import fold
+from porter.verification.diagnose.strided_views import VIEW, VIEWS
 
 WHOLE = "the model"
 """The place of a fault between modules."""
@@ -43,5 +44,8 @@ def folded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     for group in groups.values():
         places = fold(f.place for f in group)
         shown = ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
-        merged.append(replace(group[0], place=shown, count=len(group)))
+        what = group[0].what
+        if what == VIEW and len(group) > 1:
+            shown, what = f"{len(group)} Linear weights ({shown})", VIEWS
+        merged.append(replace(group[0], place=shown, what=what, count=len(group)))
     return tuple(merged)

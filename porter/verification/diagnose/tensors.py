@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from porter.tensors.lazy import LazyTensor
 from porter.verification.checks import TensorCheck
 from porter.verification.diagnose.degree import degree, distance, rounded
 from porter.verification.diagnose.orders import order_of
+from porter.verification.diagnose.strided_views import REMEDY, VIEW, stored_order
 
 UNRELATED = "has unrelated values"
+TRANSPOSED = "matches when transposed"
 
 
 def compare_tensors(
@@ -50,7 +52,20 @@ def compare_tensors(
             problem, remedy = explain(name, first, second, reference)
             far = distance(first, second)
         checks.append(TensorCheck(name, rows.get(name, ""), problem, remedy, far))
-    return tuple(checks)
+    return tuple(_of_one_cause(checks))
+
+
+def _of_one_cause(checks: list[TensorCheck]) -> list[TensorCheck]:
+    """Name the cause of tensors that are not square for the square ones, too.
+
+    A square matrix with the bytes of an untransposed view is the transposed matrix as well.
+    """
+    if not any(check.problem == VIEW for check in checks):
+        return checks
+    return [
+        replace(check, problem=VIEW, remedy=REMEDY) if check.problem == TRANSPOSED else check
+        for check in checks
+    ]
 
 
 def _values(tensor: LazyTensor, rounded: str | None) -> Array:
@@ -125,6 +140,7 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
     steps: list[Callable[[], tuple[str, str] | None]] = [
         lambda: _lost(left, right, reference.leaf),
         lambda: _transposed(left, right),
+        lambda: _stored_as_view(left, right),
         lambda: _order(left, right, reference),
         lambda: _sibling(right, reference),
         lambda: _default(right, reference.leaf),
@@ -161,7 +177,7 @@ def _default(right: Array, leaf: str) -> tuple[str, str] | None:
 
 def _transposed(left: Array, right: Array) -> tuple[str, str] | None:
     if left.ndim == 2 and left.shape[0] == left.shape[1] and np.array_equal(right, left.T):
-        return "matches when transposed", "transpose it: Linear weights are (out, in) in PyTorch"
+        return TRANSPOSED, "transpose it: Linear weights are (out, in) in PyTorch"
     if left.ndim == 4:
         if np.array_equal(right, left[..., ::-1, ::-1]):
             return "matches when its kernel is flipped", "do not flip the kernel"
@@ -170,6 +186,13 @@ def _transposed(left: Array, right: Array) -> tuple[str, str] | None:
         if left.shape[0] == left.shape[1] and np.array_equal(right, left.swapaxes(0, 1)):
             return "matches when in and out channels are swapped", "swap its first two axes"
     return None
+
+
+def _stored_as_view(left: Array, right: Array) -> tuple[str, str] | None:
+    order = stored_order(left, right) if left.dtype == right.dtype else None
+    if order is None:
+        return None
+    return (VIEW if left.ndim == 2 else f"{VIEW} of axes {order}"), REMEDY
 
 
 def _order(left: Array, right: Array, reference: _Reference) -> tuple[str, str] | None:
