@@ -15,6 +15,7 @@ from porter.cli.output import (
     digest_option,
     force_option,
     json_option,
+    judge_option,
     model_options,
     progress,
     python_option,
@@ -50,7 +51,8 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
               help="Format and dialect of INPUT; default: recognised.")  # fmt: skip
 @click.option("--to", metavar="F[:DIALECT]", shell_complete=complete.sides,
               help="Format and dialect of the output; default: by its suffix.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast floating tensors.")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+              help="Cast floating tensors; int8: quantise an ONNX output.")  # fmt: skip
 @click.option("--num-classes", type=click.IntRange(0),
               help="Classes; default: the checkpoint's. 0: without classifier.")  # fmt: skip
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the checkpoint's.")
@@ -80,6 +82,7 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     default=True,
     help="Compare weights and outputs of both models (default).",
 )
+@judge_option
 @click.option("--require-proof", is_flag=True,
               help="Exit with 3 if the outputs could not be compared.")  # fmt: skip
 @click.option("--read-back/--no-read-back", default=True,

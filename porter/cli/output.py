@@ -46,6 +46,10 @@ python_option = click.option(
     "--python", multiple=True, metavar="NAME=PATH", callback=_interpreters,
     help="Python of another environment that has a framework, as torch=PATH.",
 )  # fmt: skip
+judge_option = click.option(
+    "--judge", metavar="LIMITS",
+    help="Limits for the outputs, such as top1>=99,cosine>=0.999 (the default for int8).",
+)  # fmt: skip
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
 digest_option = click.option(  # the names are those of `porter.storage.digests`, slow to load
     "--digest", type=click.Choice(["xxh3", "sha256"]), default="xxh3",

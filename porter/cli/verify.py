@@ -14,6 +14,7 @@ from porter.cli.output import (
     command_line,
     force_option,
     json_option,
+    judge_option,
     model_options,
     progress,
     python_option,
@@ -82,6 +83,7 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
 @click.option("--diagnose/--no-diagnose", default=True, help="Name the likely faults (default).")
 @click.option("--sensitivity/--no-sensitivity", default=True,
               help="Prove on fuzzed weights what the outputs do not show (default).")  # fmt: skip
+@judge_option
 @click.option("--save-trace", type=click.Path(), metavar="FILE",
               help="Record LEFT only, to be compared on another machine.")  # fmt: skip
 @python_option
@@ -121,7 +123,7 @@ def command(
     from porter.zoo.architectures import find
 
     check_names(reports)
-    _refuse_combinations(save_trace, data, most, reports)
+    _refuse_combinations(save_trace, data, most, reports, options["judge"])
     options["precision"] = _PRECISIONS[options["precision"]]
     if is_table(arch):
         _refuse_for_tables(ctx)
@@ -161,13 +163,19 @@ def command(
 
 
 def _refuse_combinations(
-    save_trace: str | None, data: str | None, most: int | None, reports: tuple[str, ...]
+    save_trace: str | None,
+    data: str | None,
+    most: int | None,
+    reports: tuple[str, ...],
+    judge: str | None,
 ) -> None:
     """Refuse options that would not be carried out."""
     if save_trace is not None and data is not None:
         raise click.UsageError("--save-trace measures no accuracy: leave --data out")
     if save_trace is not None and reports:
         raise click.UsageError("--save-trace makes no verdict: leave --report out")
+    if save_trace is not None and judge is not None:
+        raise click.UsageError("--save-trace makes no verdict: leave --judge out")
     if most is not None and data is None:
         raise click.UsageError("--most takes some of the pictures of --data")
 

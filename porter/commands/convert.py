@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 from porter import codecs
 from porter.commands import recognised, summary
@@ -35,6 +35,7 @@ from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted, fit
 from porter.planning.locate import head_names
 from porter.planning.plan import Plan
+from porter.planning.preprocessing import chosen
 from porter.planning.recognise import shapes_of
 from porter.planning.target import Target, completed
 from porter.remote import address, fetch
@@ -44,12 +45,20 @@ from porter.storage.progress import Progress
 from porter.storage.sidecar import SUFFIX
 from porter.tensors import casts
 from porter.tensors.state_dict import Origin, StateDict
+from porter.verification.inputs import Halves, halved
+from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture, find
 
 if TYPE_CHECKING:
     from porter.commands.models import Models
     from porter.verification.verdict import Verdict
     from porter.verification.weights import WeightProof
+
+
+UNCALIBRATED = (
+    "int8: activations are quantised as they come; judged on noise, pictures would be better"
+    " (--calibrate)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +170,7 @@ def convert(
     *,
     from_: str | None = None,
     to: str | None = None,
-    dtype: FloatType | None = None,
+    dtype: FloatType | Literal["int8"] | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
     adapt: bool = False,
@@ -172,6 +181,7 @@ def convert(
     fill: Mapping[str, float] | None = None,
     seed: int = 0,
     verify: bool = True,
+    judge: str | None = None,
     python: Mapping[str, str] | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -196,7 +206,8 @@ def convert(
         output: Path of the file to write; None for the variant's name with the usual suffix.
         from_: Format and naming of `source`, `FORMAT[:DIALECT]`; None for those of its content.
         to: Format and naming of `output`; None for those that its suffix means.
-        dtype: Floating type to cast to; None keeps every dtype.
+        dtype: Floating type to cast to; None keeps every dtype. "int8" quantises the weights of
+            an ONNX output, which then does not map back.
         num_classes: Number of classes; None for the checkpoint's, another one needs `adapt`,
             0 leaves the classifier out.
         image_size: Image size in pixels; None for the checkpoint's, another one needs `adapt`.
@@ -209,6 +220,7 @@ def convert(
         fill: Values for canonical tensors, in the place of the source's.
         seed: Seed of weights that are made: without a source, or by `adapt`.
         verify: Compare the weights, and the outputs of both models where the frameworks are.
+        judge: Limits for the outputs of all inputs together, as `verify` takes them.
         python: Interpreters in which torch or paddle is installed, by framework.
         force: Replace an existing output.
         dry_run: Plan the conversion and write nothing.
@@ -238,7 +250,9 @@ def convert(
     to = to or recognised.target(output)
     subject = Subject.of(architecture)
     left, right = endpoint.parse(from_, subject.table), endpoint.parse(to, subject.table)
-    subject.refuse({"num_classes": num_classes, "image_size": image_size, "adapt": adapt})
+    subject.refuse(
+        {"num_classes": num_classes, "image_size": image_size, "adapt": adapt, "judge": judge}
+    )
     models = subject.models((left, right), left_model, right_model, inputs, python)
     if reports and models is None and subject.variant is None:
         raise UsageError(
@@ -248,6 +262,7 @@ def convert(
     target = os.fspath(output) if output is not None else subject.stem + right.suffix
     container = endpoint.container_for(target, right)
     target = target.rstrip("/") if container == endpoint.FOLDER else target
+    _check_asked(container, dtype, verify, judge, onnx)
     made = source is None and not os.path.lexists(subject.stem + left.suffix)
     source = subject.stem + left.suffix if source is None else source
     parts = [target, *(target + suffix for suffix in (SUFFIX, ".index.json", ".data"))]
@@ -285,8 +300,11 @@ def convert(
     outcome = Conversion(plan, address.shown(source), from_, target, to, made, state.origin, notes)
     converted, report = write_plan.write(canonical), dict[str, casts.Cast]()
     if dtype is not None:
-        converted, report = casts.cast(converted, dtype)
-    write = _writer(container, fitted, write_plan, max_shard_size, onnx)
+        converted, report = casts.cast(converted, "fp32" if dtype == "int8" else dtype)
+    pictures = _pictures(fitted, plan.image_size, onnx)
+    if dtype == "int8":
+        outcome = replace(outcome, notes=(*notes, pictures.note if pictures else UNCALIBRATED))
+    write = _writer(container, fitted, write_plan, max_shard_size, onnx, dtype, pictures)
     if like is not None:
         other = codecs.read(os.fspath(like))
         converted, kept = completed(converted, Target(os.fspath(like), other), write_plan.target)
@@ -301,9 +319,9 @@ def convert(
             write_plan = replace(write_plan, kept=tuple(kept))
         if dry_run:
             return outcome
-        optimized = bool(onnx and onnx.get("optimize"))
+        rewritten = dtype == "int8" or bool(onnx and onnx.get("optimize"))
         proof = None
-        if verify and not optimized:
+        if verify and not rewritten:
             proof = Proof(fitted.plan, state)
             if adapt:
                 computed = write_plan.computed  # Masks and indices: checked against the plan.
@@ -357,6 +375,7 @@ def convert(
             outcome, left_side, fitted.architecture, key,
             # Of a classifier that is filled with one value, only its input can be compared.
             num_classes=0 if without_head else None, image_size=image_size,
+            judge=judge, pictures=pictures, quantised=dtype == "int8",
             python=python, progress=progress,
         )  # fmt: skip
 
@@ -366,6 +385,29 @@ def _with_unproven(outcome: Conversion, table: Table, accepted: bool) -> Convers
     if outcome.verdict is not None and outcome.verdict.passed:
         return outcome
     return replace(outcome, unproven=dict(table.unproven), accepted=accepted)
+
+
+def _check_asked(
+    container: str, dtype: str | None, verify: bool, judge: str | None, onnx: OnnxKeywords | None
+) -> None:
+    """Refuse options that need others."""
+    if dtype == "int8" and container != "onnx":
+        raise UsageError("--dtype int8: for --to onnx only")
+    if onnx and "calibrate" in onnx and dtype != "int8":
+        raise UsageError("--calibrate: with --dtype int8 only")
+    if judge is not None:
+        if not verify:
+            raise UsageError("--judge needs the proof that --no-verify leaves out")
+        bounds(judge)
+
+
+def _pictures(fitted: Fitted, image_size: int, onnx: OnnxKeywords | None) -> Halves | None:
+    """Return the pictures of --calibrate."""
+    if not onnx or "calibrate" not in onnx:
+        return None
+    variant, dialect = fitted.architecture, fitted.plan.source.dialect.name
+    how = chosen(variant, dialect, fitted.state.origin, image_size).how
+    return halved(onnx["calibrate"], how, variant.sides(image_size), onnx.get("batch"))
 
 
 def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
@@ -453,6 +495,8 @@ def _writer(
     plan: Plan,
     max_shard_size: str | int | None,
     onnx: OnnxKeywords | None,
+    dtype: str | None,
+    pictures: Halves | None,
 ) -> Callable[..., Written]:
     """Return the function that writes a state dict: a codec, or the ONNX export."""
     if container != "onnx":
@@ -468,9 +512,13 @@ def _writer(
         raise UsageError("an ONNX model is not cut into shards; use --external-data")
     from porter.onnx.export.write import Options, export
 
+    given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k != "calibrate"}
+    options = Options(
+        **given, int8=dtype == "int8", calibration=pictures.calibrating if pictures else {}
+    )
     return partial(
         export, fitted.architecture, num_classes=plan.num_classes, image_size=plan.image_size,
-        features=plan.features, options=Options(**(onnx or {})),
+        features=plan.features, options=options,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ nearest one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Literal, ParamSpec, TypedDict, TypeVar
@@ -57,6 +58,8 @@ class OnnxKeywords(TypedDict, total=False):
     """Rewrite the graph; the file then does not map back exactly."""
     io_dtype: Literal["fp32", "fp16"] | None
     """fp32 keeps the input and output of an fp16 model in float32."""
+    calibrate: str | os.PathLike[str]
+    """Folder of pictures on which the ranges of an int8 model's activations are measured."""
     input_name: str
     output_name: str
     labels: str | None

@@ -25,7 +25,8 @@ from porter.verification import trace as traces
 from porter.verification.behaviour import with_behaviour
 from porter.verification.checks import EXACT, SINGLE
 from porter.verification.comparisons import with_comparisons
-from porter.verification.judge import concluded, judge
+from porter.verification.judge import QUANTISED, Bound, agreement, bounds, concluded
+from porter.verification.judge import judge as judged
 from porter.verification.options import RunOptions, Runs
 from porter.verification.run_notes import with_run_notes
 from porter.verification.sensitivity.fuzzed_weights import prove_unseen
@@ -58,6 +59,7 @@ def verify(
     train_step: bool = False,
     diagnose: bool = True,
     sensitivity: bool = False,
+    judge: str | None = None,
     pool: Pool | None = None,
     weights: WeightProof | None = None,
     progress: Progress | None = None,
@@ -82,6 +84,9 @@ def verify(
         diagnose: Name the likely faults of a verdict that fails.
         sensitivity: If the verdict passes, name the tensors that the outputs do not show, and
             run both sides again on fuzzed weights that show them.
+        judge: Limits for the outputs of all inputs together instead of those derived from the
+            source's own error, such as "top1>=99,cosine>=0.999" (`porter.verification.judge`);
+            None: these for a quantised ONNX model.
         pool: Processes to use and keep; None to start them for this verdict only.
         weights: Proof of the weights that `convert` made; not repeated if it found no problem.
         progress: Called as `progress(step, 0, 0)` when a step begins, from any thread.
@@ -104,6 +109,7 @@ def verify(
     """
     variant = find(architecture) if isinstance(architecture, str) else architecture
     runs, steps, clock = Runs.of(options), Steps(progress), Clock()
+    limits = bounds(judge) if judge is not None else ()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         steps.begin("reading the checkpoints")
@@ -118,6 +124,8 @@ def verify(
         sides.check_agreement(one, two)
         one, two, notes = sides.reference_first(one, two)
         runs = sides.runs_of(runs, two)
+        if two.quantised and not limits:
+            limits = bounds(QUANTISED)
         case = sides.write_inputs(folder / "inputs.safetensors", runs, variant, (one, two))
         if runs.images is not None:
             how, why = sides.preprocessing_of(variant, one)
@@ -131,7 +139,7 @@ def verify(
             one.rounded = sides.rounding(one, two)
         pair = Pair(variant, one, two, folder, runs.precision, case, steps)
         pair.compute(layers=runs.per_layer)
-        verdict = with_run_notes(_judged(verdict, pair, runs), pair)
+        verdict = with_run_notes(_judged(verdict, pair, runs, limits), pair)
         verdict = with_comparisons(
             verdict, pair, per_layer=runs.per_layer, grad=grad, train_step=train_step,
             diagnose=diagnose, proven=weights is not None and weights.holds,
@@ -222,12 +230,11 @@ def _not_made(
     )
 
 
-def _judged(verdict: Verdict, pair: Pair, runs: Runs) -> Verdict:
+def _judged(verdict: Verdict, pair: Pair, runs: Runs, limits: tuple[Bound, ...]) -> Verdict:
     left, right = pair.left.trace, pair.right.trace
-    return replace(
-        verdict,
-        left=left.report,
-        right=right.report,
-        cases=left.cases,
-        checks=judge(left, right, runs.precision),
-    )
+    if limits:
+        checks = agreement(left, right, runs.precision, limits)
+        verdict = replace(verdict, limits=", ".join(map(str, limits)))
+    else:
+        checks = judged(left, right, runs.precision)
+    return replace(verdict, left=left.report, right=right.report, cases=left.cases, checks=checks)

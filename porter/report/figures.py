@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import isfinite
 
 from porter.errors import listed
 from porter.mapping.fold import fold
@@ -13,6 +14,9 @@ from porter.verification.verdict import FAILED, PASSED, Verdict
 
 def headline(verdict: Verdict) -> str:
     """Return the outcome in a sentence."""
+    if verdict.limits and verdict.status in (PASSED, FAILED):
+        met = "agree" if verdict.status == PASSED else "do not agree"
+        return f"the two sides {met} within {verdict.limits}"
     return {
         PASSED: "the two sides compute the same",
         FAILED: "the two sides do not compute the same",
@@ -20,8 +24,8 @@ def headline(verdict: Verdict) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return an error with two digits; NaN and None as a dash."""
-    return "–" if value is None or value != value else f"{value:.1e}"
+    """Return an error with two digits; NaN, None and a limit that is not there as a dash."""
+    return "–" if value is None or not isfinite(value) else f"{value:.1e}"
 
 
 def decimal(value: float, digits: int) -> str:

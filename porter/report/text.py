@@ -8,7 +8,7 @@ from rich.text import Text
 
 from porter.errors import listed, visible
 from porter.mapping.fold import fold
-from porter.report.figures import behaviour_lines, blind_lines, file_of, pixels
+from porter.report.figures import behaviour_lines, blind_lines, file_of, headline, number, pixels
 from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
@@ -51,13 +51,9 @@ def plain(verdict: Verdict, width: int = 100) -> str:
 
 
 def _headline(verdict: Verdict) -> Text:
-    said = {
-        PASSED: "the two sides compute the same",
-        FAILED: "the two sides do not compute the same",
-    }.get(verdict.status, "the forward proof was not made")
     line = Text.assemble(
         (verdict.status.upper(), _STYLES.get(verdict.status, "bold yellow")),
-        visible(f"  {verdict.architecture}: {said}"),
+        visible(f"  {verdict.architecture}: {headline(verdict)}"),
     )
     return line.append(f"\n{visible(verdict.reason)}") if verdict.reason else line
 
@@ -106,7 +102,7 @@ def _row(check: Check, verdict: Verdict) -> tuple[str | Text, ...]:
         _text(f"{check.output} {check.precision}"),
         f"{right.error:.1e}",
         "reference" if check.left is None else f"{check.left.error:.1e}",
-        f"{check.limit:.1e}",
+        number(check.limit),
         f"{right.max_abs:.1e}",
         f"{right.cosine:.9f}",
         "" if right.top1 is None else f"{right.top1:.0%}",

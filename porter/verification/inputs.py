@@ -7,9 +7,9 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ MOST_LENGTHY = 50
 
 _LARGEST_PICTURE, _LARGEST_ARRAYS = 1 << 28, 1 << 33
 """Bytes of the files."""
+
+_MOST_HALVED = 200
+"""Pictures of a folder that is halved: enough to judge by percentages."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
@@ -114,6 +117,47 @@ def _resized(image: Any, preprocessing: Preprocessing, target: tuple[int, int]) 
         high = np.minimum(low + 1, count - 1)
         pixels = pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
     return pixels
+
+
+class Halves(NamedTuple):
+    """Pictures for an int8 model: some measure the ranges of its activations, others judge it.
+
+    Batches, float32 (N, 3, height, width), by the name of the first picture in them.
+    """
+
+    calibrating: Mapping[str, Array]
+    judging: Mapping[str, Array]
+
+    @property
+    def note(self) -> str:
+        """What they are used for, for the report."""
+        ours, theirs = (sum(map(len, part.values())) for part in self)
+        return f"int8: calibrated on {ours} pictures, judged on {theirs} others"
+
+
+def halved(
+    folder: str | os.PathLike[str],
+    preprocessing: Preprocessing,
+    size: Size,
+    batch: int | None = None,
+) -> Halves:
+    """Return the pictures of a folder in two halves; a single picture is in both.
+
+    With `batch`, the only one that a model takes, they are grouped; the last group begins again
+    with the first pictures. Raises as `pictures` does.
+    """
+    found = pictures(folder, preprocessing, size, _MOST_HALVED)
+    names = list(found)
+    halves = names[::2], names[1::2] or names
+    one, two = ({name: found[name] for name in half} for half in halves)
+    return Halves(_grouped(one, batch or 1), _grouped(two, batch or 1))
+
+
+def _grouped(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
+    names = list(arrays)
+    groups = [names[start : start + batch] for start in range(0, len(names), batch)]
+    groups[-1] += [names[i % len(names)] for i in range(batch - len(groups[-1]))]
+    return {group[0]: np.concatenate([arrays[name] for name in group]) for group in groups}
 
 
 def arrays(path: str | os.PathLike[str], size: Size) -> dict[str, Array]:

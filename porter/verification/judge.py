@@ -1,16 +1,46 @@
-"""Judge what two sides computed against the float64 run of the left one."""
+"""Judge what two sides computed against the float64 run of the left one.
+
+The limit on each error follows from the source's own. Outputs of a model that was changed on
+purpose, above all of a quantised one, are as far from the source's as the change made them: for
+these a user gives limits such as `top1>=99,cosine>=0.999`, and all inputs are judged together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from porter.errors import UsageError, listed, printable
 from porter.verification import tolerance
 from porter.verification.checks import EXACT, SINGLE, Check
 from porter.verification.compare import Figures, compare
 from porter.verification.diagnose.layers import describe
 from porter.verification.trace import Trace
 from porter.verification.verdict import FAILED, PASSED, Verdict
+
+QUANTISED = "top1>=99,cosine>=0.999"
+"""The limits of a quantised model where none are given."""
+
+_LEAST: Mapping[str, Callable[[Figures], float | None]] = {
+    "top1": lambda figures: None if figures.top1 is None else 100 * figures.top1,
+    "top5": lambda figures: None if figures.top5 is None else 100 * figures.top5,
+    "cosine": lambda figures: figures.cosine,
+    "snr": lambda figures: figures.snr_db,
+}
+"""Figures that must be large; agreement in percent, signal to noise in dB."""
+_MOST: Mapping[str, Callable[[Figures], float | None]] = {
+    "error": lambda figures: figures.error,
+    "max_abs": lambda figures: figures.max_abs,
+    "mean_abs": lambda figures: figures.mean_abs,
+    "max_rel": lambda figures: figures.max_rel,
+}
+"""Figures that must be small."""
+MEASURES = {**_LEAST, **_MOST}
+_PERCENT = ("top1", "top5")
+_BOUND = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*")
 
 
 def judge(left: Trace, right: Trace, precision: str) -> tuple[Check, ...]:
@@ -50,6 +80,75 @@ def _problem(source: Figures | None, target: Figures, limit: float) -> str:
     if not target.error <= limit:
         return f"error {target.error:.1e} is over the limit {limit:.1e}"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What one figure of the outputs must at least, or may at most be."""
+
+    measure: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.measure}{'>=' if self.measure in _LEAST else '<='}{self.value:g}"
+
+    def problem(self, figures: Figures) -> str:
+        """Return why figures do not meet it, empty when they do."""
+        found = MEASURES[self.measure](figures)
+        if found is None:
+            return f"{self.measure} is not defined: the outputs are not class scores"
+        met = found >= self.value if self.measure in _LEAST else found <= self.value
+        return "" if met else f"{self.measure} is {found:.6g}, {self} is required"
+
+
+def bounds(text: str) -> tuple[Bound, ...]:
+    """Return the limits that a text states, separated by commas; `UsageError` for another text."""
+    found = {}
+    for part in text.split(","):
+        match = _BOUND.fullmatch(part)
+        if match is None or match[1] not in MEASURES:
+            known = listed(str(Bound(name, 0))[:-1] for name in MEASURES)
+            raise UsageError(f"{printable(part)!r} is not a limit such as top1>=99; use {known}")
+        name, sign, number = match.groups()
+        try:
+            bound = Bound(name, float(number))
+        except ValueError:
+            raise UsageError(f"{printable(number)!r} is not a number") from None
+        if sign not in str(bound):
+            raise UsageError(f"{name}{sign}: this figure is limited the other way, by {bound}")
+        if name in _PERCENT and 0 < bound.value <= 1:
+            raise UsageError(f"{bound} is in percent: write {name}>={100 * bound.value:g}")
+        found[name] = bound
+    return tuple(found.values())
+
+
+def agreement(
+    left: Trace, right: Trace, precision: str, limits: tuple[Bound, ...]
+) -> tuple[Check, ...]:
+    """Return one check for each output, over all cases together.
+
+    The reference is the left side's float64 run. An output that only one side has fails.
+    """
+    reference, found = _pooled(left, EXACT), _pooled(right, precision)
+    source = _pooled(left, SINGLE)
+    inputs = len(left.cases)
+    case = f"{inputs} inputs together" if inputs > 1 else left.cases[0]
+    checks = []
+    for output in dict.fromkeys([*reference, *found]):
+        own = compare(source[output], reference.get(output)) if output in source else None
+        figures = compare(found.get(output), reference.get(output))
+        problems = [problem for bound in limits if (problem := bound.problem(figures))]
+        problem = figures.problem or "; ".join(problems)
+        checks.append(Check(case, output, precision, own, figures, float("inf"), problem))
+    return tuple(checks)
+
+
+def _pooled(trace: Trace, precision: str) -> dict[str, np.ndarray]:
+    """Return each output of all cases, one behind the other."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for key, array in trace.outputs.get(precision, {}).items():
+        parts.setdefault(key.rpartition("/")[2], []).append(np.asarray(array))
+    return {output: np.concatenate(arrays) for output, arrays in parts.items()}
 
 
 def concluded(verdict: Verdict) -> Verdict:

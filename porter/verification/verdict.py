@@ -28,6 +28,8 @@ class Verdict:
     image_size: int
     precision: str = "float32"
     preset: str = "default"
+    limits: str = ""
+    """What was asked of all outputs together, in place of limits on the error of each."""
     cases: tuple[str, ...] = ()
     """Names of the inputs that both sides were given."""
     checks: tuple[Check, ...] = ()

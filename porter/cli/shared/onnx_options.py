@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "opset", "batch", "external_data", "optimize", "io_dtype", "input_name", "output_name",
-    "labels",
+    "labels", "calibrate",
 )  # fmt: skip
 """Fields of `porter.onnx.export.write.Options`."""
 
@@ -30,6 +30,8 @@ _OPTIONS = (
     click.option("--output-name", metavar="NAME", help="ONNX: name of the output (logits)."),
     click.option("--labels", type=click.Path(), metavar="FILE",
                  help="ONNX: names of the classes, one a line or a JSON list."),
+    click.option("--calibrate", type=click.Path(), metavar="FOLDER",
+                 help="ONNX, int8: pictures to measure the ranges of activations on."),
     click.option("--fold-batchnorm", is_flag=True,
                  help="From foreign ONNX: take convolutions with folded batch norms as they are."),
 )  # fmt: skip

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from porter import codecs
 from porter.errors import PorterError, printable
@@ -20,6 +23,8 @@ from porter.zoo.architectures import Architecture
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
+    from porter.verification.inputs import Halves
+    from porter.verification.options import RunOptions
     from porter.verification.weights import WeightProof
 
 
@@ -53,10 +58,16 @@ def verified(
     *,
     num_classes: int | None,
     image_size: int | None,
+    judge: str | None,
+    pictures: Halves | None,
+    quantised: bool,
     python: Mapping[str, str] | None,
     progress: Progress | None,
 ) -> Conversion:
-    """Add the forward proof, where the frameworks are installed."""
+    """Add the forward proof, where the frameworks are installed.
+
+    A `quantised` model is judged on `pictures`, or on as much noise as makes a percentage.
+    """
     batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
     if codecs.detect(outcome.output) == "onnx":
         from porter.onnx.export.check import check
@@ -64,20 +75,29 @@ def verified(
         outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
     from porter.commands.verify import verify
 
-    verdict = verify(
-        architecture.name,
-        left,
-        outcome.output,
-        left_key=key if isinstance(left, str) else None,
-        left_dialect=outcome.plan.source.dialect.name,
-        right_dialect=outcome.plan.target.dialect.name,
-        num_classes=num_classes,
-        image_size=image_size,
-        batch_sizes=batches,
-        weights=outcome.weights,
-        python=python,
-        progress=progress,
-    )
+    with tempfile.TemporaryDirectory(prefix="porter-") as folder:
+        runs: RunOptions = {
+            "num_classes": num_classes, "image_size": image_size, "python": python,
+        }  # fmt: skip
+        if pictures is not None:
+            path = os.path.join(folder, "pictures.npz")
+            np.savez(path, **pictures.judging)  # type: ignore[arg-type]
+            runs |= {"inputs": path}
+        else:
+            runs |= {"batch_sizes": (4,), "seeds": 25} if quantised else {"batch_sizes": batches}
+        verdict = verify(
+            architecture.name,
+            left,
+            outcome.output,
+            left_key=key if isinstance(left, str) else None,
+            left_dialect=outcome.plan.source.dialect.name,
+            right_dialect=outcome.plan.target.dialect.name,
+            weights=outcome.weights,
+            progress=progress,
+            judge=judge,
+            diagnose=not quantised,
+            **runs,
+        )
     return replace(outcome, verdict=verdict)
 
 

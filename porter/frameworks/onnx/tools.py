@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from porter.frameworks.onnx.optimize import check, optimize
+from porter.frameworks.onnx.quantize import quantize
 from porter.frameworks.onnx.run import run
 from porter.frameworks.onnx.tidy import tidy
 from porter.frameworks.onnx.trace import trace
@@ -33,4 +34,11 @@ def tidied(
 
 def commands() -> dict[str, Callable[..., dict[str, Any]]]:
     """Return the commands of this worker."""
-    return {"trace": traced, "tidy": tidied, "run": run, "optimize": optimize, "check": check}
+    return {
+        "trace": traced,
+        "tidy": tidied,
+        "run": run,
+        "optimize": optimize,
+        "quantize": quantize,
+        "check": check,
+    }

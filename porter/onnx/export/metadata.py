@@ -34,6 +34,8 @@ OUTPUTS = {
     4: "one map for each class, from 0 to 1",
 }
 """{number of axes: what the output is}"""
+QUANTIZED = "porter.quantized"
+"""`dynamic` or `static`: how the weights were quantised; such a file does not map back."""
 _LARGEST_UNUSED = 1 << 20
 _LARGEST_LABELS = 16 << 20
 _LONGEST = 64 << 20

@@ -12,7 +12,7 @@ import filecmp
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Unpack
 
 from porter import codecs
@@ -34,6 +34,7 @@ from porter.storage.lock import hidden
 from porter.storage.options import WriteFields, WriteOptions
 from porter.storage.read_back import Proof, digests_of
 from porter.tensors import casts
+from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
@@ -47,6 +48,10 @@ class Options:
     opset: int = OPSET
     batch: int | None = None
     """Size of every batch; None leaves it to the caller of the model."""
+    int8: bool = False
+    """Quantise the weights; the file then does not map back."""
+    calibration: Mapping[str, Array] = field(default_factory=dict)
+    """Batches on which the ranges of an int8 model's activations are measured, if any."""
     external_data: bool = False
     """Weights in a file beside the model, even below 2 GiB."""
     optimize: str | None = None
@@ -84,6 +89,7 @@ def export(
     target, inputs = os.fspath(path), list(inputs)
     atomic_output.resolve(target, inputs, writing.force)  # before a template is traced
     opsets.check(chosen.opset)
+    _check_rewriting(chosen)
     made = _template(architecture, image_size, features)
     computed = constants(architecture.table.constants, architecture.config, image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
@@ -104,6 +110,10 @@ def export(
         from porter.onnx.export.optimize import optimized
 
         return optimized(weights, target, said, sheet, chosen.optimize, writing, inputs)
+    if chosen.int8:
+        from porter.onnx.export.optimize import quantized
+
+        return quantized(weights, target, said, sheet, chosen.calibration, writing, inputs)
     output = Output(
         weights, target, codecs.CODECS["onnx"].read, writing, metadata=said, inputs=inputs,
         proof=proof,
@@ -116,6 +126,16 @@ def export(
         written = _in_one(output, sheet)
         _remove(replaced)
         return written
+
+
+def _check_rewriting(options: Options) -> None:
+    """Raise `UsageError` for options that do not go with a rewritten graph."""
+    rewriting = {"--optimize": options.optimize is not None, "--dtype int8": options.int8}
+    asked = [name for name, is_asked in rewriting.items() if is_asked]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)}: one of them")
+    if asked and options.external_data:
+        raise UsageError(f"{asked[0]} writes one file: leave --external-data out")
 
 
 def _template(architecture: Architecture, image_size: int, features: Sequence[str]) -> Template:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
+from porter.codecs.onnx.transposed import stored_name
 from porter.errors import UsageError, listed, printable
 from porter.onnx.graph.constants import weights as weights_of
 from porter.onnx.graph.parse import parse
@@ -13,6 +14,9 @@ from porter.onnx.graph.values import Graph
 from porter.storage.input_file import InputFile
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits")
+"""Operations at the borders between the numbers of a quantised model and others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,14 @@ class Signature:
     """Element type of most of the weights' bytes."""
     names: tuple[str, ...]
     """Names of its weights."""
+    quantised: bool = False
+    """Whether it computes in 8 bits or fewer."""
 
     def features(self, architecture: Architecture) -> tuple[str, ...]:
         """Return the optional parts of which it has a weight."""
         known = architecture.skeleton().features
-        return tuple(f for f, rows in known.items() if any(e.name in self.names for e in rows))
+        names = {*self.names, *(name.removesuffix(stored_name("")) for name in self.names)}
+        return tuple(f for f, rows in known.items() if any(e.name in names for e in rows))
 
 
 def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature:
@@ -68,7 +75,8 @@ def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, 
             sizes[tensor.dtype.name] += tensor.nbytes
     frozen = batch if isinstance(batch, int) and batch > 0 else None
     dtype = sizes.most_common(1)[0][0] if sizes else "float32"
-    return Signature(num_classes, height, frozen, dtype, tuple(weights))
+    quantised = any(node.op in _QUANTISED for node in graph.nodes)
+    return Signature(num_classes, height, frozen, dtype, tuple(weights), quantised)
 
 
 def _classes(graph: Graph, path: str) -> int:

@@ -18,7 +18,7 @@ from porter.checkpoints.read import read as read_checkpoint
 from porter.codecs.onnx.transposed import straightened
 from porter.codecs.onnx.weights import initializers
 from porter.codecs.paddle import inference
-from porter.errors import PorterError, UsageError
+from porter.errors import InputError, PorterError, UsageError
 from porter.onnx.export import metadata as notes
 from porter.onnx.graph.constants import weights as weights_of
 from porter.onnx.program import translate
@@ -55,7 +55,14 @@ def recover(
         return _of_program(architecture, name, fold_batchnorm)
     if is_as_written(name):  # its Constant nodes, if there are any, belong to the graph
         return Recovered(restore(initializers(InputFile(name))))
-    return Search(architecture, name, weights_of(name), fold_batchnorm).recovered()
+    weights = weights_of(name)
+    assert weights.origin is not None
+    if notes.QUANTIZED in weights.origin.metadata:
+        raise InputError(
+            "has quantised weights, which do not come back; take the model that it was made from",
+            name,
+        )
+    return Search(architecture, name, weights, fold_batchnorm).recovered()
 
 
 def _of_program(architecture: Architecture, path: str, fold_batchnorm: bool) -> Recovered:

@@ -47,6 +47,8 @@ class Prepared:
     """What the dialect's code computes otherwise than the canonical model."""
     named: str = ""
     """The dialect as the user wrote it: perhaps an alias."""
+    quantised: bool = False
+    """Whether it is an ONNX model that computes in 8 bits or fewer."""
 
     @property
     def is_graph(self) -> bool:
@@ -138,7 +140,15 @@ def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, i
     )  # fmt: skip
     identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=found.image_size)
     request = {"weights": os.path.abspath(local.path)}
-    return Prepared(report, architecture, identity, StateDict({}), request, found.batch)
+    return Prepared(
+        report,
+        architecture,
+        identity,
+        StateDict({}),
+        request,
+        found.batch,
+        quantised=found.quantised,
+    )
 
 
 def _files(path: str) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Graph(Side):
         )
         self._prepared = prepared
         self.batch = prepared.batch
+        self.quantised = prepared.quantised
 
     @property
     def prepared(self) -> Prepared:

@@ -49,6 +49,8 @@ class Side:
     """Element type that the weights are rounded to before they are used."""
     batch: int | None = None
     """The only batch size that it takes, where that is fixed."""
+    quantised: bool = False
+    """Whether it computes in fewer bits than its outputs have."""
 
     def __init__(
         self, report: SideReport, architecture: str, num_classes: int, image_size: int, can: Can
