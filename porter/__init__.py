@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from porter.commands.inspect import inspect
     from porter.commands.load import load_model
     from porter.commands.pictures.evaluate import evaluate
+    from porter.commands.pictures.predict import predict
     from porter.commands.repack import repack
     from porter.commands.repair import repair
     from porter.commands.verify import verify
@@ -27,6 +28,7 @@ _LAZY = {
     "inspect": ("porter.commands.inspect", "inspect"),
     "diff": ("porter.commands.diff", "diff"),
     "doctor": ("porter.commands.doctor", "doctor"),
+    "predict": ("porter.commands.pictures.predict", "predict"),
     "repack": ("porter.commands.repack", "repack"),
     "evaluate": ("porter.commands.pictures.evaluate", "evaluate"),
     "repair": ("porter.commands.repair", "repair"),
@@ -44,6 +46,7 @@ __all__ = [
     "inspect",
     "load_model",
     "open",
+    "predict",
     "repack",
     "repair",
     "verify",

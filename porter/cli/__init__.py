@@ -31,6 +31,7 @@ COMMANDS = {
     "convert": "Move a checkpoint to another framework, naming or container.",
     "verify": "Prove that two checkpoints compute the same.",
     "evaluate": "Measure top-1 and top-5 of checkpoints on labelled pictures.",
+    "predict": "Name what a model sees in pictures.",
     "repack": "Write another container; names, layout and values stay.",
     "repair": "Restore a file whose tensors were stored untransposed.",
     "inspect": "Identify a file without reading a tensor.",

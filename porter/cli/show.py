@@ -36,11 +36,9 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
     variant = find(arch)
     dialect = dialect.rpartition(":")[2]
     rows = linked_rows(variant.name, dialect, full)
-    pre = variant.preprocessing
     if as_json:
         say_json(as_dict(variant, dialect, rows))
         return
-    pre = variant.preprocessing
     config = listing(f"{key} {value}" for key, value in variant.config.items())
     top1 = f", ImageNet top-1 {variant.top1} %" if variant.top1 else ""
     figures = [
@@ -48,16 +46,36 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
         ("names", f"canonical: {variant.source}; aliases: {listing(variant.aliases) or '-'}"),
         ("size", f"{variant.parameters:,} parameters{top1}"),
         ("input", ", ".join(sizes_of(variant.num_classes, variant.image_size)) or "-"),
-        ("", listing([f"crop {pre.crop}", pre.interpolation, f"mean {list(pre.mean)}",
-                      f"std {list(pre.std)}"])),
+        ("pictures", _pictures(variant, dialect)),
         ("config", config),
         ("dialects", listing(spellings(variant.table))),
         *(("", f"{name}: {about}") for name, about in purposes(variant.table).items()),
+        *(("behaviour", line) for line in _behaviour(variant, dialect)),
     ]  # fmt: skip
     click.echo(columns(figures))
     click.echo()
     say(f"table: canonical name, shape, operation, {dialect} name")
     click.echo(table_text(rows, "  "))
+
+
+def _pictures(variant: Architecture, dialect: str) -> str:
+    """Return the preprocessing of a dialect's weights, and whose it is."""
+    from porter.planning.preprocessing import chosen
+
+    size = variant.sides(variant.image_size)
+    how, why = chosen(variant, dialect, None, size)
+    return f"{how.described(size)} ({why})"
+
+
+def _behaviour(variant: Architecture, dialect: str) -> list[str]:
+    """Return what the code of a dialect computes otherwise, a line each."""
+    from porter.planning.behaviour import behaviour_of, short
+
+    return [
+        f"{dialect} {row.about}: {row.setting} is {row.value}, not {row.canonical};"
+        f" its outputs differ by about {short(row.size)} ({row.seen})"
+        for row in behaviour_of(variant, dialect)
+    ]
 
 
 def table_text(rows: Sequence[tuple[str, str, str, str]], indent: str = "") -> str:
@@ -73,7 +91,10 @@ def as_dict(
     variant: Architecture, dialect: str, rows: Sequence[tuple[str, str, str, str]]
 ) -> dict[str, Any]:
     """Return a variant and its linked table for machines."""
-    pre = variant.preprocessing
+    from porter.planning.behaviour import behaviour_of
+    from porter.planning.preprocessing import chosen
+
+    how, why = chosen(variant, dialect, None, variant.sides(variant.image_size))
     names = ("canonical", "dialect", "shape", "how")
     return {
         "schema": "porter.architecture/1",
@@ -83,9 +104,10 @@ def as_dict(
         "image_size": variant.image_size, "num_classes": variant.num_classes,
         "config": dict(variant.config),
         "preprocessing": {
-            "mean": list(pre.mean), "std": list(pre.std),
-            "interpolation": pre.interpolation, "crop": pre.crop,
+            "mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation,
+            "crop": how.crop, "squash": how.squash, "antialias": how.antialias, "why": why,
         },
+        "behaviour": [row._asdict() for row in behaviour_of(variant, dialect)],
         "dialects": spellings(variant.table),
         "about": purposes(variant.table),
         "dialect": dialect,

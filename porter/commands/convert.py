@@ -35,7 +35,7 @@ from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted, fit
 from porter.planning.locate import head_names
 from porter.planning.plan import Plan
-from porter.planning.preprocessing import chosen
+from porter.planning.preprocessing import GIVEN, Chosen, chosen, labels_of
 from porter.planning.recognise import shapes_of
 from porter.planning.target import Target, completed
 from porter.remote import address, fetch
@@ -301,10 +301,16 @@ def convert(
     converted, report = write_plan.write(canonical), dict[str, casts.Cast]()
     if dtype is not None:
         converted, report = casts.cast(converted, "fp32" if dtype == "int8" else dtype)
-    pictures = _pictures(fitted, plan.image_size, onnx)
+    picture = _picture(container, fitted, left.named, write_plan, onnx or {})
+    if picture is not None:
+        size = fitted.architecture.sides(write_plan.image_size)
+        line = f"preprocessing: {picture.how.described(size)} ({picture.why})"
+        outcome = replace(outcome, notes=(*outcome.notes, line))
+    pictures = _pictures(picture, fitted.architecture, plan.image_size, onnx)
     if dtype == "int8":
-        outcome = replace(outcome, notes=(*notes, pictures.note if pictures else UNCALIBRATED))
-    write = _writer(container, fitted, write_plan, max_shard_size, onnx, dtype, pictures)
+        note = pictures.note if pictures else UNCALIBRATED
+        outcome = replace(outcome, notes=(*outcome.notes, note))
+    write = _writer(container, fitted, write_plan, max_shard_size, onnx, dtype, pictures, picture)
     if like is not None:
         other = codecs.read(os.fspath(like))
         converted, kept = completed(converted, Target(os.fspath(like), other), write_plan.target)
@@ -401,13 +407,15 @@ def _check_asked(
         bounds(judge)
 
 
-def _pictures(fitted: Fitted, image_size: int, onnx: OnnxKeywords | None) -> Halves | None:
+def _pictures(
+    picture: Chosen | None, variant: Architecture, image_size: int, onnx: OnnxKeywords | None
+) -> Halves | None:
     """Return the pictures of --calibrate."""
-    if not onnx or "calibrate" not in onnx:
+    if not onnx or "calibrate" not in onnx or picture is None:
         return None
-    variant, dialect = fitted.architecture, fitted.plan.source.dialect.name
-    how = chosen(variant, dialect, fitted.state.origin, image_size).how
-    return halved(onnx["calibrate"], how, variant.sides(image_size), onnx.get("batch"))
+    if onnx.get("with_preprocessing"):
+        raise UsageError("--calibrate takes normalised pictures: leave --with-preprocessing out")
+    return halved(onnx["calibrate"], picture.how, variant.sides(image_size), onnx.get("batch"))
 
 
 def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
@@ -497,6 +505,7 @@ def _writer(
     onnx: OnnxKeywords | None,
     dtype: str | None,
     pictures: Halves | None,
+    picture: Chosen | None,
 ) -> Callable[..., Written]:
     """Return the function that writes a state dict: a codec, or the ONNX export."""
     if container != "onnx":
@@ -505,20 +514,41 @@ def _writer(
         if container == endpoint.FOLDER:
             from porter.commands import snapshot
 
+            assert picture is not None
             snapshot.config(fitted.architecture, plan)  # Refused before anything is read.
-            return partial(snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size)
+            return partial(
+                snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size,
+                preprocessing=picture.how,
+            )  # fmt: skip
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
         raise UsageError("an ONNX model is not cut into shards; use --external-data")
     from porter.onnx.export.write import Options, export
 
-    given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k != "calibrate"}
+    left_out = (*GIVEN, "preprocessing", "calibrate")
+    given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k not in left_out}
     options = Options(
         **given, int8=dtype == "int8", calibration=pictures.calibrating if pictures else {}
     )
     return partial(
         export, fitted.architecture, num_classes=plan.num_classes, image_size=plan.image_size,
         features=plan.features, options=options,
+        preprocessing=None if picture is None else picture.how,
+        labels=labels_of(fitted.state.origin),
+    )  # fmt: skip
+
+
+def _picture(
+    container: str, fitted: Fitted, named: str, plan: Plan, onnx: OnnxKeywords
+) -> Chosen | None:
+    """Return the preprocessing of the weights, for an output that states it."""
+    if container not in ("onnx", endpoint.FOLDER) or not fitted.architecture.module:
+        return None
+    size = fitted.architecture.sides(plan.image_size)
+    given = {key: onnx.get(key) for key in GIVEN}
+    return chosen(
+        fitted.architecture, named, fitted.state.origin, size, file=onnx.get("preprocessing"),
+        given=given,
     )  # fmt: skip
 
 

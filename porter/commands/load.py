@@ -78,6 +78,8 @@ def load_model(
     )
     name = fitted.plan.source.dialect.name
     rows = behaviour_of(fitted.architecture, name, state.origin) if behaviour == "dialect" else ()
+    asked = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    rates = {name: rate for name, rate in asked.items() if rate}  # Not every model has both.
     model = build(
         fitted.architecture,
         framework,
@@ -86,8 +88,7 @@ def load_model(
         features=fitted.plan.features,
         blank=True,
         device=device,
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
+        **rates,
         **settings(rows),
     )
     fill(model, fitted.plan.apply(fitted.state), framework)

@@ -7,7 +7,7 @@ nearest one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Literal, ParamSpec, TypedDict, TypeVar
 
@@ -63,7 +63,21 @@ class OnnxKeywords(TypedDict, total=False):
     input_name: str
     output_name: str
     labels: str | None
-    """File with the names of the classes, one a line or a JSON list."""
+    """File with the names of the classes: lines, or a JSON list or object."""
+    mean: float | Sequence[float] | None
+    """Mean that is subtracted from RGB in [0, 1]; None for that of the weights."""
+    std: float | Sequence[float] | None
+    """Deviation that it is divided by."""
+    crop: float | None
+    """Side of the central crop over the side that a picture is resized to."""
+    interpolation: str | None
+    """How a picture is resized: "bilinear", "bicubic", …"""
+    preprocessing: str | None
+    """JSON or TOML file that states the preprocessing."""
+    with_preprocessing: bool
+    """Take pictures as bytes, uint8 (N, height, width, 3), and normalise them in the graph."""
+    with_softmax: bool
+    """Give probabilities, not scores."""
 
 
 P = ParamSpec("P")

@@ -18,11 +18,10 @@ from porter.storage.options import WriteFields
 from porter.storage.read_back import Proof
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.preprocessing import RESAMPLE, Preprocessing
 from porter.zoo.published import published_config
 
 _WEIGHTS = "model.safetensors"
-_RESAMPLING = {"bilinear": 2, "bicubic": 3}
-"""Pillow's numbers."""
 _COMMON: dict[str, Any] = {
     "num_channels": 3,
     "hidden_act": "gelu",
@@ -42,6 +41,7 @@ def write(
     metadata: Mapping[str, str] | None = None,
     inputs: tuple[str, ...] = (),
     proof: Proof | None = None,
+    preprocessing: Preprocessing | None = None,
     **options: Unpack[WriteFields],
 ) -> Written:
     """Write the folder whole or not at all; `Written` names the weights in it.
@@ -51,7 +51,9 @@ def write(
     """
     files = {"config.json": config(architecture, plan)}
     if published_config(architecture) is None:  # Of those porter knows no image processor.
-        files["preprocessor_config.json"] = preprocessor(architecture, plan)
+        files["preprocessor_config.json"] = preprocessor(
+            preprocessing or architecture.preprocessing, plan
+        )
     path = os.path.abspath(path)
     if os.path.lexists(path) and not _is_empty_folder(path):
         raise UsageError("exists already; a folder is not replaced: name another", path)
@@ -220,15 +222,15 @@ def _pvtv2(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def preprocessor(architecture: Architecture, plan: Plan) -> dict[str, Any]:
-    """Return `preprocessor_config.json`: a processor that resizes the short side and crops."""
-    given, size = architecture.preprocessing, plan.image_size
+def preprocessor(given: Preprocessing, plan: Plan) -> dict[str, Any]:
+    """Return `preprocessor_config.json`: a processor that resizes a picture and crops it."""
+    size, side = plan.image_size, given.resize(plan.image_size)
     return {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": "DeiTImageProcessor" if given.squash else "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": round(size / given.crop)},
-        "resample": _RESAMPLING[given.interpolation],
+        "size": {"height": side, "width": side} if given.squash else {"shortest_edge": side},
+        "resample": RESAMPLE.index(given.interpolation),
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,11 +14,17 @@ from porter.errors import InputError, UsageError, listed
 from porter.storage.input_file import read_small
 from porter.tensors.state_dict import Origin
 from porter.zoo.architectures import Architecture
-from porter.zoo.preprocessing import Preprocessing, understood
+from porter.zoo.preprocessing import Preprocessing, Size, sides_of, understood
 
 _LARGEST = 1 << 20
+_UNNAMED = re.compile("LABEL_[0-9]+")
+"""What transformers writes where classes have no names."""
 KEY = "porter.preprocessing"
 """Key of the metadata of an ONNX file."""
+
+
+GIVEN = ("mean", "std", "crop", "interpolation")
+"""Fields that a user may state one by one."""
 
 
 class Chosen(NamedTuple):
@@ -31,7 +38,7 @@ def chosen(
     architecture: Architecture,
     dialect: str,
     origin: Origin | None,
-    size: int,
+    size: Size,
     *,
     file: str | os.PathLike[str] | None = None,
     given: Mapping[str, Any] | None = None,
@@ -42,11 +49,11 @@ def chosen(
     to the checkpoint or its own metadata, the dialect's or alias's, the canonical one. `given`
     are fields of the user's that replace those. Raises `InputError` or `UsageError`.
     """
-    found = _of_dialect(architecture, dialect)
+    found, side = _of_dialect(architecture, dialect), sides_of(size)[0]
     if file is not None:
-        found = Chosen(found.how.changed(read(file, size)), f"{os.path.basename(file)}, given")
+        found = Chosen(found.how.changed(read(file, side)), f"{os.path.basename(file)}, given")
     else:
-        for why, body in _stated(origin, size):
+        for why, body in _stated(origin, side):
             if body:
                 try:
                     found = Chosen(found.how.changed(body), why)
@@ -74,6 +81,16 @@ def read(file: str | os.PathLike[str], size: int) -> dict[str, Any]:
     return found
 
 
+def labels_of(origin: Origin | None) -> list[str]:
+    """Return the names of the classes in `config.json` next to a checkpoint, if it has any."""
+    labels = beside(origin, CONFIG).get("id2label")
+    if not isinstance(labels, dict):
+        return []
+    names = [labels.get(str(number)) for number in range(len(labels))]
+    known = [name for name in names if isinstance(name, str) and not _UNNAMED.fullmatch(name)]
+    return known if len(known) == len(names) else []
+
+
 def _of_dialect(architecture: Architecture, dialect: str) -> Chosen:
     """Return that of a dialect or alias: `hf-v5` and `torchvision-v1` are as what is before `-`."""
     known = architecture.preprocessings
@@ -90,7 +107,7 @@ def _stated(origin: Origin | None, size: int) -> list[tuple[str, dict[str, Any]]
     rows = [(f"{name} of the checkpoint", understood(beside(origin, name), size))
             for name in (PREPROCESSOR, CONFIG)]  # fmt: skip
     own = _object(origin.metadata.get(KEY, "{}").encode(), False) or {}
-    return [*rows, ("metadata of the file", understood(own, size))]
+    return [("metadata of the file", understood(own, size)), *rows]
 
 
 def _object(text: bytes, toml: bool) -> dict[str, Any] | None:

@@ -76,7 +76,7 @@ def _run(pair: Pair, side: Side, chosen: Mapping[str, bool | float], name: str) 
     again = side.loaded_with(replace(prepared, request=request), folder)
     again.rounded = side.rounded
     again.compute(folder / "inputs.safetensors", (EXACT,))
-    return _exact(again, pair.case)
+    return pair.compared(side, _exact(again, pair.case))
 
 
 def _worst(found: _Outputs, reference: _Outputs) -> Figures:

@@ -60,6 +60,16 @@ def pictures(
     return {name: picture(f, preprocessing, size) for name, f in zip(names, files, strict=True)}
 
 
+def representable(inputs: Array, preprocessing: Preprocessing) -> Array:
+    """Return inputs (N, 3, …), each value moved to the nearest that a byte of a picture gives."""
+    mean, std = (
+        np.reshape(np.asarray(v, np.float64), (3, 1, 1))
+        for v in (preprocessing.mean, preprocessing.std)
+    )
+    pixels = np.clip(np.rint((inputs * std + mean) * 255), 0, 255)
+    return ((pixels / 255 - mean) / std).astype(np.float32)
+
+
 def picture(file: str | os.PathLike[str], preprocessing: Preprocessing, size: Size) -> Array:
     """Return a picture as an input, float32 (1, 3, height, width).
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from porter.verification.checks import EXACT
 from porter.verification.sides.pair import Pair
+from porter.verification.sides.side import Can
 from porter.verification.verdict import Verdict
 
 
@@ -18,6 +19,8 @@ def with_run_notes(verdict: Verdict, pair: Pair) -> Verdict:
             " are: the verdict is on the port, not on the rounding"
         )
     notes.append(_kernels(pair))
+    if any(Can.RUN in s.can and s.prepared.probabilities for s in (pair.left, pair.right)):
+        notes.append("a side gives probabilities: the other's scores were put through a softmax")
     if EXACT not in pair.right.trace.outputs:
         skipped.append("float64 against float64: the right side has no run in float64")
     return replace(verdict, notes=tuple(notes), skipped=tuple(skipped))

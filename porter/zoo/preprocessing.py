@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from porter.errors import UsageError, listed, printable
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers, which transformers writes."""
 Triple = tuple[float, float, float]
 Size = int | tuple[int, int]
@@ -165,8 +165,8 @@ def understood(given: Mapping[str, Any], size: int) -> dict[str, Any]:
     if "crop_mode" in given:
         found["squash"] = given["crop_mode"] == "squash"
     resample = given.get("resample")
-    if isinstance(resample, int) and 0 <= resample < len(_RESAMPLE):
-        found["interpolation"] = _RESAMPLE[resample]
+    if isinstance(resample, int) and 0 <= resample < len(RESAMPLE):
+        found["interpolation"] = RESAMPLE[resample]
     return {**found, **_sizes(given, size)}
 
 

@@ -47,6 +47,7 @@ RUNS = {
         "convert pvtv2-b0 a.pth -o c.pth --from torch --to torch --dtype fp16 --no-verify",
         "convert pvtv2-b0 a.pth -o o.onnx --from torch --to onnx",
     ],
+    "predict": ["predict a.pth cat.png --top 2"],
     "repack": ["repack a.pth -o r.npz --dtype fp16", "repack a.pth -o r.safetensors"],
     "table check": [
         "table check pvtv2-b0",
@@ -92,6 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     views = {n: np.ascontiguousarray(a.T).T if a.ndim == 2 else a for n, a in arrays.items()}
     save_file({n: np.require(a, requirements="W") for n, a in views.items()},
               made / "broken.safetensors")  # fmt: skip
+    Image.new("RGB", (9, 7), "orange").save(made / "cat.png")
     return made
 
 

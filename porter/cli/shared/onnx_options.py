@@ -13,9 +13,36 @@ if TYPE_CHECKING:
 NAMES = (
     "opset", "batch", "external_data", "optimize", "io_dtype", "input_name", "output_name",
     "labels", "calibrate",
+    "mean", "std", "crop", "interpolation", "preprocessing", "with_preprocessing",
+    "with_softmax",
 )  # fmt: skip
 """Fields of `porter.onnx.export.write.Options`."""
 
+
+def _numbers(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(float(word) for word in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is not a number or three such as 0.5,0.5,0.5"
+        ) from None
+
+
+PREPROCESSING = (
+    click.option("--mean", callback=_numbers, metavar="N[,N,N]",
+                 help="Mean of RGB in [0, 1]; default: that of the weights."),
+    click.option("--std", callback=_numbers, metavar="N[,N,N]", help="Deviation of RGB."),
+    click.option("--crop", type=float, metavar="SHARE",
+                 help="Side of the central crop over the side a picture is resized to."),
+    click.option("--interpolation", metavar="NAME", help="bilinear, bicubic, …"),
+    click.option("--preprocessing", type=click.Path(), metavar="FILE",
+                 help="Preprocessing as JSON, such as preprocessor_config.json, or TOML."),
+)  # fmt: skip
+"""How pictures become inputs, where the user states it."""
 _OPTIONS = (
     click.option("--opset", type=click.IntRange(1),
                  help="ONNX: operator set, 11 to 23 (default 20)."),
@@ -29,12 +56,23 @@ _OPTIONS = (
     click.option("--input-name", metavar="NAME", help="ONNX: name of the input (image)."),
     click.option("--output-name", metavar="NAME", help="ONNX: name of the output (logits)."),
     click.option("--labels", type=click.Path(), metavar="FILE",
-                 help="ONNX: names of the classes, one a line or a JSON list."),
+                 help="ONNX: names of the classes: lines, or a JSON list or object."),
     click.option("--calibrate", type=click.Path(), metavar="FOLDER",
                  help="ONNX, int8: pictures to measure the ranges of activations on."),
+    *PREPROCESSING,
+    click.option("--with-preprocessing", is_flag=True,
+                 help="ONNX: take pixels, uint8 (N, height, width, 3), and normalise them."),
+    click.option("--with-softmax", is_flag=True, help="ONNX: give probabilities, not scores."),
     click.option("--fold-batchnorm", is_flag=True,
                  help="From foreign ONNX: take convolutions with folded batch norms as they are."),
 )  # fmt: skip
+
+
+def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the preprocessing to a command."""
+    for option in reversed(PREPROCESSING):
+        command = option(command)
+    return command
 
 
 def onnx_options(command: Callable[..., Any]) -> Callable[..., Any]:

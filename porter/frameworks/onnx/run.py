@@ -12,7 +12,8 @@ from porter.frameworks import exchange
 from porter.frameworks.models import need
 from porter.tensors.blocks import Array
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+          "tensor(uint8)": np.uint8}  # fmt: skip
 
 
 def session(path: str | os.PathLike[str], device: str = "cpu", save: str = "") -> Any:

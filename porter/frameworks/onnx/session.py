@@ -5,14 +5,17 @@ It has neither float64 nor modules, so the other commands of a torch or paddle w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from porter import __version__
 from porter.frameworks import exchange
 from porter.frameworks.models import need
 from porter.frameworks.onnx import run as onnx_run
 from porter.frameworks.runner import device_for
+from porter.tensors.blocks import Array
 
 
 class OnnxSession:
@@ -22,6 +25,7 @@ class OnnxSession:
         need("onnxruntime")
         self._device = "cpu"
         self._session: Any = None
+        self._pixels: Mapping[str, Sequence[float]] | None = None
 
     def hello(self, device: str) -> dict[str, Any]:
         """Return the versions, and the device after choosing it."""
@@ -34,8 +38,14 @@ class OnnxSession:
         versions = {"porter": __version__, "onnxruntime": ort.__version__}
         return {"versions": versions, "device": device}
 
-    def load(self, weights: str, **_: Any) -> dict[str, Any]:
-        """Load the model `weights`; arguments for other frameworks are ignored."""
+    def load(
+        self, weights: str, pixels: Mapping[str, Sequence[float]] | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Load the model `weights`; arguments for other frameworks are ignored.
+
+        With `pixels`, the `mean` and `std` by which its graph normalises, it takes bytes.
+        """
+        self._pixels = pixels
         self._session = onnx_run.session(weights, self._device)
         return {"tensors": {}}
 
@@ -44,11 +54,19 @@ class OnnxSession:
         arrays, _about = exchange.load(inputs)
         results = {}
         for case, array in arrays.items():
+            given = array if self._pixels is None else _as_bytes(array, self._pixels)
             results[f"output/{case}/logits"] = next(
-                iter(onnx_run.outputs(self._session, array).values())
+                iter(onnx_run.outputs(self._session, given).values())
             )
         exchange.save(output, results, {"precision": precision})
         return {}
+
+
+def _as_bytes(image: Array, pixels: Mapping[str, Sequence[float]]) -> Array:
+    """Return the pixels, uint8 (N, height, width, 3), of normalised ones (N, 3, height, width)."""
+    mean, std = (np.asarray(pixels[name], np.float64) for name in ("mean", "std"))
+    shown = (image.transpose(0, 2, 3, 1) * std + mean) * 255
+    return np.clip(np.rint(shown), 0, 255).astype(np.uint8)
 
 
 def commands() -> dict[str, Callable[..., dict[str, Any]]]:

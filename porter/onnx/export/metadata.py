@@ -19,9 +19,13 @@ from porter.tensors.lazy import BLOCK, LazyTensor, Shape
 from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.preprocessing import Preprocessing, checked
 
 PREPROCESSING = "porter.preprocessing"
 LABELS = "porter.labels"
+OUTPUT = "porter.output"
+"""`probabilities` where the graph ends with a softmax."""
+PROBABILITIES = "probabilities"
 UNUSED = "porter.unused"
 """[[place in the state dict, name, dtype, shape, bytes in base64], …]"""
 GRAPH = "porter.graph"
@@ -41,47 +45,51 @@ _LARGEST_LABELS = 16 << 20
 _LONGEST = 64 << 20
 
 
-def preprocessing(architecture: Architecture, image_size: int) -> str:
-    """Return as JSON how a picture becomes the model's input."""
-    how, sides = architecture.preprocessing, architecture.sides(image_size)
-    square = sides[0] == sides[1]
-    said = {
-        "image_size": image_size if square else list(sides),
-        "resize": round(image_size / how.crop) if square else list(sides),
-        "crop": how.crop,
-        "interpolation": how.interpolation,
-        "color": "RGB",
-        "layout": "NCHW",
-        "range": [0, 1],
-        "mean": list(how.mean),
-        "std": list(how.std),
-    }
-    return json.dumps(said)
+def preprocessing(
+    architecture: Architecture, how: Preprocessing, image_size: int, pixels: bool
+) -> str:
+    """Return as JSON how a picture becomes the model's input.
+
+    With `pixels` the input is the resized and cropped picture itself; the graph does the rest.
+    """
+    said = how.as_dict(architecture.sides(image_size))
+    form = {"layout": "NHWC", "input": "uint8"} if pixels else {"layout": "NCHW", "input": "float"}
+    return json.dumps({**said, **form})
 
 
-def document(architecture: Architecture, image_size: int) -> tuple[str, str]:
+def pixels(metadata: Mapping[str, str]) -> Preprocessing | None:
+    """Return the preprocessing of a file whose input is pixels, as its metadata state it."""
+    try:
+        said = json.loads(metadata.get(PREPROCESSING, "{}"))
+        if not isinstance(said, dict) or said.get("input") != "uint8":
+            return None
+        mean, std = tuple(said["mean"]), tuple(said["std"])
+        return checked(Preprocessing(mean, std, said["interpolation"], said["crop"]))
+    except (ValueError, KeyError, TypeError, RecursionError, UsageError):
+        return None
+
+
+def document(
+    architecture: Architecture, how: Preprocessing, image_size: int, pixels: bool
+) -> tuple[str, str]:
     """Return the doc strings of the model and of its input."""
-    how, (height, width) = architecture.preprocessing, architecture.sides(image_size)
-    size = f"{image_size} px" if height == width else f"{height} × {width} px"
+    sides = architecture.sides(image_size)
+    square = sides[0] == sides[1]
+    size = f"{image_size} px" if square else f"{sides[0]} × {sides[1]} px"
     model = (
         f"{architecture.title}, variant {architecture.name}, {size}."
         f" {architecture.paper} (weights named as in {architecture.source})"
     )
-    resized = (
-        f"so that the shorter side is {round(image_size / how.crop)} px ({how.interpolation}),"
-        f" the central {size} cut out"
-        if height == width
-        else f"to {size} ({how.interpolation})"
-    )
-    image = (
-        f"RGB pictures in [0, 1], resized {resized}, minus {list(how.mean)},"
-        f" divided by {list(how.std)}"
-    )
-    return model, image
+    values = "as bytes, normalised by the graph:" if pixels else "in [0, 1] and normalised:"
+    return model, f"RGB pictures {values} {how.described(sides)}"
 
 
 def read_labels(path: str, num_classes: int) -> list[str]:
-    """Return the names of the classes: a JSON list, or one a line."""
+    """Return the names of the classes.
+
+    A JSON list or object of numbers, alone or as `id2label`, or lines: a name each, or all with
+    their number before it, as in PaddleClas's `0 tench, Tinca tinca`.
+    """
     try:
         text = read_small(path, _LARGEST_LABELS).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -90,11 +98,28 @@ def read_labels(path: str, num_classes: int) -> list[str]:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = [line.strip() for line in text.splitlines() if line.strip()]
+        parts = [line.partition(" ") for line in found]
+        if len(found) > 1 and {number for number, _, _ in parts} == set(
+            map(str, range(len(found)))
+        ):
+            found = {number: name.strip() for number, _, name in parts}
+    if isinstance(found, dict) and isinstance(found.get("id2label"), dict):
+        found = found["id2label"]
+    if isinstance(found, dict):
+        found = in_order(found)
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
-        raise InputError("the labels are not a list of texts", path)
+        raise InputError("the labels are not a list of texts, nor numbered from 0", path)
     if len(found) != num_classes:
         raise UsageError(f"{len(found)} labels for {num_classes} classes", path)
     return found
+
+
+def in_order(labels: Mapping[object, object]) -> list[str] | None:
+    """Return the names of {number: name} by number; None unless all from 0 on are there."""
+    rows = {str(number): name for number, name in labels.items()}
+    names = [rows.get(str(number)) for number in range(len(rows))]
+    found = [name for name in names if isinstance(name, str)]
+    return found if len(found) == len(names) else None
 
 
 def unused(state: Mapping[str, LazyTensor], names: Sequence[str]) -> str:

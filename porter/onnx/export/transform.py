@@ -16,10 +16,12 @@ from porter.onnx.graph.attributes import (
     Attribute,
     attribute_value,
     integer_attribute,
+    integers_attribute,
     tensor_attribute,
 )
-from porter.onnx.graph.values import FLOAT, FLOAT16, Graph, Node, Value, constant
+from porter.onnx.graph.values import FLOAT, FLOAT16, UINT8, Graph, Node, Value, constant
 from porter.tensors.blocks import Array
+from porter.zoo.preprocessing import Preprocessing
 
 WIDE = frozenset({"Softmax", "ReduceMean", "ReduceSum"})
 """Operations that are computed in float32 in an fp16 graph: they add up many numbers.
@@ -94,6 +96,50 @@ def _right_side(weight: str, users: Mapping[str, Sequence[Node]]) -> str:
     matmuls = users.get(result, ())
     fits = all(node.op == "MatMul" and node.inputs.index(result) == 1 for node in matmuls)
     return result if matmuls and fits else ""
+
+
+def from_pixels(graph: Graph, how: Preprocessing) -> Graph:
+    """Return a graph that takes pictures as bytes, uint8 (N, height, width, 3), and normalises."""
+    image = graph.inputs[0]
+    batch, channels, height, width = image.dims
+    scale = np.array([1 / (255 * std) for std in how.std], np.float32)
+    shift = np.array([mean / std for mean, std in zip(how.mean, how.std, strict=True)], np.float32)
+    parts = ("float", "scale", "scaled", "shift", "normal", "nchw", "normalised")
+    plain, by, scaled, less, normal, planes, inner = (f"{image.name}_{part}" for part in parts)
+    planes = inner if image.elem_type == FLOAT else planes
+    first = [
+        _cast(image.name, plain, FLOAT),
+        constant(by, scale),
+        Node("Mul", [plain, by], [scaled], f"/{scaled}/Mul"),
+        constant(less, shift),
+        Node("Sub", [scaled, less], [normal], f"/{normal}/Sub"),
+        Node("Transpose", [normal], [planes], f"/{planes}/Transpose",
+             attributes={"perm": integers_attribute("perm", [0, 3, 1, 2])}),
+    ]  # fmt: skip
+    if planes != inner:
+        first.append(_cast(planes, inner, image.elem_type))
+    body = renamed(replace(graph, inputs=[], outputs=[]), {image.name: inner}).nodes
+    given = replace(image, elem_type=UINT8, dims=(batch, height, width, channels))
+    return replace(graph, nodes=[*first, *body], inputs=[given, *graph.inputs[1:]])
+
+
+def to_probabilities(graph: Graph) -> Graph:
+    """Return a graph that ends with a softmax over classes, computed in float32."""
+    scores = graph.outputs[0]
+    if len(scores.dims) != 2:
+        raise UsageError("--with-softmax is for models that give one score for each class")
+    wide, result, last = f"{scores.name}_wide", f"{scores.name}_softmax", "probabilities"
+    axis = {"axis": integer_attribute("axis", 1)}  # The last of two: before opset 13 as after it.
+    if scores.elem_type == FLOAT:
+        added = [Node("Softmax", [scores.name], [last], "/softmax", attributes=axis)]
+    else:
+        added = [
+            _cast(scores.name, wide, FLOAT),
+            Node("Softmax", [wide], [result], "/softmax", attributes=axis),
+            _cast(result, last, scores.elem_type),
+        ]
+    outputs = [replace(scores, name=last), *graph.outputs[1:]]
+    return replace(graph, nodes=[*graph.nodes, *added], outputs=outputs)
 
 
 def half(graph: Graph, *, wide_ends: bool) -> Graph:

@@ -39,6 +39,7 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,14 @@ class Options:
     io_dtype: str | None = None
     """fp32 keeps the image and the logits of an fp16 model in float32."""
     input_name: str = "image"
-    output_name: str = "logits"
+    output_name: str | None = None
+    """None: logits, or probabilities."""
     labels: str | None = None
     """File with the names of the classes."""
+    with_preprocessing: bool = False
+    """Take pixels: uint8 (N, height, width, 3), normalised by the graph."""
+    with_softmax: bool = False
+    """Give probabilities, not scores."""
 
 
 def export(
@@ -73,6 +79,8 @@ def export(
     image_size: int,
     features: Sequence[str] = (),
     options: Options | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
     inputs: Iterable[str] = (),
     proof: Proof | None = None,
@@ -80,10 +88,11 @@ def export(
 ) -> Written:
     """Write a canonical state dict as an ONNX model and return what was written.
 
-    `image_size` is in pixels, `options` is how the model shall be; `metadata`, `inputs`, `proof`
-    and `keywords` are those of `porter.codecs.write`. Raises `UsageError` for options or weights
-    that no graph can have, `MissingPackage` when there is no template and torch is not there to
-    trace one.
+    `image_size` is in pixels, `options` is how the model shall be, `preprocessing` that of the
+    weights (None: the variant's), `labels` their classes where no file names them; `metadata`,
+    `inputs`, `proof` and `keywords` are those of `porter.codecs.write`. Raises `UsageError` for
+    options or weights that no graph can have, `MissingPackage` when there is no template and
+    torch is not there to trace one.
     """
     chosen, writing = options or Options(), WriteOptions(**keywords)
     target, inputs = os.fspath(path), list(inputs)
@@ -95,17 +104,24 @@ def export(
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
     weights, rest = _sorted_out(state, made, num_classes)
-    sheet, swapped = _sheet(architecture, made, code, num_classes, chosen)
+    how = preprocessing or architecture.preprocessing
+    sheet, swapped = _sheet(architecture, made, code, num_classes, chosen, how)
     weights = _as_stored(weights, swapped)
     said = {
         **{key: text for key, text in (metadata or {}).items() if key != "format"},  # safetensors'
-        notes.PREPROCESSING: notes.preprocessing(architecture, image_size),
+        notes.PREPROCESSING: notes.preprocessing(
+            architecture, how, image_size, chosen.with_preprocessing
+        ),
         notes.UNUSED: notes.unused(state, rest),
         TRANSPOSED: compact(list(swapped)),
         notes.GRAPH: fingerprint(sheet.graph, sheet.opsets),
     }
+    if chosen.with_softmax:
+        said[notes.OUTPUT] = notes.PROBABILITIES
     if chosen.labels is not None:
-        said[notes.LABELS] = compact(notes.read_labels(chosen.labels, num_classes))
+        labels = notes.read_labels(chosen.labels, num_classes)
+    if len(labels) == num_classes:
+        said[notes.LABELS] = compact(list(labels))
     if chosen.optimize is not None:
         from porter.onnx.export.optimize import optimized
 
@@ -186,7 +202,12 @@ def _sorted_out(
 
 
 def _sheet(
-    architecture: Architecture, made: Template, code: int, num_classes: int, options: Options
+    architecture: Architecture,
+    made: Template,
+    code: int,
+    num_classes: int,
+    options: Options,
+    how: Preprocessing,
 ) -> tuple[model.Sheet, tuple[str, ...]]:
     """Return the graph as it will be in the file, and the weights that it has transposed."""
     graph, swapped = transform.transposed(made.model.graph)
@@ -199,16 +220,28 @@ def _sheet(
     graph = opsets.written_in(graph, options.opset, code)
     if options.batch is not None and options.batch < 1:
         raise UsageError(f"a batch of {options.batch} images")
+    if options.with_preprocessing:
+        graph = transform.from_pixels(graph, how)
+    if options.with_softmax:
+        graph = transform.to_probabilities(graph)
     graph = transform.sized(graph, {"classes": num_classes, "batch": options.batch})
     graph = transform.renamed(
         graph,
-        {graph.inputs[0].name: options.input_name, graph.outputs[0].name: options.output_name},
+        {graph.inputs[0].name: options.input_name, graph.outputs[0].name: _output_name(options)},
     )
-    doc, image = notes.document(architecture, made.image_size)
+    doc, image = notes.document(architecture, how, made.image_size, options.with_preprocessing)
     graph = replace(graph, inputs=[replace(graph.inputs[0], doc=image)], doc=doc)
-    graph.outputs[0].doc = notes.OUTPUTS[len(graph.outputs[0].dims)]
+    graph.outputs[0].doc = (
+        "the probability of each class"
+        if options.with_softmax
+        else notes.OUTPUTS[len(graph.outputs[0].dims)]
+    )
     opset = options.opset
     return model.Sheet(graph, opsets.LOWEST_IR[opset], {"": opset}, doc), swapped
+
+
+def _output_name(options: Options) -> str:
+    return options.output_name or (notes.PROBABILITIES if options.with_softmax else "logits")
 
 
 def _as_stored(weights: StateDict, swapped: Sequence[str]) -> StateDict:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from porter.codecs.onnx.transposed import stored_name
 from porter.errors import UsageError, listed, printable
 from porter.onnx.graph.constants import weights as weights_of
 from porter.onnx.graph.parse import parse
-from porter.onnx.graph.values import Graph
+from porter.onnx.graph.values import UINT8, Graph
 from porter.storage.input_file import InputFile
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
@@ -34,6 +35,9 @@ class Signature:
     """Names of its weights."""
     quantised: bool = False
     """Whether it computes in 8 bits or fewer."""
+    as_bytes: bool = False
+    """Whether pictures are bytes, (batch, height, width, 3), not numbers (batch, 3, …)."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def features(self, architecture: Architecture) -> tuple[str, ...]:
         """Return the optional parts of which it has a weight."""
@@ -50,8 +54,9 @@ def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature
     """
     name = os.fspath(path)
     with InputFile(name) as file:
-        graph = parse(file).graph
-    return signature_of(graph, weights_of(name), name, sides)
+        model = parse(file)
+    found = signature_of(model.graph, weights_of(name), name, sides)
+    return replace(found, metadata=model.metadata)
 
 
 def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, int]) -> Signature:
@@ -60,7 +65,9 @@ def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, 
     if len(images) != 1 or len(images[0].dims) != 4:
         names = listed(value.name for value in images)
         raise UsageError(f"takes {names or 'nothing'}, not one picture", path)
-    batch, _, *dims = images[0].dims
+    as_bytes = images[0].elem_type == UINT8
+    batch, *dims = images[0].dims
+    dims = dims[:2] if as_bytes else dims[1:]
     height, width = (
         dim if isinstance(dim, int) and dim > 0 else side
         for dim, side in zip(dims, sides, strict=True)
@@ -76,7 +83,7 @@ def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, 
     frozen = batch if isinstance(batch, int) and batch > 0 else None
     dtype = sizes.most_common(1)[0][0] if sizes else "float32"
     quantised = any(node.op in _QUANTISED for node in graph.nodes)
-    return Signature(num_classes, height, frozen, dtype, tuple(weights), quantised)
+    return Signature(num_classes, height, frozen, dtype, tuple(weights), quantised, as_bytes)
 
 
 def _classes(graph: Graph, path: str) -> int:

@@ -13,7 +13,7 @@ from porter.onnx.graph import wire
 from porter.onnx.graph.attributes import BY_ONNX, Attribute, attribute_value, tensor_attribute
 from porter.tensors.blocks import Array
 
-FLOAT, FLOAT16 = 1, 10
+FLOAT, UINT8, FLOAT16 = 1, 2, 10
 """`TensorProto.DataType`."""
 
 

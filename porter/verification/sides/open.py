@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from porter.errors import UsageError, listed, printable
 from porter.frameworks import exchange
 from porter.planning.preprocessing import Chosen, chosen
@@ -112,12 +114,19 @@ def write_inputs(path: Path, runs: Runs, architecture: Architecture, sides: Sequ
             raise UsageError("the two traces were recorded with different inputs")
         arrays = dict(recorded[0])
     elif runs.images is not None:
-        how = preprocessing_of(architecture, sides[0]).how
-        arrays = sources.pictures(runs.images, how, size)
+        prepared = preprocessing_of(architecture, sides[0]).how
+        arrays = sources.pictures(runs.images, prepared, size)
     elif runs.inputs is not None:
         arrays = sources.arrays(runs.inputs, size)
     else:
         arrays = sources.noise(runs.protocol.seeds, runs.protocol.batch_sizes, size)
+    for side in sides:
+        how = side.prepared.pixels if Can.RUN in side.can else None
+        if how is not None:
+            exact = {name: sources.representable(array, how) for name, array in arrays.items()}
+            if recorded and not all(np.allclose(exact[n], arrays[n], atol=1e-5) for n in arrays):
+                raise UsageError("takes bytes, which the trace's inputs are not", side.report.file)
+            arrays = exact
     exchange.save(path, arrays, {})
     return next(iter(arrays))
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from porter.frameworks.parallel import together
+from porter.tensors.blocks import Array
 from porter.verification.checks import EXACT, SINGLE
 from porter.verification.sides.side import Can, Side
 from porter.verification.steps import Steps
 from porter.zoo.architectures import Architecture
+
+
+def softmax(scores: Array) -> Array:
+    """Return the probabilities of scores (N, classes)."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +61,13 @@ class Pair:
         both = {"left": self.left, "right": self.right}
         chosen = {name: side for name, side in both.items() if not sides or side in sides}
         together([partial(run, name, side) for name, side in chosen.items()])
+        for side in chosen.values():
+            traced = {name: self.compared(side, o) for name, o in side.trace.outputs.items()}
+            side.trace = replace(side.trace, outputs=traced)
+
+    def compared(self, side: Side, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return a side's outputs as they are compared: where one gives probabilities, as such."""
+        gives = {s: Can.RUN in s.can and s.prepared.probabilities for s in (self.left, self.right)}
+        if gives[side] or not any(gives.values()):
+            return outputs
+        return {name: softmax(scores) for name, scores in outputs.items()}

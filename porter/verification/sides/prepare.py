@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from porter import codecs
+from porter.errors import UsageError
 from porter.mapping.table import CANONICAL, Behaviour
+from porter.onnx.export import metadata as notes
 from porter.onnx.recover.read import read as read_graph
 from porter.planning.behaviour import behaviour_of, settings
 from porter.planning.endpoint import GRAPHS, PROGRAM
@@ -20,10 +22,11 @@ from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
 from porter.remote.address import is_url
 from porter.tensors.lazy import LazyTensor
-from porter.tensors.state_dict import StateDict
+from porter.tensors.state_dict import Origin, StateDict
 from porter.verification.sides.report import SideReport
 from porter.verification.stamp import digest
 from porter.zoo.architectures import Architecture
+from porter.zoo.preprocessing import Preprocessing
 from porter.zoo.seeded import seeded
 
 Checkpoint = str | os.PathLike[str] | StateDict
@@ -49,6 +52,10 @@ class Prepared:
     """The dialect as the user wrote it: perhaps an alias."""
     quantised: bool = False
     """Whether it is an ONNX model that computes in 8 bits or fewer."""
+    pixels: Preprocessing | None = None
+    """How its graph normalises pictures that it takes as bytes."""
+    probabilities: bool = False
+    """Whether its graph ends with a softmax."""
 
     @property
     def is_graph(self) -> bool:
@@ -139,16 +146,19 @@ def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, i
         )
     )  # fmt: skip
     identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=found.image_size)
-    request = {"weights": os.path.abspath(local.path)}
+    pixels = notes.pixels(found.metadata) if found.as_bytes else None
+    if found.as_bytes and pixels is None:
+        raise UsageError(
+            "takes bytes: its metadata do not state how they are normalised", local.path
+        )
+    normal = None if pixels is None else {"mean": pixels.mean, "std": pixels.std}
+    request = {"weights": os.path.abspath(local.path), "pixels": normal}
+    origin = Origin(local.path, "onnx", metadata=found.metadata)
     return Prepared(
-        report,
-        architecture,
-        identity,
-        StateDict({}),
-        request,
-        found.batch,
+        report, architecture, identity, StateDict({}, origin), request, found.batch, pixels=pixels,
         quantised=found.quantised,
-    )
+        probabilities=found.metadata.get(notes.OUTPUT) == notes.PROBABILITIES,
+    )  # fmt: skip
 
 
 def _files(path: str) -> tuple[str, ...]:

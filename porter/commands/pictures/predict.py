@@ -1,0 +1,278 @@
+"""What a model sees in pictures: the best classes of each, with the model's own preprocessing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from porter.checkpoints.read import detect
+from porter.commands import recognised
+from porter.commands.options import checked_options
+from porter.errors import UsageError, printable
+from porter.frameworks import exchange
+from porter.frameworks.process import Limit, Pool
+from porter.onnx.export import metadata as notes
+from porter.onnx.graph.signature import Signature, signature
+from porter.planning import endpoint
+from porter.planning.preprocessing import GIVEN, KEY, Chosen, chosen, labels_of, read
+from porter.remote import fetch
+from porter.tensors.blocks import Array
+from porter.verification.checks import SINGLE
+from porter.verification.inputs import SUFFIXES, picture
+from porter.verification.options import Runs
+from porter.verification.sides import open as sides
+from porter.verification.sides.pair import softmax
+from porter.verification.sides.processes import started
+from porter.verification.steps import Steps
+from porter.zoo.architectures import find
+from porter.zoo.preprocessing import Preprocessing, Size, sides_of, understood
+
+
+class Guess(NamedTuple):
+    """One class of a picture."""
+
+    number: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """The best classes of each picture, and how the pictures were prepared."""
+
+    model: str
+    architecture: str
+    """Empty for an ONNX file, which is run as it is."""
+    preprocessing: Preprocessing
+    why: str
+    size: Size
+    pictures: Mapping[str, tuple[Guess, ...]]
+
+
+class _Run(NamedTuple):
+    """A model's preprocessing, labels, and its probabilities for each picture."""
+
+    architecture: str
+    chosen: Chosen
+    size: Size
+    labels: Sequence[str]
+    found: Mapping[str, Array]
+
+
+@checked_options()
+def predict(
+    model: str | os.PathLike[str],
+    pictures: Sequence[str | os.PathLike[str]],
+    *,
+    architecture: str | None = None,
+    from_: str | None = None,
+    key: str | None = None,
+    top: int = 5,
+    labels: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
+    preprocessing: str | None = None,
+    behaviour: str = "canonical",
+    device: str = "auto",
+    python: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> Predictions:
+    """Run a checkpoint or an ONNX file on pictures and name the best classes of each.
+
+    Parameters:
+        model: Path, or http or https address, of a checkpoint or an ONNX model.
+        pictures: Files or folders of pictures.
+        architecture: Name of the checkpoint's variant; None to recognise it.
+        from_: Format and naming of the checkpoint; None to recognise them.
+        key: Name of one of several state dicts in the checkpoint.
+        top: Number of classes to name.
+        labels: File with the names of the classes; None for those in the model's metadata or in
+            `config.json` next to it.
+        mean: Mean of RGB in [0, 1], instead of the model's own.
+        std: Deviation, likewise.
+        crop: Side of the central crop over the side that a picture is resized to, likewise.
+        interpolation: How a picture is resized, likewise.
+        preprocessing: JSON or TOML file that states the preprocessing.
+        behaviour: "dialect" to run a checkpoint as its dialect's code computes.
+        device: "auto", "cpu" or "cuda[:n]".
+        python: {framework: interpreter of another environment that has it and porter}.
+        timeout: Seconds that an ONNX file may take to load, and to run.
+
+    Raises `InputError`, `MappingError`, `UsageError` or `MissingPackage`.
+    """
+    if top < 1:
+        raise UsageError(f"the best {top} of the classes: a number above 0 is expected")
+    given = dict(zip(GIVEN, (mean, std, crop, interpolation), strict=True))
+    files = _files(pictures)
+    local = fetch.local(model)
+    with fetch.named(local):
+        is_graph = detect(local.path) == "onnx"
+    runs = Runs(device=device, python=python, timeout=timeout, behaviour=behaviour)
+    with tempfile.TemporaryDirectory(prefix="porter-") as name:
+        folder = Path(name)
+        if is_graph:
+            run = _graph(local.path, files, folder, runs, preprocessing, given)
+        else:
+            wanted = recognised.source(architecture, model, from_, key, None)
+            run = _checkpoint(model, wanted, key, files, folder, runs, preprocessing, given)
+    classes = next(iter(run.found.values())).shape[-1]
+    names = notes.read_labels(labels, classes) if labels is not None else run.labels
+    best = {name: _best(row[0], names, top) for name, row in run.found.items()}
+    how, why = run.chosen
+    return Predictions(local.shown, run.architecture, how, why, run.size, best)
+
+
+def _files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the pictures that files and folders name."""
+    found: list[str] = []
+    for path in (os.fspath(one) for one in given):
+        if os.path.isdir(path):
+            inside = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UsageError("contains no picture (" + " ".join(SUFFIXES) + ")", path)
+            found += map(os.fspath, inside)
+        else:
+            found.append(path)
+    if not found:
+        raise UsageError("no picture is named")
+    return list(dict.fromkeys(found))
+
+
+def _checkpoint(
+    model: str | os.PathLike[str],
+    wanted: tuple[str, str],
+    key: str | None,
+    files: Sequence[str],
+    folder: Path,
+    runs: Runs,
+    file: str | None,
+    given: Mapping[str, Any],
+) -> _Run:
+    """Run a checkpoint in its framework."""
+    variant = find(wanted[0])
+    variant.need_model("a prediction")
+    named = endpoint.parse(wanted[1], variant.table).named
+    side = sides.opened(variant, model, folder / "side", named, key, None, runs)
+    origin = side.prepared.state.origin
+    size: Size = variant.sides(side.image_size)
+    found = chosen(variant, named, origin, size, file=file, given=given)
+    inputs = _prepared(files, found.how, size, folder)
+    with started((side,), folder, runs, None, Steps(None)):
+        side.compute(inputs, (SINGLE,))
+    scores = {key.rpartition("/")[0]: row for key, row in side.trace.outputs[SINGLE].items()}
+    return _Run(variant.name, found, size, labels_of(origin), _named(scores, files, False))
+
+
+def _graph(
+    path: str,
+    files: Sequence[str],
+    folder: Path,
+    runs: Runs,
+    file: str | None,
+    given: Mapping[str, Any],
+) -> _Run:
+    """Run an ONNX file as it is: sizes, preprocessing and labels are those of its metadata."""
+    stated = _stated(path)
+    size: Size = stated.get("image_size") or 224
+    size = tuple(size) if isinstance(size, list) else size
+    model = signature(path, sides_of(size))
+    size = size if not isinstance(size, int) else model.image_size
+    found = _of_graph(model, stated, path, sides_of(size)[0], file, given)
+    inputs = _prepared(files, found.how, size, folder)
+    pixels = {"mean": found.how.mean, "std": found.how.std} if model.as_bytes else None
+    output = folder / "output.safetensors"
+    with ExitStack() as stack:
+        pool = stack.enter_context(Pool())
+        python = (runs.python or {}).get("onnxruntime")
+        worker = stack.enter_context(pool.worker("onnxruntime", python))
+        worker.limit = Limit.of(path, runs.timeout)
+        worker.request("hello", device=runs.device)
+        worker.request("load", weights=os.path.abspath(path), pixels=pixels)
+        worker.request("run", inputs=os.fspath(inputs), output=os.fspath(output), precision=SINGLE)
+    scores = {
+        name.removeprefix("output/").rpartition("/")[0]: row
+        for name, row in exchange.load(output)[0].items()
+    }
+    given_as = model.metadata.get(notes.OUTPUT) == notes.PROBABILITIES
+    return _Run("", found, size, _labels(model), _named(scores, files, given_as))
+
+
+def _stated(path: str) -> dict[str, Any]:
+    """Return the preprocessing that the metadata of an ONNX file state, as plain values."""
+    from porter.onnx.graph.parse import parse
+    from porter.storage.input_file import InputFile
+
+    with InputFile(path) as file:
+        text = parse(file).metadata.get(KEY, "{}")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _of_graph(
+    model: Signature,
+    stated: Mapping[str, Any],
+    path: str,
+    size: int,
+    file: str | None,
+    given: Mapping[str, Any],
+) -> Chosen:
+    fields, why = understood(stated, size), "its own metadata"
+    if file is not None:
+        fields, why = {**fields, **read(file, size)}, f"{os.path.basename(file)}, given"
+    own = {key: value for key, value in given.items() if value is not None}
+    if own:
+        options = ", ".join(f"--{name}" for name in own)
+        why = f"{options}, given" + (f"; else {why}" if fields else "")
+    fields |= own
+    missing = [name for name in GIVEN if name not in fields]
+    if missing:
+        options = ", ".join(f"--{name}" for name in missing)
+        raise UsageError(f"states no preprocessing: pass {options}, or --preprocessing", path)
+    how = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", 1.0).changed(fields)
+    return Chosen(how, why)
+
+
+def _labels(model: Signature) -> list[str]:
+    try:
+        found = json.loads(model.metadata.get(notes.LABELS, "[]"))
+    except (ValueError, RecursionError):
+        return []
+    return [str(label) for label in found] if isinstance(found, list) else []
+
+
+def _prepared(files: Sequence[str], how: Preprocessing, size: Size, folder: Path) -> Path:
+    """Write the pictures as inputs to a file, by their number."""
+    arrays = {str(number): picture(file, how, size) for number, file in enumerate(files)}
+    path = folder / "inputs.safetensors"
+    exchange.save(path, arrays, {})
+    return path
+
+
+def _named(scores: Mapping[str, Array], files: Sequence[str], given_as: bool) -> dict[str, Array]:
+    """Return the probabilities of each picture by its path."""
+    found = {}
+    for number, file in enumerate(files):
+        row = np.asarray(scores[str(number)], np.float64)
+        if row.ndim != 2:
+            raise UsageError(f"gives {list(row.shape)}: one score for each class is expected")
+        found[file] = row if given_as else softmax(row)
+    return found
+
+
+def _best(row: Array, labels: Sequence[str], top: int) -> tuple[Guess, ...]:
+    names = labels if len(labels) == len(row) else [f"class {n}" for n in range(len(row))]
+    order = np.argsort(-row, kind="stable")[:top]
+    return tuple(Guess(int(n), printable(names[n]), float(row[n])) for n in order)

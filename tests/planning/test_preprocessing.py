@@ -1,0 +1,163 @@
+"""Preprocessing by source: of the user, of the checkpoint, of the dialect, the canonical one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from porter.errors import InputError, UsageError
+from porter.planning.preprocessing import chosen, labels_of
+from porter.tensors.state_dict import Origin
+from porter.verification.inputs import picture, representable
+from porter.zoo.architectures import all_variants, find
+from porter.zoo.preprocessing import Preprocessing, understood
+
+SOURCES = [  # variant, dialect or alias, side resized to, squashed, interpolation, mean of red
+    ("deit-base-384", "torch", 438, False, "bicubic", 0.485),
+    ("deit-base-384", "timm", 384, False, "bicubic", 0.485),
+    ("deit-tiny-224", "hf", 256, True, "bicubic", 0.485),
+    ("deit3-small-224", "timm", 248, False, "bicubic", 0.485),
+    ("deit3-small-224", "mmpretrain", 224, False, "bicubic", 0.485),
+    ("swin-tiny-w7-224", "torch", 256, False, "bicubic", 0.485),
+    ("swin-tiny-w7-224", "torchvision", 232, False, "bicubic", 0.485),
+    ("swin-small-w7-224", "torchvision", 246, False, "bicubic", 0.485),
+    ("swin-base-w7-224", "torchvision", 238, False, "bicubic", 0.485),
+    ("swin-base-w12-384", "torch", 384, True, "bicubic", 0.485),
+    ("swin-base-w12-384", "timm", 384, False, "bicubic", 0.485),
+    ("swin-base-w12-384", "paddleclas", 438, False, "bicubic", 0.485),
+    ("swin-base-w12-384", "mmpretrain", 384, True, "bicubic", 0.485),
+    ("vit-base-p16-224", "torch", 248, False, "bicubic", 0.5),
+    ("vit-base-p16-224", "google", 224, True, "bilinear", 0.5),
+    ("vit-base-p16-224", "hf-v5", 224, True, "bilinear", 0.5),
+    ("vit-base-p16-224", "torchvision-v1", 256, False, "bilinear", 0.485),
+    ("vit-large-p16-224", "torchvision", 242, False, "bilinear", 0.485),
+    ("vit-base-p16-384", "paddleclas", 384, False, "bilinear", 0.5),
+    ("vit-small768-p16-224", "paddleclas", 256, False, "bilinear", 0.5),
+    ("pvt-tiny", "ppim", 248, False, "bicubic", 0.485),
+    ("pvtv2-b0", "timm", 248, False, "bicubic", 0.485),
+    ("cait-xxs24-224", "timm", 224, False, "bicubic", 0.485),
+]
+
+
+@pytest.mark.parametrize(("variant", "dialect", "side", "squash", "how", "mean"), SOURCES)
+def test_each_source_has_its_own(
+    variant: str, dialect: str, side: int, squash: bool, how: str, mean: float
+) -> None:
+    """The figures are those of the source's evaluation, not those of another."""
+    architecture = find(variant)
+    found = chosen(architecture, dialect, None, architecture.image_size).how
+    assert found.resize(architecture.image_size) == side
+    assert (found.squash, found.interpolation, found.mean[0]) == (squash, how, mean)
+
+
+def test_sources_are_dialects_or_aliases() -> None:
+    """A name that no table has would never be used."""
+    for variant in all_variants().values():
+        known = {*variant.table.dialects, *variant.table.aliases}
+        assert set(variant.preprocessings) <= known, variant.name
+
+
+def test_what_a_checkpoint_states_comes_before_its_dialect(tmp_path: Path) -> None:
+    """`preprocessor_config.json`, then `config.json`; a damaged one is passed over."""
+    vit = find("vit-base-p16-224")
+    origin = Origin(str(tmp_path / "model.safetensors"), "safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {
+        "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear",
+        "crop_pct": 0.95, "crop_mode": "squash",
+    }}))  # fmt: skip
+    how, why = chosen(vit, "hf", origin, 224)
+    assert (how.mean, how.crop, how.squash) == ((0.1, 0.2, 0.3), 0.95, True)
+    assert why == "config.json of the checkpoint"
+    state = tmp_path / "preprocessor_config.json"
+    body = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "resample": 2, "size": 256,
+            "crop_size": 224, "do_center_crop": True}  # fmt: skip
+    state.write_text(json.dumps(body))
+    how, why = chosen(vit, "hf", origin, 224)
+    assert (how.mean, how.std, how.resize(224)) == ((0, 0, 0), (1, 1, 1), 256)
+    assert why.startswith("preprocessor_config.json")
+    state.write_text(json.dumps({"image_std": [0, 0, 0]}))
+    assert chosen(vit, "hf", origin, 224).why == "config.json of the checkpoint"
+    state.write_text("{")
+    assert chosen(vit, "hf", origin, 224).why == "config.json of the checkpoint"
+
+
+def test_the_user_comes_first(tmp_path: Path) -> None:
+    """A file, then single fields; the reason names them."""
+    vit = find("vit-base-p16-224")
+    file = tmp_path / "mine.toml"
+    file.write_text("mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]\ncrop = 0.8\n")
+    how, why = chosen(vit, "torch", None, 224, file=file, given={"crop": 0.5, "mean": None})
+    assert (how.crop, how.mean, how.interpolation) == (0.5, (0, 0, 0), "bicubic")
+    assert why == "--crop, given; else mine.toml, given"
+
+
+@pytest.mark.parametrize("given", [{"mean": (1, 2)}, {"std": 0}, {"crop": 1.5}, {"crop": 0},
+                                   {"interpolation": "cubic"}, {"mean": "x"}])  # fmt: skip
+def test_values_that_cannot_be_are_refused(given: dict[str, object]) -> None:
+    """One line names the field."""
+    with pytest.raises(UsageError, match=next(iter(given))):
+        chosen(find("pvt-tiny"), "torch", None, 224, given=given)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}'])
+def test_a_file_that_states_nothing_is_refused(text: str, tmp_path: Path) -> None:
+    """The fields that are expected are named."""
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError):
+        chosen(find("pvt-tiny"), "torch", None, 224, file=tmp_path / "a.json")
+
+
+def test_what_is_written_is_understood() -> None:
+    """The metadata of an export state all fields in which two sources differ."""
+    for variant in all_variants().values():
+        for how in (variant.preprocessing, *variant.preprocessings.values()):
+            size = variant.image_size
+            again = variant.preprocessing.changed(understood(how.as_dict(size), size))
+            assert again == how
+
+
+def test_labels_next_to_a_checkpoint_are_found(tmp_path: Path) -> None:
+    """Names, but not the placeholders of transformers."""
+    origin = Origin(str(tmp_path / "model.safetensors"), "safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"1": "dog", "0": "cat"}}))
+    assert labels_of(origin) == ["cat", "dog"]
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0"}}))
+    assert labels_of(origin) == []
+
+
+def test_a_picture_is_squashed_or_cropped(tmp_path: Path) -> None:
+    """A wide picture with a border keeps it when squashed and loses it in the crop."""
+    pixels = np.full((40, 80, 3), 255, np.uint8)
+    pixels[:, :10] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    plain = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "nearest", 1.0)
+    whole = picture(tmp_path / "a.png", plain._replace(squash=True), 40)
+    middle = picture(tmp_path / "a.png", plain, 40)
+    assert whole[0, 0, 0, :5].max() == 0
+    assert middle.min() == 1
+
+
+def test_without_antialiasing_pixels_are_between_their_neighbours(tmp_path: Path) -> None:
+    """Halving stripes of one pixel: the mean with antialiasing, two pixels' mean without."""
+    row = np.array([0, 0, 255, 255, 0, 0, 255, 255], np.uint8)
+    Image.fromarray(np.tile(row[None, :, None], (8, 1, 3))).save(tmp_path / "a.png")
+    plain = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear", 1.0)
+    sharp = picture(tmp_path / "a.png", plain._replace(antialias=False), 4)[0, 0, 0]
+    np.testing.assert_allclose(sharp, [0, 1, 0, 1])
+    smooth = picture(tmp_path / "a.png", plain, 4)[0, 0, 0]
+    assert 0 < smooth[0] < smooth[1] < 1
+
+
+def test_representable_inputs_are_bytes() -> None:
+    """Normalised back, each value is a whole number of 0 to 255, and bytes stay as they are."""
+    how = find("swin-tiny-w7-224").preprocessing
+    drawn = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    inputs = representable(drawn, how)
+    pixels = (inputs * np.reshape(how.std, (3, 1, 1)) + np.reshape(how.mean, (3, 1, 1))) * 255
+    np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
+    np.testing.assert_array_equal(representable(inputs, how), inputs)
+    assert np.abs(inputs - drawn).mean() < 0.5
