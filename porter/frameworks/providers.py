@@ -6,6 +6,8 @@ No weights are downloaded. How to add one: `porter.frameworks.references`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,12 +66,24 @@ def paddle_vision(name: str, **options: Any) -> Any:
 
 
 def paddleclas(name: str, **options: Any) -> Any:
-    """Return PaddleClas's backbone of a name."""
-    try:
-        backbones = importlib.import_module("ppcls.arch.backbone")
-    except ModuleNotFoundError:
-        backbones = _package("paddleclas.ppcls.arch.backbone", "paddleclas")
-    return _named(backbones, name, "PaddleClas")(**options)
+    """Return PaddleClas's backbone of a name.
+
+    Its packages above the backbones are not run: they import what training and serving need.
+    """
+    spec = importlib.util.find_spec("paddleclas")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackage("this needs paddleclas; run `pip install --no-deps paddleclas`")
+    folder = Path(spec.submodule_search_locations[0]) / "ppcls"
+    for path in (folder, folder / "arch", folder / "utils"):
+        package = ".".join(path.relative_to(folder.parent).parts)
+        if package not in sys.modules:
+            module = ModuleType(package)
+            module.__path__ = [str(path)]
+            sys.modules[package] = module
+    logger = importlib.import_module("ppcls.utils.logger")
+    sys.modules["ppcls.utils"].logger = logger  # type: ignore[attr-defined]
+    logger.init_logger()
+    return _named(_package("ppcls.arch.backbone", "paddleclas"), name, "PaddleClas")(**options)
 
 
 def _named(module: ModuleType, name: str, place: str) -> Any:

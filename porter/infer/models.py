@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from porter.errors import MappingError, PorterError, UsageError
+from porter.errors import InputError, MappingError, PorterError, UsageError
 from porter.frameworks import exchange
 from porter.frameworks.live.cases import varied, write_cases
 from porter.frameworks.live.diagnosis import diagnosed
@@ -38,6 +38,7 @@ from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
+EXACT, SINGLE = "float64", "float32"
 SECONDS = 240.0
 """Time for other choices, after the first run."""
 _LEAVES = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
@@ -101,11 +102,8 @@ def infer_models(
             os.fspath(folder / f"{what}.safetensors") for what in ("inputs", "left", "right")
         )
         write_cases(given, cases)
-        step("running the left model")
-        recorded = one.request("live_record", seed=5, inputs=given, output=file)
+        recorded, match = _matched(one, two, given, file, seconds, step)
         silent = set(one.request("live_silent", inputs=given)["silent"])
-        step("running the right model with the left one's weights")
-        match = two.request("live_match", left=file, inputs=given, seconds=seconds)
         two.request("live_values", output=values)
         (was, _), (made, _) = exchange.load(file), exchange.load(values)
         proposal = _Proposal(
@@ -115,6 +113,28 @@ def infer_models(
         )  # fmt: skip
         problems = () if proposal.agrees else (proposal.disagreement(one, two, given),)
         return proposal.inferred(name, family or "inferred", swapped, problems)
+
+
+def _matched(
+    one: Worker, two: Worker, inputs: str, file: str, seconds: float, step: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run both models, in float64 where both can: deep networks enlarge the rounding of float32."""
+    for precision in (EXACT, SINGLE):
+        try:
+            step(f"running the left model in {precision}")
+            recorded = one.request(
+                "live_record", seed=5, inputs=inputs, output=file, precision=precision
+            )
+            step(f"running the right model in {precision} with the left one's weights")
+            match = two.request(
+                "live_match", left=file, inputs=inputs, seconds=seconds, precision=precision
+            )
+        except InputError:
+            if precision == SINGLE:
+                raise
+        else:
+            return recorded, {**match, "precision": precision}
+    raise AssertionError
 
 
 def _opener(worker: Worker, reference: Reference) -> Any:
@@ -291,8 +311,8 @@ class _Proposal:
     def _proof(self) -> str:
         worst = max(self.errors.values())
         return (
-            f"with the same weights their outputs differ by {worst:.1e} (relative rms, float32,"
-            f" {len(self.errors)} inputs)"
+            f"with the same weights their outputs differ by {worst:.1e} (relative rms,"
+            f" {self.match['precision']}, {len(self.errors)} inputs)"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,12 @@ class LiveSession:
         exchange.save(output, {name: model.value(name) for name in model.state}, {})
         return {}
 
-    def live_record(self, seed: int, inputs: str, output: str) -> dict[str, Any]:
+    def live_record(
+        self, seed: int, inputs: str, output: str, precision: str = "float32"
+    ) -> dict[str, Any]:
         """Give the model weights that matter; write them and all outputs to a file."""
         live, cases = self.live, read_cases(inputs)
+        live.cast(precision)
         first = next(iter(cases.values()))
         live.randomise(seed, first)
         live.record(first)
@@ -77,17 +80,17 @@ class LiveSession:
         return about
 
     def live_match(
-        self, left: str, inputs: str, seconds: float, skipped: Sequence[str] = ()
+        self, left: str, inputs: str, seconds: float, precision: str = "float32"
     ) -> dict[str, Any]:
         """Find what fills the model; `left` is the file that the left's `live_record` wrote."""
         live, cases = self.live, read_cases(inputs)
+        live.cast(precision)
         first = next(iter(cases.values()))
         live.randomise(1, first)
         live.record(first)
         arrays, about = exchange.load(left)
         values = {n[7:]: a for n, a in arrays.items() if n.startswith("weight/")}
         lefts = [Unit.of(unit) for unit in about["units"]]
-        lefts = [unit for unit in lefts if unit.key not in skipped]
         wanted = {
             case: {key: arrays[f"output/{case}/{key}"] for key in keys}
             for case, keys in about["outputs"].items()
