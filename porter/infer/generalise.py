@@ -133,8 +133,8 @@ def _named(
             return None
         slot, shift = source
         used.add(slot)
-        words = ":" + ",".join(map(str, limits[slot])) if slot in limits and not shift else ""
-        pieces.append(f"{{{letters[slot]}{words}{f'{shift:+d}' if shift else ''}}}")
+        words = ":" + ",".join(map(str, limits[slot])) if slot in limits else ""
+        pieces.append(f"{{{letters[slot]}{f'{shift:+d}' if shift else ''}{words}}}")
     rest = iter(pieces)
     return _NUMBER.sub(lambda _: next(rest), names[0]) if used == set(letters) else None
 

@@ -28,11 +28,18 @@ class Placeholder(NamedTuple):
     @property
     def expression(self) -> str:
         """The regular expression of its values."""
-        return "|".join(map(re.escape, self.words)) if self.words else NUMBER
+        return "|".join(map(re.escape, self.texts)) if self.words else NUMBER
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its words as they are in a name: numbers that are moved."""
+        if not self.shift:
+            return self.words
+        return tuple(str(int(word) + self.shift) for word in self.words)
 
     def __str__(self) -> str:
         words = ":" + ",".join(self.words) if self.words else ""
-        return f"{{{self.name}{words}{f'{self.shift:+d}' if self.shift else ''}}}"
+        return f"{{{self.name}{f'{self.shift:+d}' if self.shift else ''}{words}}}"
 
 
 Parts = tuple[str | Placeholder, ...]
@@ -47,7 +54,7 @@ def ambiguous(parts: Parts) -> int:
         seen.add(part.name)
         after = parts[place + 1] if place + 1 < len(parts) else ""
         if part.words:
-            ordered = sorted(part.words)
+            ordered = sorted(part.texts)
             count += any(b.startswith(a) for a, b in pairwise(ordered))
         else:
             count += not isinstance(after, str) or after[:1].isdecimal()
@@ -95,7 +102,7 @@ def _steps(
         if name.startswith(text, at):
             yield at + len(text), values
     elif part.words:
-        for word in part.words:
+        for word in part.texts:
             if name.startswith(word, at):
                 yield at + len(word), {**values, part.name: word}
     elif match := _DIGITS_AT.match(name, at):
@@ -140,7 +147,7 @@ def _arrows(parts: Parts) -> _Arrows:
     out: _Arrows = [[]]
     for part in parts:
         start = len(out) - 1
-        words = [part] if isinstance(part, str) else list(part.words)
+        words = [part] if isinstance(part, str) else list(part.texts)
         if not words:
             out.append([])
             # Another digit, or what follows the number: that is the state's other arrows.

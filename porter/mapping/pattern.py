@@ -1,7 +1,7 @@
 """Names with placeholders: `block{stage}.{i}.attn.q`.
 
 `{i}` is one number, `{n:0,3,6}` or `{n:fc1,fc2}` one of the words listed, and, on a dialect's
-side, `{i+1}` is a number moved by a constant.
+side, `{i+1}` is a number moved by a constant; in `{i+1:0,3}` it was one of those listed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from porter.mapping.matching import Placeholder, ambiguous, find, meet
 from porter.mapping.signature import plain
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_INSIDE = re.compile(r"(?P<name>[a-z_]+)(?:(?P<shift>[+-][0-9]{1,9})|:(?P<words>[^{}+]+))?")
+_INSIDE = re.compile(r"(?P<name>[a-z_]+)(?P<shift>[+-][0-9]{1,9})?(?::(?P<words>[^{}+]+))?")
 _MOST_CHOICES = 10_000
 """Choices of the words of one name."""
 
@@ -44,7 +44,7 @@ class Pattern:
     @cached_property
     def plain(self) -> tuple[str, ...]:
         """The names that it formats when every number is `#`."""
-        words = [(part,) if isinstance(part, str) else part.words or ("#",) for part in self.parts]
+        words = [(part,) if isinstance(part, str) else part.texts or ("#",) for part in self.parts]
         return tuple(dict.fromkeys(plain("".join(choice)) for choice in product(*words)))
 
     @cached_property
@@ -83,7 +83,7 @@ class Pattern:
         """Return it with each plain placeholder named in `words` limited to those."""
         parts = [
             part
-            if isinstance(part, str) or part.words or part.shift
+            if isinstance(part, str) or part.words or (part.shift and not _are_numbers(words, part))
             else part._replace(words=words.get(part.name, ()))
             for part in self.parts
         ]
@@ -141,12 +141,19 @@ def _parse(text: str) -> tuple[str | Placeholder, ...]:
                 " write {i}, {n:0,3} or {i+1}"
             )
         words = tuple(word.strip() for word in (inside["words"] or "").split(",") if word.strip())
+        shift = int(inside["shift"] or 0)
+        if shift and not all(word.isdecimal() for word in words):
+            raise TableError(f"name {printable(text)!r}: only numbers can be moved by {shift:+d}")
         if parts and isinstance(parts[-1], Placeholder):
             raise TableError(
                 f"name {printable(text)!r} has two placeholders with nothing between them"
             )
-        parts.append(Placeholder(inside["name"], words, int(inside["shift"] or 0)))
+        parts.append(Placeholder(inside["name"], words, shift))
     return tuple(parts)
+
+
+def _are_numbers(words: Mapping[str, tuple[str, ...]], part: Placeholder) -> bool:
+    return all(word.isdecimal() for word in words.get(part.name, ()))
 
 
 def _expression(parts: tuple[str | Placeholder, ...]) -> str:
