@@ -102,7 +102,7 @@ def infer_models(
             os.fspath(folder / f"{what}.safetensors") for what in ("inputs", "left", "right")
         )
         write_cases(given, cases)
-        recorded, match = _matched(one, two, given, file, seconds, step)
+        recorded, match = _matched((one, left), (two, right), given, file, seconds, step)
         silent = set(one.request("live_silent", inputs=given)["silent"])
         two.request("live_values", output=values)
         (was, _), (made, _) = exchange.load(file), exchange.load(values)
@@ -115,10 +115,14 @@ def infer_models(
         return proposal.inferred(name, family or "inferred", swapped, problems)
 
 
+_Side = tuple[Worker, Reference]
+
+
 def _matched(
-    one: Worker, two: Worker, inputs: str, file: str, seconds: float, step: Callable[[str], None]
+    left: _Side, right: _Side, inputs: str, file: str, seconds: float, step: Callable[[str], None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run both models, in float64 where both can: deep networks enlarge the rounding of float32."""
+    one, two = left[0], right[0]
     for precision in (EXACT, SINGLE):
         try:
             step(f"running the left model in {precision}")
@@ -132,6 +136,7 @@ def _matched(
         except InputError:
             if precision == SINGLE:
                 raise
+            together([_opener(*left), _opener(*right)])
         else:
             return recorded, {**match, "precision": precision}
     raise AssertionError

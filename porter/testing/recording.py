@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def record(
         trace = replace(
             side.trace, report=replace(side.report, recorded=True), layers=layers,
             num_classes=num_classes or classes,
+            parameters=sum(prod(p.shape) for p in model.parameters()) if architecture else 0,
         )  # fmt: skip
         traces.save(trace, output, *arguments_of(calls), force=force)
     return replace(trace, calls=os.fspath(output))

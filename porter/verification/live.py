@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from porter.errors import InputError
 from porter.frameworks import exchange
@@ -49,6 +50,7 @@ class LiveModel:
         self.reference, self.worker, self.folder = reference, worker, folder
         hello = worker.request("hello", device="cpu")
         self.versions: dict[str, str] = hello["versions"]
+        self._filled: dict[str, Any] = {}
         about = worker.request("live_open", **reference.request)
         self.trained = set(about["parameters"])
         self.aliases: dict[str, str] = about["aliases"]
@@ -64,7 +66,13 @@ class LiveModel:
 
     def fill(self, path: str, key: str | None, rounded: str | None = None) -> None:
         """Load a checkpoint that has the model's names."""
-        self.worker.request("live_fill", weights=os.path.abspath(path), key=key, rounded=rounded)
+        self._filled = {"weights": os.path.abspath(path), "key": key, "rounded": rounded}
+        self.worker.request("live_fill", **self._filled)
+
+    def reset(self) -> None:
+        """Build the model again, in float32, and fill it again."""
+        self.worker.request("live_open", **self.reference.request)
+        self.worker.request("live_fill", **self._filled)
 
     def run(self, inputs: str, precision: str) -> _Outputs:
         """Return {case: {key: array}}."""
@@ -134,7 +142,7 @@ def _runs(model: LiveModel, inputs: str) -> Callable[[], dict[str, _Outputs]]:
         outputs = {SINGLE: model.run(inputs, SINGLE)}
         with suppress(InputError):  # Its code asks for float32 somewhere; a note says so.
             outputs[EXACT] = model.run(inputs, EXACT)
-        model.worker.request("live_cast", precision=SINGLE)
+        model.reset()
         return outputs
 
     return run

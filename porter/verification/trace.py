@@ -60,6 +60,8 @@ class Trace:
     """Of a model that porter does not know: the inputs are the arguments of one call, in order."""
     calls: str = ""
     """File with the arguments of each module, to run them elsewhere; empty if not stored."""
+    parameters: int = 0
+    """Elements of the parameters of a model that a person named a variant; 0: not such a one."""
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -95,6 +97,7 @@ def save(trace: Trace, path: str | os.PathLike[str], calls: Mapping[str, Array] 
             for precision, v in trace.layers.items()
         },
         "calls": about_calls or {},
+        "parameters": trace.parameters,
     }
     exchange.save(path, arrays, about, WriteOptions(force=force, digests=False))
 
@@ -170,6 +173,7 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
         gradients=groups.get("gradient", {}),
         stepped=groups.get("stepped", {}),
         calls=path if about["calls"] else "",
+        parameters=int(about.get("parameters", 0)),
     )
 
 

@@ -32,9 +32,15 @@ class Live:
             _restore(module, self._kept[path])
 
     def cast(self, precision: str) -> None:
-        """Compute in another precision from now on."""
+        """Compute in another precision from now on; after `InputError` it must be built again."""
         self.forget()
-        self.model.cast(precision)
+        try:
+            self.model.cast(precision)
+        except Exception as error:
+            raise InputError(
+                f"the {self.model.framework} model cannot compute in {precision}:"
+                f" {printable(error, 200)}"
+            ) from error
         self._kept = {path: _attributes(module) for path, module in self.model.modules.items()}
 
     def run(

@@ -14,6 +14,13 @@ from porter.frameworks.live.hooks import After, Before, is_tensor, tensors_of
 from porter.tensors.blocks import Array
 
 
+def begin() -> None:
+    """Build models in float32 from now on."""
+    import paddle
+
+    paddle.set_default_dtype("float32")
+
+
 class PaddleModel:
     """An `nn.Layer`: its modules, tensors and calls."""
 
@@ -56,6 +63,8 @@ class PaddleModel:
         target.set_value(self._paddle.to_tensor(value).astype(target.dtype))
 
     def cast(self, precision: str) -> None:
+        if precision == self.dtype:
+            return
         self.dtype = precision
         self._paddle.set_default_dtype(precision)
         self.model.to(dtype=precision)

@@ -38,6 +38,7 @@ class LiveSession:
     def live_open(self, **reference: Any) -> dict[str, Any]:
         """Build the model of a reference; return its tensors and what shares them."""
         module = importlib.import_module(f"porter.frameworks.live.{self._framework}")
+        module.begin()
         make = module.TorchModel if self._framework == "torch" else module.PaddleModel
         try:
             self._live = Live(make(build_reference.build(**reference)), module.array)

@@ -12,6 +12,13 @@ from porter.frameworks.live.hooks import After, Before, is_tensor, tensors_of
 from porter.tensors.blocks import Array
 
 
+def begin() -> None:
+    """Build models in float32 from now on."""
+    import torch
+
+    torch.set_default_dtype(torch.float32)
+
+
 class TorchModel:
     """An `nn.Module`: its modules, tensors and calls."""
 
@@ -49,6 +56,8 @@ class TorchModel:
             self.state[name].copy_(self._torch.from_numpy(value))
 
     def cast(self, precision: str) -> None:
+        if getattr(self._torch, precision) is self.dtype:
+            return
         self.dtype = getattr(self._torch, precision)
         self.model.to(self.dtype)
         self.refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from porter.verification.sides.prepare import Checkpoint, prepare
 from porter.verification.sides.processes import Graph, Model
 from porter.verification.sides.side import Can, Recorded, Side
 from porter.verification.tolerance import roundoff
+from porter.verification.trace import Trace
 from porter.zoo.architectures import Architecture
 
 
@@ -37,6 +39,7 @@ def opened(
         if trace.architecture not in (architecture.name, architecture.sibling):
             name = printable(trace.architecture)
             raise UsageError(f"is a trace of {name}, not of {architecture.name}", given)
+        check_parameters(architecture, trace)
         if key is not None or prefix is not None:
             raise UsageError("is a trace: there is no state dict in it to choose from", given)
         return Recorded(trace)
@@ -48,6 +51,23 @@ def opened(
         text = "is an ONNX model: there is no state dict in it to choose from"
         raise UsageError(text, prepared.report.file)
     return Graph(prepared) if prepared.is_graph else Model(prepared)
+
+
+def check_parameters(architecture: Architecture, trace: Trace) -> None:
+    """Raise `UsageError` where a trace, whatever it was called, is that of another model.
+
+    Definitions of one architecture differ in a few buffers, not in a twentieth of all elements.
+    """
+    if not trace.parameters:
+        return
+    symbols = architecture.symbols(trace.num_classes, trace.image_size)
+    bound = architecture.skeleton().bind(symbols)
+    expected = sum(prod(shape) for _, shape in bound.values())
+    if abs(trace.parameters - expected) > expected / 20:
+        raise UsageError(
+            f"was recorded from a model with {trace.parameters:,} parameters, and"
+            f" {architecture.name} has {expected:,}: it is another model", trace.report.file,
+        )  # fmt: skip
 
 
 def check_agreement(left: Side, right: Side) -> None:
