@@ -41,7 +41,7 @@ def command(family: str | None, as_json: bool) -> None:
         if purposes(variants[0].table):
             click.echo(columns([*purposes(variants[0].table).items()], "            "))
         rows = [
-            (v.name, f"{counted(v.parameters)} params", ", ".join(sizes_of(None, v.image_size)),
+            (v.name, f"{counted(v.parameters)} params", ", ".join(sizes_of(None, v.sides())),
              *([f"top-1 {v.top1}" if v.top1 else ""] if any(v.top1 for v in variants) else []),
              ", ".join(v.aliases))
             for v in variants

@@ -45,7 +45,7 @@ def command(arch: str, dialect: str, full: bool, as_json: bool) -> None:
         (variant.name, f"{variant.title}, {variant.paper}"),
         ("names", f"canonical: {variant.source}; aliases: {listing(variant.aliases) or '-'}"),
         ("size", f"{variant.parameters:,} parameters{top1}"),
-        ("input", ", ".join(sizes_of(variant.num_classes, variant.image_size)) or "-"),
+        ("input", ", ".join(sizes_of(variant.num_classes, variant.sides())) or "-"),
         ("pictures", _pictures(variant, dialect)),
         ("config", config),
         ("dialects", listing(spellings(variant.table))),

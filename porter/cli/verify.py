@@ -24,7 +24,9 @@ from porter.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from porter.mapping.table import Table
     from porter.verification.verdict import Verdict
+    from porter.zoo.architectures import Architecture
 
 
 def _numbers(
@@ -117,7 +119,6 @@ def command(
     from porter.cli.shared import evidence
     from porter.commands.verify import files_read, verify
     from porter.planning.custom_table import is_table
-    from porter.planning.endpoint import parse
     from porter.report import check_names, write_reports
     from porter.storage.outputs import check_outputs
     from porter.zoo.architectures import find
@@ -126,8 +127,12 @@ def command(
     _refuse_combinations(save_trace, data, most, reports, options["judge"])
     options["precision"] = _PRECISIONS[options["precision"]]
     if is_table(arch):
-        _refuse_for_tables(ctx)
+        _refuse_for_tables(ctx, "variants that porter knows, not for a mapping table")
         check = partial(_by_table, arch)
+    elif "," not in arch and not find(arch).module:
+        _refuse_for_tables(ctx, "variants that have a reference model")
+        check = partial(_by_published, find(arch))
+        _parse_dialects(options, find(arch).table)
     else:
         check = partial(verify, arch)
         if options.pop("left_model") is not None or options.pop("right_model") is not None:
@@ -138,10 +143,7 @@ def command(
                 ctx, arch, left, right, data=data, most=most, reports=reports, force=force,
                 as_json=as_json, quiet=quiet, **options,
             )  # fmt: skip
-        table = find(arch).table
-        for side in ("left_dialect", "right_dialect"):
-            if options[side] is not None:
-                options[side] = parse(options[side], table).named
+        _parse_dialects(options, find(arch).table)
     if save_trace is not None:
         _record(ctx, arch, left, right, save_trace, {**options, "force": force}, as_json, quiet)
         return
@@ -184,18 +186,24 @@ _OF_TABLES = {
     "arch", "left", "right", "left_dialect", "right_dialect", "left_key", "right_key", "inputs",
     "left_model", "right_model", "python", "reports", "force", "as_json", "quiet",
 }  # fmt: skip
-"""What `porter verify` takes with a mapping table."""
+"""What `porter verify` takes with a mapping table, or a variant without reference model."""
 
 
-def _refuse_for_tables(ctx: click.Context) -> None:
-    """Refuse the options that are for variants that porter knows."""
+def _parse_dialects(options: dict[str, Any], table: Table) -> None:
+    from porter.planning.endpoint import parse
+
+    for side in ("left_dialect", "right_dialect"):
+        if options[side] is not None:
+            options[side] = parse(options[side], table).named
+
+
+def _refuse_for_tables(ctx: click.Context, whose: str) -> None:
+    """Refuse the options that need a reference model: they are for `whose`."""
     given = click.core.ParameterSource.COMMANDLINE
     for parameter in ctx.command.params:
         name = parameter.name or ""
         if name not in _OF_TABLES and ctx.get_parameter_source(name) is given:
-            raise click.UsageError(
-                f"{parameter.opts[0]} is for variants that porter knows, not for a mapping table"
-            )
+            raise click.UsageError(f"{parameter.opts[0]} is for {whose}")
 
 
 def _by_table(table: str, left: str, right: str, **options: Any) -> Verdict:
@@ -203,6 +211,13 @@ def _by_table(table: str, left: str, right: str, **options: Any) -> Verdict:
 
     kept = {name: value for name, value in options.items() if name in _OF_TABLES}
     return verify_models(table, left, right, progress=options["progress"], **kept)
+
+
+def _by_published(variant: Architecture, left: str, right: str, **options: Any) -> Verdict:
+    from porter.commands.published import verify_published
+
+    kept = {name: value for name, value in options.items() if name in _OF_TABLES}
+    return verify_published(variant, left, right, progress=options["progress"], **kept)
 
 
 def _record(

@@ -55,10 +55,12 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
     return lines
 
 
-def sizes_of(num_classes: int | None, image_size: int | None) -> list[str]:
+def sizes_of(num_classes: int | None, image_size: int | tuple[int, int] | None) -> list[str]:
     """Return the classes and the image size, those that there are."""
     classes = [f"{num_classes} classes"] if num_classes else []
-    return classes + ([f"{image_size} px"] if image_size else [])
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    size = f"{height} px" if height == width else f"{height} × {width} px"
+    return classes + ([size] if height else [])
 
 
 def line(outcome: Conversion) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,7 +43,8 @@ def transformers(config: str, **options: Any) -> Any:
     """Return the model of a `config.json`, or of the folder that has one.
 
     Its class is the first of `architectures` in the file, or `architecture=NAME`; without either,
-    the plain model. Other options replace values of the configuration.
+    the plain model. `outputs=logits,pred_boxes` chooses what it returns. Other options replace
+    values of the configuration.
     """
     package = _package("transformers")
     path = Path(config)
@@ -50,13 +53,99 @@ def transformers(config: str, **options: Any) -> Any:
     if not path.is_file():
         raise InputError("is not a config.json of transformers", config)
     wanted = options.pop("architecture", None)
+    outputs = options.pop("outputs", "")
     settings = package.AutoConfig.from_pretrained(str(path), local_files_only=True)
     for key, value in options.items():
         setattr(settings, key, value)
     name = wanted or next(iter(settings.architectures or ()), None)
     if name is None:
-        return package.AutoModel.from_config(settings)
-    return _named(package, str(name), "transformers")(settings)
+        model = package.AutoModel.from_config(settings)
+    else:
+        model = _named(package, str(name), "transformers")(settings)
+    if outputs:
+        model.forward = partial(_chosen, model.forward, str(outputs).split(","))
+    return model
+
+
+def _chosen(forward: Any, names: list[str], x: Any) -> Any:
+    """Return some of a model's outputs by name."""
+    found = forward(x)
+    return {name: found[name] for name in names}
+
+
+_PADDLEX = {
+    "hgnet_v2": "image_classification.modeling.hgnetv2:HGNetV2ForImageClassification",
+    "pp_lcnet": "image_classification.modeling.pplcnet:PPLCNet",
+    "pp_ocrv5_mobile_det": "text_detection.modeling.pp_ocrv5_mobile_det:PPOCRV5MobileDet",
+    "pp_ocrv5_server_det": "text_detection.modeling.pp_ocrv5_server_det:PPOCRV5ServerDet",
+    "pp_ocrv6_small_det": "text_detection.modeling.pp_ocrv6_small_det:PPOCRV6SmallDet",
+    "pp_ocrv6_medium_det": "text_detection.modeling.pp_ocrv6_medium_det:PPOCRV6MediumDet",
+    "pp_ocrv5_mobile_rec": "text_recognition.modeling.pp_ocrv5_mobile_rec:PPOCRV5MobileRec",
+    "pp_ocrv5_server_rec": "text_recognition.modeling.pp_ocrv5_server_rec:PPOCRV5ServerRec",
+    "pp_ocrv6_small_rec": "text_recognition.modeling.pp_ocrv6_small_rec:PPOCRV6SmallRec",
+    "pp_ocrv6_tiny_rec": "text_recognition.modeling.pp_ocrv6_tiny_rec:PPOCRV6TinyRec",
+    "rt_detr": "object_detection.modeling.rt_detr:RTDETR",
+    "pp_doclayout_v2": "object_detection.modeling.pp_doclayout_v2:PPDocLayoutV2",
+    "pp_doclayout_v3": "object_detection.modeling.pp_doclayout_v3:PPDocLayoutV3",
+    "slanet": "table_structure_recognition.modeling.slanet:SLANet",
+    "slanext": "table_structure_recognition.modeling.slanext:SLANeXt",
+    "uvdoc": "image_unwarping.modeling.uvdoc:UVDocNet",
+}
+"""PaddleX's Paddle classes by the `model_type` of the published config.json."""
+
+
+def paddlex(name: str, **options: Any) -> Any:
+    """Return PaddleX's Paddle class of a model, such as `PP-OCRv5_server_det`, or of a config.json.
+
+    It takes pictures and returns what transformers' class returns: without the postprocessing.
+    """
+    from porter.zoo.architectures import find
+    from porter.zoo.published import published_config
+
+    path = Path(name, "config.json") if Path(name).is_dir() else Path(name)
+    if path.is_file():
+        config: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        config = published_config(find(name))
+    kind = (config or {}).get("model_type")
+    if config is None or kind not in _PADDLEX:
+        raise InputError("is not a model of PaddleX that porter knows", name)
+    place, _, attribute = _PADDLEX[kind].partition(":")
+    _package("paddlex")
+    model_class = getattr(importlib.import_module(f"paddlex.inference.models.{place}"), attribute)
+    model = model_class(model_class.config_class(**{**config, **options}))
+    model.forward = partial(_RAW.get(kind, _pictures), model, model.forward)
+    return model
+
+
+def _pictures(model: Any, forward: Any, x: Any) -> Any:
+    """Run a class that takes a list and returns a list of arrays."""
+    import paddle
+
+    found = forward([x])[0]
+    return {"last_hidden_state": found if paddle.is_tensor(found) else paddle.to_tensor(found)}
+
+
+def _detections(model: Any, _: Any, x: Any) -> Any:
+    """Run a detector, without what makes boxes of its last layer."""
+    found = model.model(x)
+    return {
+        "logits": found["intermediate_logits"][:, -1],
+        "pred_boxes": found["intermediate_reference_points"][:, -1],
+    }
+
+
+def _grid(model: Any, _: Any, x: Any) -> Any:
+    """Run UVDoc up to its grid; transformers leaves the rest to its processor."""
+    import paddle
+
+    return {"last_hidden_state": model.head(paddle.concat(model.backbone(x), axis=1))}
+
+
+_RAW = {
+    "rt_detr": _detections, "pp_doclayout_v2": _detections, "pp_doclayout_v3": _detections,
+    "uvdoc": _grid,
+}  # fmt: skip
 
 
 def paddle_vision(name: str, **options: Any) -> Any:

@@ -6,6 +6,7 @@ The files are those of the published folders, one a variant: `reference_models/c
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from porter.reference_models import FOLDER
@@ -15,6 +16,12 @@ _COUNT = "head_out_channels"
 """The key of a recogniser's number of characters; other models count their labels."""
 
 
+def published_path(architecture: Architecture) -> Path | None:
+    """Return the file of a variant's configuration, None where there is none."""
+    path = FOLDER / "configs" / f"{architecture.name}.json"
+    return path if path.is_file() else None
+
+
 def published_config(
     architecture: Architecture, num_classes: int | None = None
 ) -> dict[str, Any] | None:
@@ -22,8 +29,8 @@ def published_config(
 
     Labels of another number of classes than the variant's are numbered.
     """
-    path = FOLDER / "configs" / f"{architecture.name}.json"
-    if not path.is_file():
+    path = published_path(architecture)
+    if path is None:
         return None
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     classes = architecture.num_classes if num_classes is None else num_classes

@@ -1,0 +1,136 @@
+"""Verdicts of variants without reference model: by the models that other packages publish.
+
+Paddle's side is PaddleX's class, PyTorch's that of transformers; neither comes with porter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from porter.commands.models import Models, Side
+from porter.errors import UsageError
+from porter.frameworks.live.cases import read_inputs
+from porter.frameworks.references import Reference, parse, with_framework
+from porter.mapping.table import CANONICAL, PADDLE
+from porter.planning.fit import fit
+from porter.planning.recognise import best_dialect, shapes_of
+from porter.remote import fetch
+from porter.storage.progress import Progress
+from porter.tensors.blocks import Array
+from porter.tensors.state_dict import StateDict
+from porter.verification.verdict import Verdict
+from porter.zoo.architectures import Architecture
+from porter.zoo.published import published_path
+
+_SIDE = 192
+"""Largest side (pixels) of the picture where a model takes any: a proof needs no large one."""
+_ANY_SIZE = ("det", "rt-detr", "pp-doclayout", "pp-docblocklayout")
+_DETECTORS = ("rt-detr", "pp-doclayout", "pp-docblocklayout")
+_WRITERS = ("slanet", "slanext")
+"""Models that feed back what they write: a difference grows with each step."""
+
+
+class _Given(NamedTuple):
+    state: StateDict
+    """Under the names of its model."""
+    dialect: str
+    key: str | None
+    reference: Reference
+    is_file: bool
+
+
+def verify_published(
+    variant: Architecture,
+    left: str | os.PathLike[str],
+    right: str | os.PathLike[str],
+    *,
+    left_dialect: str | None = None,
+    right_dialect: str | None = None,
+    left_key: str | None = None,
+    right_key: str | None = None,
+    left_model: str | None = None,
+    right_model: str | None = None,
+    inputs: str | os.PathLike[str] | None = None,
+    python: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Run PaddleX's and transformers' models on two checkpoints and compare their outputs.
+
+    Each checkpoint is mapped to the names of its framework's class; a training checkpoint runs in
+    PaddleX's. The models, and the inputs (`.npz`), are the published ones unless they are given.
+    Raises `MappingError`, `UsageError` or `MissingPackage`, as `verify` does.
+    """
+    if progress is not None:
+        progress("reading the checkpoints", 0, 0)
+    one = _given(variant, left, left_dialect, left_key, left_model, python)
+    two = _given(variant, right, right_dialect, right_key, right_model, python)
+    given = pictures(variant) if inputs is None else read_inputs(inputs)
+    models = Models(one.reference, two.reference, given, python)
+    fitted = fit(variant, one.state, one.dialect, two.dialect)
+    with models.opened() as session:
+        session.check_source(one.state)
+        if progress is not None:
+            progress("running both models", 0, 0)
+        sides = [Side(s.state, s.dialect, s.key, s.is_file) for s in (one, two)]
+        return session.verdict(fitted.plan, *sides)
+
+
+def _given(
+    variant: Architecture,
+    path: str | os.PathLike[str],
+    dialect: str | None,
+    key: str | None,
+    model: str | None,
+    python: Mapping[str, str] | None,
+) -> _Given:
+    """Read a checkpoint, in the names of the class that runs it."""
+    state = fetch.read(path, key=key)
+    container = "" if state.origin is None else state.origin.format
+    if dialect is None:
+        dialect = best_dialect(
+            variant, shapes_of(state), PADDLE if container == PADDLE else CANONICAL
+        )
+    known = variant.table.dialect(dialect)
+    target = PADDLE if known.convention.framework == PADDLE else CANONICAL
+    if model is None:
+        reference = parse(published_reference(variant, target))
+    else:
+        reference = with_framework(parse(model), python)
+    fitted = fit(variant, state, known.name, target)
+    mapped = fitted.plan.apply(fitted.state)
+    mapped = StateDict(mapped, state.origin)
+    return _Given(mapped, target, key, reference, known.name == target and fitted.state is state)
+
+
+def published_reference(variant: Architecture, dialect: str) -> str:
+    """Return the reference of the class that another package has for a variant."""
+    path = published_path(variant)
+    if path is None:
+        variant.need_model("comparing outputs")
+    options = []
+    if variant.name.startswith(_WRITERS):
+        options.append("max_text_length=4")
+    if dialect == PADDLE:
+        return _with(f"paddlex:{variant.aliases[0]}", options)
+    if variant.name.startswith(_DETECTORS):
+        options.append("outputs=logits,pred_boxes")
+    return _with(f"transformers:{path}", options)
+
+
+def _with(reference: str, options: list[str]) -> str:
+    return f"{reference}?{'&'.join(options)}" if options else reference
+
+
+def pictures(variant: Architecture) -> dict[str, Array]:
+    """Return one random picture of the size that a variant takes, small where it takes any."""
+    height, width = variant.sides()
+    if not height or any(part in variant.name for part in _ANY_SIZE):
+        height = width = _SIDE
+    if variant.family == "pp-formulanet":
+        raise UsageError(f"{variant.name} needs --inputs: a picture and the tokens written before")
+    draw = np.random.default_rng(11)
+    return {"x": draw.standard_normal((1, 3, height, width), np.float32)}
