@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from porter.errors import SystemFault
+from porter.onnx.export.stamped import packed
 from porter.onnx.export.template import template
 from porter.storage.outputs import publish_content
 from porter.zoo.architectures import Architecture
@@ -45,7 +47,7 @@ def pack(
 def _copied(path: Path, folder: Path, force: bool) -> Path:
     """Copy a template; one that is there already is left as it is, another file is replaced
     with `force` only."""
-    target, content = folder / path.name, path.read_bytes()
+    target, content = folder / path.name, packed(gzip.decompress(path.read_bytes()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from porter.errors import InputError, MissingPackage, SystemFault
 from porter.frameworks.process import Worker
+from porter.onnx.export.stamped import is_sound, packed
 from porter.onnx.graph.parse import Memory, parse
 from porter.onnx.graph.values import Model, Value
 from porter.zoo.architectures import Architecture
@@ -31,6 +32,7 @@ from porter.zoo.architectures import Architecture
 OPSET = 20
 """Operator set of templates, the first with GELU as an operator; `opsets` writes the others."""
 _LARGEST = 64 << 20
+_PACKED = Path(str(resources.files("porter.onnx") / "templates"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ def folder() -> Path:
 
 def find(name: str) -> Path | None:
     """Return the file of that name in the package or in the cache, None if there is none."""
-    packed = resources.files("porter.onnx") / "templates" / name
-    if packed.is_file() and isinstance(packed, Path):
-        return packed
+    shipped = _PACKED / name
+    if shipped.is_file():
+        return shipped
     kept = folder() / name
     return kept if kept.is_file() else None
 
@@ -165,6 +167,7 @@ def _traced(
                 opset=OPSET,
                 features=list(features),
             )
+        part.write_bytes(packed(gzip.decompress(part.read_bytes())))
         os.replace(part, path)
     except MissingPackage as error:
         raise MissingPackage(
@@ -186,10 +189,12 @@ def _load(
     try:
         with gzip.open(path) as file:
             data = file.read(_LARGEST)
+        if path.parent != _PACKED and not is_sound(data):
+            raise InputError("its digest differs")
         model = parse(Memory(data))
         unused = tuple(json.loads(model.metadata[TEMPLATE])["unused"])
     except (OSError, EOFError, zlib.error, InputError, KeyError, ValueError) as error:
         raise InputError(
-            "is not a template of porter's; delete it to trace it again", path
+            "is not a template as porter stored it; delete it to trace it again", path
         ) from error
     return Template(architecture, image_size, features, os.fspath(path), model, unused)

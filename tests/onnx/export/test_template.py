@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 import porter
 from porter.errors import InputError
 from porter.onnx.export import template as templates
+from porter.onnx.export.pack import pack
+from porter.onnx.export.stamped import is_sound, stamped
 from porter.onnx.export.template import digest, file_name, template
 from porter.zoo.architectures import all_variants, find
 from porter.zoo.seeded import seeded
@@ -73,12 +76,33 @@ def test_loading_a_template_imports_no_framework() -> None:
 def test_a_broken_template_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file in the cache that is no template says so, with the remedy."""
     monkeypatch.setenv("PORTER_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(templates.resources, "files", lambda package: tmp_path / "nothing")
+    monkeypatch.setattr(templates, "_PACKED", tmp_path / "nothing")
     monkeypatch.setattr(templates, "file_name", lambda *args: "bad.onnx.gz")
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "bad.onnx.gz").write_bytes(gzip.compress(b"nonsense"))
     with pytest.raises(InputError, match="delete it"):
         template(find("shunted-t"))
+
+
+def test_a_template_that_was_edited_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder of templates made elsewhere is used as it is, and not with another epsilon."""
+    architecture = find("pvtv2-b0")
+    (made,) = pack([architecture], tmp_path / "templates")
+    monkeypatch.setenv("PORTER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(templates, "_PACKED", tmp_path / "nothing")
+    assert template(architecture).path == made.path
+    data = gzip.decompress(Path(made.path).read_bytes())
+    assert is_sound(data)
+    assert stamped(data) == data
+    assert onnx.load_from_string(data).metadata_props[-1].key == "porter.digest"
+    found = data.index(b"epsilon")
+    edited = data[: found + 8] + bytes([data[found + 8] ^ 1]) + data[found + 9 :]
+    for wrong in (edited, data[:-1], data + data[-1:], data[: -len(stamped(b""))]):
+        Path(made.path).write_bytes(gzip.compress(wrong))
+        with pytest.raises(InputError, match="delete it"):
+            template(architecture)
 
 
 def test_a_comment_does_not_age_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
