@@ -121,14 +121,23 @@ _PROOFS = {
 }
 
 
+_NOTHING = "nothing proves them: a side has no weights to compare"
+
+
 def blind_lines(verdict: Verdict) -> dict[str, str]:
     """Return a line on the tensors that the outputs do not show, by kind of proof."""
     lines = {}
     for proof, reason in _PROOFS.items():
-        names = [blind.name for blind in verdict.blind if blind.proof == proof]
+        names = [b.name for b in verdict.blind if b.proof == proof and not b.part]
         if names and proof == BY_BYTES and not verdict.tensors:
-            reason = "nothing proves them: a side has no weights to compare"
+            reason = _NOTHING
         if names:
             count = f"{len(names)} tensors" if len(names) > 1 else "1 tensor"
             lines[proof] = f"{count} not shown by the outputs; {reason}: {listed(fold(names))}"
+    if keys := [blind.name for blind in verdict.blind if blind.part]:
+        how = "proven by bytes" if verdict.tensors else _NOTHING
+        line = f"the keys' part of {len(keys)} biases moves no output under softmax; {how}"
+        lines[BY_BYTES] = "; ".join(
+            [*filter(None, [lines.get(BY_BYTES)]), f"{line}: {listed(fold(keys))}"]
+        )
     return lines

@@ -8,8 +8,10 @@ from porter.commands.verify import verify
 from porter.frameworks.process import Pool
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
+from porter.report.figures import blind_lines
 from porter.tensors.state_dict import StateDict
 from porter.verification.blind import unseen
+from porter.verification.checks import BY_BYTES
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 
@@ -21,6 +23,39 @@ def test_a_parameter_without_effect_is_named() -> None:
     gradients = {"seen": np.ones(4), "dead": np.zeros(4), "zero": np.ones(4)}
     values = {"seen": np.ones(4), "dead": np.ones(4), "zero": np.zeros(4)}
     assert [b.name for b in unseen(gradients, values, 1.0, 1e-9)] == ["dead", "zero"]
+
+
+def test_the_keys_part_of_a_fused_bias_is_named() -> None:
+    """A third of `qkv.bias`, a half of `kv1.bias`; not where the keys move the output."""
+    cancelled = np.array([1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    gradients = {
+        "blocks.0.attn.qkv.bias": cancelled, "blocks.1.attn.qkv.bias": np.ones(6),
+        "block1.0.attn.kv1.bias": np.array([0.0, 0.0, 1.0, 1.0]), "norm.bias": cancelled,
+        "blocks.0.attn.qkv.weight": np.zeros((6, 2)), "blocks.2.attn.kv.bias": np.zeros(4),
+    }  # fmt: skip
+    found = unseen(gradients, {n: np.ones_like(g) for n, g in gradients.items()}, 1.0, 1e-9)
+    assert [(b.name, b.part) for b in found] == [
+        ("blocks.0.attn.qkv.bias", "keys"), ("block1.0.attn.kv1.bias", "keys"),
+        ("blocks.0.attn.qkv.weight", ""), ("blocks.2.attn.kv.bias", ""),
+    ]  # fmt: skip
+
+
+def test_keys_parts_are_counted_as_proven_by_bytes() -> None:
+    """A ViT's report names them, and runs no fuzzed weights for them."""
+    vit = find("vit-tiny-p16-224")
+    state = seeded(vit, num_classes=10, image_size=32)
+    made = plan(vit, shapes_of(state), "torch", "paddle", image_size=32)
+    verdict = verify(vit, state, made.apply(state), image_size=32, batch_sizes=(1,),
+                     sensitivity=True)  # fmt: skip
+    assert verdict.passed
+    assert {b.name for b in verdict.blind} == {f"blocks.{i}.attn.qkv.bias" for i in range(12)}
+    assert {(b.part, b.proof) for b in verdict.blind} == {("keys", BY_BYTES)}
+    assert not verdict.fuzzed
+    (line,) = blind_lines(verdict).values()
+    assert line == (
+        "the keys' part of 12 biases moves no output under softmax; proven by bytes:"
+        " blocks.{0…11}.attn.qkv.bias"
+    )
 
 
 def fresh() -> dict[str, np.ndarray]:

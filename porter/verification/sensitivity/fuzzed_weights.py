@@ -51,17 +51,18 @@ def prove_unseen(verdict: Verdict, pair: Pair, diagnose: bool) -> Verdict:
     pair.steps.begin("looking for tensors that the outputs do not show")
     if not verdict.blind:
         verdict = replace(verdict, blind=_of_checkpoint(verdict, pair))
-    if not verdict.blind:
+    names = {blind.name for blind in verdict.blind if not blind.part}
+    if not names:  # Keys' parts of biases move no output on any weights.
         return verdict
     reason = _hindrance(pair)
     if reason:
         return _skipped(verdict, f"fuzzed weights for what the outputs do not show: {reason}")
-    fuzzed, hidden = _fuzzed(pair, {blind.name for blind in verdict.blind})
+    fuzzed, hidden = _fuzzed(pair, names)
     if fuzzed is None:
         return verdict
     checks = judge(fuzzed.left.trace, fuzzed.right.trace, EXACT)
     proof = ON_FUZZED if all(check.passed for check in checks) else UNPROVEN
-    blind = (b if b.name in hidden else replace(b, proof=proof) for b in verdict.blind)
+    blind = (b if b.part or b.name in hidden else replace(b, proof=proof) for b in verdict.blind)
     verdict = replace(verdict, fuzzed=checks, blind=tuple(blind))
     if diagnose and proof == UNPROVEN:
         verdict = replace(verdict, findings=(*verdict.findings, *_findings(verdict, fuzzed)))
@@ -136,7 +137,7 @@ def _fuzzed(pair: Pair, names: set[str]) -> tuple[Pair | None, set[str]]:
     left.compute(inputs, (EXACT, SINGLE))
     logits = left.trace.outputs[EXACT][f"{case}/logits"]
     found = _unseen(left, array, logits, tolerance.limit_exact(0.0))
-    hidden = names & {blind.name for blind in found}
+    hidden = names & {blind.name for blind in found if not blind.part}
     if hidden == names:
         return None, hidden
     right = _loaded(pair.right, weights, size, folder / "right")
