@@ -150,7 +150,9 @@ class Dialects:
     def _checked(self, dialect: Dialect, where: str) -> Dialect:
         rows = dialect.rows
         no_overlap([path for row in rows for path in row.canonical], f"{where} canonical names")
-        no_overlap([path for row in rows for path in row.dialect], f"{where} names of the dialect")
+        # Of a fold the path is what its parts are below; they are compared when they are linked.
+        paths = [path for row in rows if not row.fold for path in row.dialect]
+        no_overlap(paths, f"{where} names of the dialect")
         return dialect
 
 

@@ -1,4 +1,4 @@
-"""Folds: the branches of a training model that are one convolution when it infers.
+"""Folds: what a model has in several parts that are one layer when it infers.
 
 A fold computes, so it has no inverse: float64, rounded once to the source's dtype. With
 s = γ / √(σ² + 1e-5) of a batch norm γ, β, μ, σ², and the convolutions' kernels as they are stored:
@@ -9,6 +9,8 @@ s = γ / √(σ² + 1e-5) of a batch norm γ, β, μ, σ², and the convolutions
                        a norm: K' = Σ s·K, each branch spread by its dilation,  b' = Σ (β − μ·s)
     dilated_dense k    that one (D, d), then a 1 × 1 convolution P, then a norm:
                        K'[o,i] = s_o·P[o,i]·D[i],  b' = β + s·(P·d − μ)
+    scaled L S [1]     S·(W x + b) of a linear layer L, S one factor an output, or one with `1`:
+                       W' = S·W,  b' = S·b
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _Parts = Mapping[str, Array]
 
 
 class Fold(NamedTuple):
-    """A fold: the tensors below a module that become one convolution's weight and bias."""
+    """A fold: the tensors below a module that become one layer's weight and bias."""
 
     text: str
     parts: tuple[str, ...]
@@ -48,12 +50,14 @@ class Fold(NamedTuple):
     """The parts' shapes for the weight's."""
     weight_shape: Callable[[Mapping[str, Shape]], Shape]
     compute: Callable[[_Parts], tuple[Array, Array]]
-    """Weight (out, in / groups, k, k) and bias (out) in float64."""
+    """Weight (out, in / groups, k, k), or (out, in), and bias (out) in float64."""
+    rank: int = 4
+    """Axes of the weight."""
 
     def part_shapes(self, weight: Shape) -> list[Shape]:
         """Return the parts' shapes for the weight's; `ShapeError` where it has another rank."""
-        if len(weight) != 4:
-            raise ShapeError("four axes expected")
+        if len(weight) != self.rank:
+            raise ShapeError(f"{self.rank} axes expected")
         return list(self.shapes(weight))
 
     def shapes_of(self, parts: Sequence[Shape]) -> list[Shape]:
@@ -85,13 +89,15 @@ class Fold(NamedTuple):
 
 
 def parse(text: str, sizes: Mapping[str, int]) -> Fold:
-    """Read a fold as a table writes it: `rep_dw`, `dilated 7` or `dilated_dense 9`.
+    """Read a fold as a table writes it: `rep_dw`, `dilated 7`, `scaled mlp.fc2 gamma_2`.
 
     The number may be one of `sizes`.
     """
     verb, *words = text.split()
     if verb == "rep_dw" and not words:
         return _REP_DW
+    if verb == "scaled" and (len(words) == 2 or words[2:] == ["1"]):
+        return _scaled(text, words[0], words[1], single=len(words) == 3)
     if verb in ("dilated", "dilated_dense") and len(words) == 1:
         kernel = int(words[0]) if words[0].isdecimal() else sizes.get(words[0], 0)
         if kernel not in BRANCHES:
@@ -99,7 +105,8 @@ def parse(text: str, sizes: Mapping[str, int]) -> Fold:
             raise TableError(f"fold {printable(text)!r}: the kernel must be one of {known}")
         return _dilated(text, kernel) if verb == "dilated" else _dilated_dense(text, kernel)
     raise TableError(
-        f"fold {printable(text)!r} is unknown; write `rep_dw`, `dilated K` or `dilated_dense K`"
+        f"fold {printable(text)!r} is unknown; write `rep_dw`, `dilated K`, `dilated_dense K` or"
+        " `scaled LAYER SCALE`"
     )
 
 
@@ -136,6 +143,22 @@ _REP_DW = Fold(
     lambda shapes: shapes["conv.conv.weight"],
     _rep_dw,
 )  # fmt: skip
+
+
+def _scaled(text: str, layer: str, scale: str, *, single: bool) -> Fold:
+    names = (f"{layer}.weight", f"{layer}.bias", scale)
+
+    def compute(parts: _Parts) -> tuple[Array, Array]:
+        weight, bias, factors = (parts[name] for name in names)
+        return factors[:, None] * weight, factors * bias
+
+    return Fold(
+        text, names,
+        lambda weight: (weight, weight[:1], (1,) if single else weight[:1]),
+        lambda shapes: shapes[names[0]],
+        compute,
+        rank=2,
+    )  # fmt: skip
 
 
 def _branches(kernel: int) -> list[tuple[str, str, int, int]]:
