@@ -135,6 +135,8 @@ def config(architecture: Architecture, plan: Plan) -> dict[str, Any]:
         "drop_path_rate": 0.0,
         "id2label": labels,
         "label2id": {label: int(number) for number, label in labels.items()},
+        # PVT's configuration has a number of its own, which transformers 5 prefers to the labels.
+        **({"num_labels": len(labels)} if found["model_type"] == "pvt" else {}),
         "torch_dtype": "float32",
     }
 

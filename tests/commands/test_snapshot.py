@@ -23,7 +23,7 @@ FIELDS = {
     "swin": "embed_dim depths num_layers num_heads window_size patch_size mlp_ratio hidden_size"
             " use_absolute_embeddings encoder_stride",
     "pvt": "num_encoder_blocks depths sequence_reduction_ratios hidden_sizes patch_sizes strides"
-           " num_attention_heads mlp_ratios",
+           " num_attention_heads mlp_ratios num_labels",
     "pvt_v2": "num_encoder_blocks depths sr_ratios hidden_sizes patch_sizes strides"
               " num_attention_heads mlp_ratios linear_attention",
 }
