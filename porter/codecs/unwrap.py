@@ -277,7 +277,8 @@ def _flatten(
 def _name(above: str, prefix: str, key: object) -> str:
     if type(key) is str:
         return prefix + key
-    where = printable(above + prefix + str(key))
+    last = str(key) if type(key) in (int, bool, float, tuple) else f"<{type(key).__name__}>"
+    where = printable(above + prefix + last)
     raise InputError(f"tensors are under {where}, whose last part is not text but {_kind(key)}")
 
 

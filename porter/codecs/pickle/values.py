@@ -112,7 +112,7 @@ _ATOMS = (str, int, bool, float, type(None), bytes, Global, Opaque)
 
 
 def put(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Add pairs to a dictionary; `InputError` for a key that is there, or that is no plain value.
+    """Add pairs to a dictionary; `InputError` for a key that is there, or that nothing is found by.
 
     A key's type is looked at before it is hashed: nested tuples can take for ever.
     """
@@ -130,11 +130,23 @@ def _check_key(key: object, kind: type) -> None:
         return
     if kind is Text:
         raise InputError(f"a name is longer than {LONGEST_NAME} bytes")
+    if _is_record(kind):
+        return
     raise InputError(f"{described(key)} as the key of a dictionary")
 
 
 def _is_flat(key: Any) -> bool:
-    return len(key) <= _LONGEST_KEY and all(type(part) in _ATOMS for part in key)
+    parts = map(type, key)
+    return len(key) <= _LONGEST_KEY and all(p in _ATOMS or _is_record(p) for p in parts)
+
+
+def _is_record(kind: type) -> bool:
+    """Whether values are found by what they are, not by what is in them.
+
+    Such as the parameters that the state of an optimizer is keyed by.
+    """
+    found: object = kind.__hash__
+    return found is object.__hash__
 
 
 def decoded(data: bytes) -> str:
