@@ -70,7 +70,8 @@ def verify(
     Parameters:
         architecture: Name of a variant, such as "shunted-s" (`porter list` prints them).
         left: Checkpoint, trace that `record` wrote, ONNX model or state dict; the float64 run
-            of this side is the reference (of a checkpoint and an ONNX model, the checkpoint's).
+            of this side is the reference (of a checkpoint and an ONNX model, the checkpoint's; of
+            two ONNX models, the left one's run without the runtime's optimisations).
         right: The other side, of the same kinds.
         left_dialect: Naming of `left`; None to recognise it.
         right_dialect: Naming of `right`; None to recognise it.
@@ -123,7 +124,7 @@ def verify(
             )
         sides.check_agreement(one, two)
         one, two, notes = sides.reference_first(one, two)
-        runs = sides.runs_of(runs, two)
+        runs = sides.runs_of(runs, one, two)
         if two.quantised and not limits:
             limits = bounds(QUANTISED)
         case = sides.write_inputs(folder / "inputs.safetensors", runs, variant, (one, two))
@@ -135,7 +136,7 @@ def verify(
             stack.enter_context(started((one, two), folder, runs, pool, steps))
         except MissingPackage as error:
             return clock.stamped(replace(verdict, reason=str(error)))
-        if Can.RUN in one.can:
+        if Can.RUN | Can.FLOAT64 in one.can:
             one.rounded = sides.rounding(one, two)
         pair = Pair(variant, one, two, folder, runs.precision, case, steps)
         pair.compute(layers=runs.per_layer)
@@ -173,7 +174,7 @@ def record(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         side = sides.opened(variant, checkpoint, folder / "side", dialect, key, prefix, runs)
-        if Can.RUN | Can.LAYERS not in side.can:
+        if Can.MODULES not in side.can:
             raise UsageError("cannot be recorded: it is not a checkpoint", side.report.file)
         inputs = folder / "inputs.safetensors"
         case = sides.write_inputs(inputs, runs, variant, (side,))

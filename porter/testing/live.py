@@ -44,7 +44,7 @@ class Live(Model):
     ) -> None:
         self.report, self.state = report, state
         self.architecture, self.num_classes, self.image_size = "", 0, 0
-        self.can = Can.RUN | Can.FLOAT64 | Can.LAYERS
+        self.can = Can.RUN | Can.FLOAT64 | Can.LAYERS | Can.MODULES
         self.worker: Any = _Inline(session)
         self.folder = folder
 

@@ -12,7 +12,7 @@ from porter.frameworks.parallel import together
 from porter.tensors.blocks import Array
 from porter.verification import tolerance
 from porter.verification.blind import unseen
-from porter.verification.checks import EXACT, Check, TensorCheck
+from porter.verification.checks import EXACT, Check, LayerCheck, TensorCheck
 from porter.verification.diagnose import gradients as derivatives
 from porter.verification.diagnose.causes import diagnosed
 from porter.verification.diagnose.layers import compare_layers, describe
@@ -107,12 +107,34 @@ def _derivatives(
 def with_layers(verdict: Verdict, pair: Pair) -> Verdict:
     """Compare layer by layer, running the sides again if their layers were not watched."""
     if Can.LAYERS not in pair.both_can:
-        return _skipped(
-            verdict, "layers: a trace was recorded without them, and an ONNX model has none"
-        )
+        return _skipped(verdict, "layers: a trace was recorded without them")
     again = tuple(side for side in (pair.left, pair.right) if not side.trace.layers)
     if again:
         pair.steps.begin("layers")
         pair.compute(layers=True, sides=again)
     checks = compare_layers(pair.left.trace, pair.right.trace, pair.precision)
+    if Can.MODULES not in pair.both_can and pair.has_graph:
+        verdict, checks = _of_modules(verdict, checks)
     return replace(verdict, layers=checks, story=describe(checks))
+
+
+def _of_modules(
+    verdict: Verdict, checks: tuple[LayerCheck, ...]
+) -> tuple[Verdict, tuple[LayerCheck, ...]]:
+    """Return the layers whose values in an ONNX model are those of the module.
+
+    An exporter may compute the last step of a module later, or a module twice: such values have
+    another shape, or differ while the outputs are equal.
+    """
+    twice = {check.place.partition("#")[0] for check in checks if "#" in check.place}
+    equal = all(check.passed for check in verdict.checks)
+    found = tuple(
+        check
+        for check in checks
+        if check.place.partition("#")[0] not in twice
+        and (check.passed or not (equal or check.problem.startswith("shape ")))
+    )
+    note = f"layers: {len(found)} modules, found by the names in the ONNX model"
+    if len(found) < len(checks):
+        note += f"; {len(checks) - len(found)} more have no value there to compare"
+    return replace(verdict, notes=(*verdict.notes, note)), found

@@ -12,14 +12,24 @@ from porter.frameworks import exchange
 from porter.frameworks.models import need
 from porter.tensors.blocks import Array
 
+_OUTSIDE = "session.model_external_initializers_file_folder_path"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
           "tensor(uint8)": np.uint8}  # fmt: skip
 
 
-def session(path: str | os.PathLike[str], device: str = "cpu", save: str = "") -> Any:
+def session(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    save: str = "",
+    *,
+    plain: bool = False,
+    outside: str = "",
+) -> Any:
     """Return an inference session on `cpu` or `cuda[:n]`; `InputError` when it cannot be made.
 
-    `save` names a file for the graph as ONNX Runtime optimises it, whatever the machine.
+    `save` names a file for the graph as ONNX Runtime optimises it, whatever the machine; a `plain`
+    session runs the graph as it is written. `outside` is the folder of external data, where it is
+    not that of the file.
     """
     need("onnxruntime")
     import onnxruntime as ort
@@ -30,6 +40,13 @@ def session(path: str | os.PathLike[str], device: str = "cpu", save: str = "") -
     if save:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = save
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    given: str | bytes = os.fspath(path)
+    if outside:
+        options.add_session_config_entry(_OUTSIDE, outside)
+        with open(path, "rb") as file:
+            given = file.read()
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.startswith("cuda"):
         if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -38,7 +55,7 @@ def session(path: str | os.PathLike[str], device: str = "cpu", save: str = "") -
         own = {"device_id": number, "use_tf32": 0}
         providers.insert(0, ("CUDAExecutionProvider", own))
     try:
-        return ort.InferenceSession(os.fspath(path), options, providers=providers)
+        return ort.InferenceSession(given, options, providers=providers)
     except _errors() as error:
         raise InputError(f"ONNX Runtime does not load it: {_line(error)}", path) from error
 

@@ -1,10 +1,12 @@
 """The commands of a worker of ONNX Runtime: load and run a whole model.
 
-It has neither float64 nor modules, so the other commands of a torch or paddle worker are missing.
+It has no float64, and of modules only their outputs: the other commands of a torch or paddle
+worker are missing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from porter import __version__
 from porter.frameworks import exchange
 from porter.frameworks.models import need
 from porter.frameworks.onnx import run as onnx_run
-from porter.frameworks.runner import device_for
+from porter.frameworks.runner import Recording, device_for
 from porter.tensors.blocks import Array
 
 
@@ -24,6 +26,7 @@ class OnnxSession:
     def __init__(self) -> None:
         need("onnxruntime")
         self._device = "cpu"
+        self._path = ""
         self._session: Any = None
         self._pixels: Mapping[str, Sequence[float]] | None = None
 
@@ -46,20 +49,58 @@ class OnnxSession:
         With `pixels`, the `mean` and `std` by which its graph normalises, it takes bytes.
         """
         self._pixels = pixels
+        self._path = weights
         self._session = onnx_run.session(weights, self._device)
         return {"tensors": {}}
 
-    def run(self, inputs: str, output: str, precision: str, **_: Any) -> dict[str, Any]:
-        """Run each case of the file `inputs`; the first output is the logits."""
+    def run(
+        self,
+        inputs: str,
+        output: str,
+        precision: str,
+        layers: str = "",
+        limit: int | None = None,
+        marked: str = "",
+        places: Mapping[str, Sequence[str]] | None = None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """Run each case of the file `inputs`; the first output is the logits.
+
+        The precision is that of the model. "float64" is asked of the left one of two models: it
+        is run without the runtime's optimisations then. In the case named `layers`, values of the
+        model `marked` are recorded, whose outputs they are: {place: (value, kind)}.
+        """
         arrays, _about = exchange.load(inputs)
+        plain = precision == "float64"
+        session = onnx_run.session(self._path, self._device, plain=True) if plain else self._session
         results = {}
         for case, array in arrays.items():
-            given = array if self._pixels is None else _as_bytes(array, self._pixels)
-            results[f"output/{case}/logits"] = next(
-                iter(onnx_run.outputs(self._session, given).values())
+            given = self._given(array)
+            results[f"output/{case}/logits"] = next(iter(onnx_run.outputs(session, given).values()))
+        about: dict[str, Any] = {"precision": precision}
+        if places:
+            outside = os.path.dirname(os.path.abspath(self._path))
+            session = onnx_run.session(marked, self._device, plain=plain, outside=outside)
+            recording = _recorded(
+                onnx_run.outputs(session, self._given(arrays[layers])), places, limit
             )
-        exchange.save(output, results, {"precision": precision})
+            results |= {f"layer/{place}": array for place, array in recording.layers.items()}
+            about |= {"layers": list(recording.layers), "shapes": recording.shapes,
+                      "kinds": recording.kinds}  # fmt: skip
+        exchange.save(output, results, about)
         return {}
+
+    def _given(self, array: Array) -> Array:
+        return array if self._pixels is None else _as_bytes(array, self._pixels)
+
+
+def _recorded(
+    found: Mapping[str, Array], places: Mapping[str, Sequence[str]], limit: int | None
+) -> Recording:
+    recording = Recording()
+    for place, (value, kind) in places.items():
+        recording.keep(place, kind, {"": found[value]}, limit)
+    return recording
 
 
 def _as_bytes(image: Array, pixels: Mapping[str, Sequence[float]]) -> Array:

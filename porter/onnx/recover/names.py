@@ -8,12 +8,12 @@ What comes out is a state dict in whatever PyTorch naming the exported model had
 
 from __future__ import annotations
 
-import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from porter.onnx.graph.flow import Flow, Layer
+from porter.onnx.graph.modules import module_of
 from porter.onnx.graph.steps import Permute, Static
 from porter.onnx.graph.values import Node
 from porter.tensors.blocks import Array
@@ -73,18 +73,4 @@ def _stored(layer: Layer, role: str, slot: Static, tensor: LazyTensor) -> LazyTe
 def _module(place: str, nodes: Mapping[str, Node]) -> str:
     """Return the path of the module that a node belongs to, empty if unknown."""
     node = nodes.get(place)
-    if node is not None and node.scope:
-        try:
-            scopes = [str(scope) for scope in ast.literal_eval(node.scope)[:-1] if scope]
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            scopes = []
-        if scopes:
-            return scopes[-1]
-    if not place.startswith("/"):
-        return ""
-    path = ""
-    for step in place.split("/")[1:-1]:
-        last = path.rpartition(".")[2]
-        inner = last and step.startswith(f"{last}.")  # a Sequential is called, then its child
-        path = path.removesuffix(last) + step if inner else f"{path}.{step}" if path else step
-    return path
+    return module_of(place, node.scope if node is not None else "")

@@ -28,7 +28,7 @@ def diagnosed(verdict: Verdict, pair: Pair) -> Verdict:
     findings = [*relations(verdict.checks, pair), *origins(verdict.tensors, pair)]
     findings += _of_tensors(verdict.tensors)
     layers = verdict.layers
-    if layers and Can.RUN | Can.LAYERS in pair.left.can:
+    if layers and Can.MODULES in pair.left.can:
         explained = {name.rpartition(".")[0] or name for name in _names(verdict.tensors)}
         layers, more = _causes(verdict, pair, explained)
         findings += more

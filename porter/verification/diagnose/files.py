@@ -14,6 +14,7 @@ from porter.verification.diagnose.finding import WHOLE, Finding
 from porter.verification.diagnose.tensors import UNRELATED
 from porter.verification.sides.pair import Pair
 from porter.verification.sides.prepare import Prepared
+from porter.verification.sides.processes import Graph
 from porter.zoo.architectures import find
 
 _MOST_KEYS, _MOST_TENSORS = 4, 8
@@ -25,7 +26,7 @@ def origins(tensors: Sequence[TensorCheck], pair: Pair) -> list[Finding]:
     """Name the state dict that a side was taken from by mistake, or the model that a file is of."""
     wrong = [check for check in tensors if not check.passed]
     if not wrong:
-        return []
+        return _of_graphs(pair)
     sides = {"left": pair.left.prepared, "right": pair.right.prepared}
     for name, other in (("left", "right"), ("right", "left")):
         for finding in _other_keys(name, sides[name], sides[other], wrong):
@@ -34,6 +35,17 @@ def origins(tensors: Sequence[TensorCheck], pair: Pair) -> list[Finding]:
     if len(unrelated) < _MOSTLY * len(tensors):
         return []
     found = (_other_model(name, side, pair.architecture.name) for name, side in sides.items())
+    return [finding for finding in found if finding is not None]
+
+
+def _of_graphs(pair: Pair) -> list[Finding]:
+    """Return what the metadata of ONNX models say, whose weights are not compared."""
+    sides = {"left": pair.left, "right": pair.right}
+    found = [
+        _other_model(name, side.prepared, pair.architecture.name)
+        for name, side in sides.items()
+        if isinstance(side, Graph) and side.prepared.is_graph
+    ]
     return [finding for finding in found if finding is not None]
 
 

@@ -17,7 +17,7 @@ from porter.verification import trace as traces
 from porter.verification.checks import SINGLE
 from porter.verification.options import Runs
 from porter.verification.sides.prepare import Checkpoint, prepare
-from porter.verification.sides.processes import Graph, Model
+from porter.verification.sides.processes import Graph, Model, alike
 from porter.verification.sides.side import Can, Recorded, Side
 from porter.verification.tolerance import roundoff
 from porter.verification.trace import Trace
@@ -92,19 +92,27 @@ def reference_first(left: Side, right: Side) -> tuple[Side, Side, tuple[str, ...
     """
     if not isinstance(left, Graph) or Can.FLOAT64 in left.can:
         return left, right, ()
-    if Can.RUN in right.can and Can.FLOAT64 not in right.can:
-        raise UsageError("both are ONNX models: one side must be a checkpoint, run in float64")
+    if isinstance(right, Graph) and Can.FLOAT64 not in right.can:
+        left.marks, right.marks = alike(left, right)
+        note = "an ONNX model has no float64 run: the reference is the left one as it is written,"
+        return left, right, (f"{note} its own error is that of the runtime's optimisations",)
     return right, left, ("the sides were swapped: an ONNX model has no float64 run",)
 
 
-def runs_of(runs: Runs, right: Side) -> Runs:
+def runs_of(runs: Runs, left: Side, right: Side) -> Runs:
     """Return the options with the batch size and precision that are fixed in an ONNX model."""
     if Can.RUN not in right.can or Can.FLOAT64 in right.can:
         return runs
-    stored = max(right.report.weights, key=roundoff, default=SINGLE)
-    precision = stored if runs.precision == SINGLE else runs.precision
-    batches = runs.batch_sizes if right.batch is None else (right.batch,)
-    return runs.changed(batch_sizes=batches, precision=precision)
+    graphs = [side for side in (left, right) if Can.FLOAT64 not in side.can]
+    types = [name for side in graphs for name in side.report.weights]
+    precision = max(types, key=roundoff, default=SINGLE)
+    precision = precision if runs.precision == SINGLE else runs.precision
+    fixed = {side.batch for side in (left, right) if side.batch is not None}
+    if len(fixed) > 1:
+        raise UsageError(
+            f"the two sides have different batch sizes: {left.batch} and {right.batch}"
+        )
+    return runs.changed(batch_sizes=tuple(fixed) or runs.batch_sizes, precision=precision)
 
 
 def rounding(left: Side, right: Side) -> str | None:

@@ -46,6 +46,11 @@ class Pair:
         """What both sides can do."""
         return self.left.can & self.right.can
 
+    @property
+    def has_graph(self) -> bool:
+        """Whether a side is an ONNX model."""
+        return any(side.report.framework == "onnxruntime" for side in (self.left, self.right))
+
     def compute(self, *, layers: bool, sides: tuple[Side, ...] = ()) -> None:
         """Run both sides, or some: in float64, and in float32 or the right side's precision."""
         exact = (EXACT,) if Can.FLOAT64 in self.right.can else ()

@@ -22,7 +22,7 @@ from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
 from porter.remote.address import is_url
 from porter.tensors.lazy import LazyTensor
-from porter.tensors.state_dict import Origin, StateDict
+from porter.tensors.state_dict import StateDict
 from porter.verification.sides.report import SideReport
 from porter.verification.stamp import digest
 from porter.zoo.architectures import Architecture
@@ -135,9 +135,11 @@ def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, i
     from porter.onnx.graph.signature import signature
 
     found = signature(local.path, sides)
+    origin = codecs.read(local.path).origin
+    assert origin is not None
     report = SideReport(
         label="onnxruntime", framework="onnxruntime", dialect="onnx", file=local.shown,
-        format="onnx", weights=(found.dtype,), digest=digest(_files(local.path)),
+        format="onnx", weights=(found.dtype,), digest=digest(origin.files),
     )  # fmt: skip
     shapes = shapes_of(
         seeded(
@@ -153,19 +155,11 @@ def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, i
         )
     normal = None if pixels is None else {"mean": pixels.mean, "std": pixels.std}
     request = {"weights": os.path.abspath(local.path), "pixels": normal}
-    origin = Origin(local.path, "onnx", metadata=found.metadata)
     return Prepared(
         report, architecture, identity, StateDict({}, origin), request, found.batch, pixels=pixels,
         quantised=found.quantised,
         probabilities=found.metadata.get(notes.OUTPUT) == notes.PROBABILITIES,
     )  # fmt: skip
-
-
-def _files(path: str) -> tuple[str, ...]:
-    """Return the files of an ONNX model, those with external data included."""
-    origin = codecs.read(path).origin
-    assert origin is not None
-    return origin.files
 
 
 def _directly(plan: Plan, state: StateDict, key: str | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from porter.errors import UsageError
 from porter.frameworks import exchange
 from porter.frameworks.parallel import together
 from porter.frameworks.process import Limit, Pool, Worker
+from porter.onnx.graph.modules import Mark, as_outputs, common_values, outputs_of_modules
+from porter.onnx.graph.parse import parse
+from porter.storage.input_file import InputFile
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.verification.options import Runs
@@ -30,7 +34,7 @@ class Graph(Side):
     worker: Worker
     folder: Path
 
-    def __init__(self, prepared: Prepared, can: Can = Can.RUN) -> None:
+    def __init__(self, prepared: Prepared, can: Can = Can.RUN | Can.LAYERS) -> None:
         plan = prepared.plan
         super().__init__(
             prepared.report, prepared.architecture.name, plan.num_classes, plan.image_size, can
@@ -38,6 +42,8 @@ class Graph(Side):
         self._prepared = prepared
         self.batch = prepared.batch
         self.quantised = prepared.quantised
+        self.marks: Mapping[str, Mark] | None = None
+        """Values that are shown as layers, by place; None for the outputs of modules."""
 
     @property
     def prepared(self) -> Prepared:
@@ -66,16 +72,29 @@ class Graph(Side):
             path = self._path(f"run-{precision}")
             self.worker.request(
                 "run", inputs=os.fspath(inputs), output=path, precision=precision,
-                rounded=self.rounded, layers=layers, limit=SAMPLE,
+                rounded=self.rounded, layers=layers, limit=SAMPLE, **self._marked(layers),
             )  # fmt: skip
             found, about = exchange.load(path)
             outputs[precision] = in_order(_under("output/", found), about.get("outputs", ()))
-            if layers:
+            if layers and "layers" in about:
                 watched[precision] = _layers(found, about)
         self.trace = Trace(
             self.report, self.architecture, self.num_classes, self.image_size,
             arrays, outputs, watched, arguments=tuple(described.get("arguments", ())),
         )  # fmt: skip
+
+    def calls(
+        self, inputs: Path, case: str, precision: str, modules: Sequence[str] | None, name: str
+    ) -> str:
+        return ""  # values are shown, not what a module is called with
+
+    def _marked(self, layers: str) -> dict[str, Any]:
+        """Write the model with values as outputs; return what the process must know of them."""
+        if not layers:
+            return {}
+        path = os.fspath(self.folder / "marked.onnx")
+        marks = marked(self.prepared.request["weights"], path, self.marks)
+        return {"marked": path, "places": {p: (m.value, m.kind) for p, m in marks.items()}}
 
     def _path(self, name: str) -> str:
         return os.fspath(self.folder / f"{name}.safetensors")
@@ -86,6 +105,9 @@ class Model(Graph):
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(prepared, ~Can.NOTHING)
+
+    def _marked(self, layers: str) -> dict[str, Any]:
+        return {}  # its modules are watched
 
     def calls(
         self, inputs: Path, case: str, precision: str, modules: Sequence[str] | None, name: str
@@ -147,6 +169,31 @@ class Model(Graph):
         return side
 
 
+def alike(one: Graph, other: Graph) -> tuple[Mapping[str, Mark], Mapping[str, Mark]]:
+    """Return what two ONNX models show as layers: modules, or values of one name without them."""
+    graphs = []
+    for side in (one, other):
+        with InputFile(side.prepared.request["weights"]) as file:
+            graphs.append(parse(file).graph)
+    modules = [outputs_of_modules(graph) for graph in graphs]
+    if set(modules[0]) & set(modules[1]):
+        return modules[0], modules[1]
+    values = common_values(*graphs)
+    return values, values
+
+
+def marked(path: str, output: str, marks: Mapping[str, Mark] | None) -> Mapping[str, Mark]:
+    """Write an ONNX model whose marked values are outputs; return the marks, those of modules
+    where None are given."""
+    with InputFile(path) as file:
+        graph = parse(file).graph
+    chosen = outputs_of_modules(graph) if marks is None else marks
+    shutil.copyfile(path, output)
+    with open(output, "ab") as copy:
+        copy.write(as_outputs(graph, [mark.value for mark in chosen.values()]))
+    return chosen
+
+
 @contextlib.contextmanager
 def started(
     sides: Sequence[Side], folder: Path, runs: Runs, pool: Pool | None, steps: Steps
@@ -162,7 +209,7 @@ def started(
             python = (runs.python or {}).get(framework)
             worker = stack.enter_context(workers.worker(framework, python))
             if side.prepared.is_graph:
-                worker.limit = Limit.of(side.report.file, runs.timeout)
+                worker.limit = Limit.of(side.prepared.request["weights"], runs.timeout)
             place = folder / str(index)
             place.mkdir(exist_ok=True)
             starts.append((side, worker, place))

@@ -34,7 +34,9 @@ class Can(Flag):
     FLOAT64 = auto()
     """Run in float64, which the reference needs."""
     LAYERS = auto()
-    """Show the output of each module; with `RUN`, run single modules on given arguments."""
+    """Show the output of each module."""
+    MODULES = auto()
+    """Run single modules on given arguments, and show those that they were called with."""
     WEIGHTS = auto()
     """Show its tensors under canonical names, and load others."""
     GRADIENTS = auto()

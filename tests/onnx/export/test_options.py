@@ -83,11 +83,3 @@ def test_the_image_size_is_the_checkpoints_or_adapted(checkpoint: Path, tmp_path
     back = tmp_path / "back.pth"
     porter.convert(NAME, path, back, from_="onnx", to="torch", verify=False)
     assert back.read_bytes() == adapted.read_bytes()
-
-
-def test_two_onnx_models_are_not_compared(checkpoint: Path, tmp_path: Path) -> None:
-    """Neither has a float64 run that the other could be judged by."""
-    path = tmp_path / "m.onnx"
-    porter.convert(NAME, checkpoint, path, from_="torch", to="onnx", verify=False)
-    with pytest.raises(UsageError, match="both are ONNX models"):
-        porter.verify(NAME, path, path)
