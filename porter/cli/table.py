@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ from porter.cli.output import (
 
 if TYPE_CHECKING:
     from porter.infer.propose import Inferred
+    from porter.mapping.table import Table
     from porter.planning.check import Proof
+    from porter.tensors.state_dict import StateDict
     from porter.zoo.architectures import Architecture
 
 
@@ -39,20 +43,28 @@ def command() -> None:
 @click.option("--prove", "proving", is_flag=True,
               help="Mutate each row: every fault must show in the outputs. Of several"
               " variants the smallest with a reference model is run, for each layout.")  # fmt: skip
+@click.option("--like", metavar="FILE", type=click.Path(),
+              help="Checkpoint of the target: its names are checked, too.")  # fmt: skip
+@model_options
+@python_option
 @json_option
 @click.pass_context
 def check(
     ctx: click.Context,
+    /,
     archs: tuple[str, ...],
     checkpoint: str | None,
     dialect: str | None,
     proving: bool,
+    like: str | None,
     as_json: bool,
+    **models: Any,
 ) -> None:
-    """Prove tables total and exact, every variant and dialect, both ways.
+    """Check that tables are total and exact, every variant and dialect, both ways.
 
     ARCH is a variant or a family; by default, every variant is checked. A custom TABLE.toml is
-    checked as far as possible without a checkpoint, and completely with one.
+    checked as far as possible without a checkpoint, with one for its names and shapes. --prove
+    runs the two models of a custom table: those of its [models], or those named.
     """
     from porter.errors import UsageError
     from porter.planning.check import check as proofs
@@ -60,8 +72,18 @@ def check(
     own = [name for name in archs if name.endswith(".toml")]
     if (checkpoint or dialect) and (len(own) != 1 or len(archs) != 1 or not checkpoint):
         raise UsageError("--with FILE, and --dialect with it, go with one TABLE.toml")
+    if like is not None and checkpoint is None:
+        raise UsageError("--like FILE goes with --with FILE")
+    given = any(models[name] is not None for name in ("left_model", "right_model", "inputs"))
+    if given and not (proving and len(own) == len(archs) == 1):
+        raise UsageError("--left-model, --right-model and --inputs go with --prove TABLE.toml")
     chosen = [variant for name in archs if name not in own for variant in _variants(name)]
-    found = [proof for name in own for proof in _own(name, checkpoint, dialect)]
+    if proving and own:
+        if len(archs) > 1:
+            raise UsageError("--prove takes one TABLE.toml at a time")
+        _prove_own(ctx, own[0], models, as_json)
+        return
+    found = [proof for name in own for proof in _own(name, checkpoint, dialect, like)]
     if proving:
         _prove(ctx, chosen if archs else _variants(None), as_json)
         return
@@ -96,7 +118,35 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
     ctx.exit(0 if all(proof.holds for proof in proofs) else 1)
 
 
-def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:
+def _prove_own(ctx: click.Context, table: str, models: dict[str, Any], as_json: bool) -> None:
+    """Mutate each row of a custom table, and print what the outputs of its models show."""
+    from porter.commands.prove_table import prove_table
+
+    with progress(as_json) as move:
+        made = prove_table(table, progress=move, **models)
+    rows = [
+        {"row": m.row, "tensor": m.tensor, "kind": m.kind, "error": m.error} for m in made.uncaught
+    ]
+    if as_json:
+        proof = {
+            "variant": made.table, "dialect": made.dialect, "image_size": 0,
+            "mutations": len(made.mutations), "holds": made.holds, "smallest_margin": None,
+            "layers_only": [], "uncaught": rows, "unprovable": {},
+        }  # fmt: skip
+        say_json({"schema": "porter.sensitivities/1", "proofs": [proof]})
+        ctx.exit(0 if made.holds else 1)
+    caught = len(made.mutations) - len(rows)
+    say(f"{made.table} {made.dialect}: {caught} of {len(made.mutations)} mutations caught; with"
+        f" the table as it is, outputs differ by {made.agreement:.1e}")  # fmt: skip
+    for row in rows:
+        say(f"unproven: {row['row']}: {row['tensor']} {row['kind']} moves the outputs by"
+            f" {row['error']:.1e} only", err=True)  # fmt: skip
+    ctx.exit(0 if made.holds else 1)
+
+
+def _own(
+    name: str, checkpoint: str | None, dialect: str | None, like: str | None = None
+) -> list[Proof]:
     """Return a proof of each dialect, as far as it can be made without a checkpoint."""
     from porter.mapping.reader import load
     from porter.planning import custom_table
@@ -110,21 +160,48 @@ def _own(name: str, checkpoint: str | None, dialect: str | None) -> list[Proof]:
         return [Proof(name, ", ".join(table.dialects), 0, problems)]
     state = read(checkpoint)
     container = "" if state.origin is None else state.origin.format
-    return list(custom_table.check_against(table, shapes_of(state), dialect, container))
+    proofs = list(custom_table.check_against(table, shapes_of(state), dialect, container))
+    if like is None:
+        return [replace(proof, words=custom_table.NAMES_UNCHECKED) for proof in proofs]
+    return list(_against(proofs, table, state, dialect, container, like))
+
+
+def _against(
+    proofs: list[Proof], table: Table, state: StateDict, dialect: str | None, container: str,
+    like: str,
+) -> Iterator[Proof]:  # fmt: skip
+    """Yield the proof of the dialect that the target of `like` has, its names checked."""
+    from porter.planning import custom_table
+    from porter.planning.plan import plan
+    from porter.planning.recognise import shapes_of
+    from porter.planning.target import Target, mismatches
+    from porter.remote.fetch import read
+
+    target = read(like)
+    shapes = shapes_of(state)
+    architecture, source = custom_table.fitting(table, shapes, dialect, container)
+    tried = []
+    for proof in proofs:
+        if proof.dialect == source or not proof.holds:
+            continue
+        found = plan(architecture, shapes, source, proof.dialect)
+        problems = mismatches(found.apply(state), Target(like, target), found.target)
+        tried.append(replace(proof, problems=tuple(problems)))
+    yield min(tried, key=lambda proof: len(proof.problems), default=proofs[0])
 
 
 def _say(found: list[Proof]) -> None:
     rows = []
     for p in found:
         count = f"{p.tensors} tensors" if p.tensors else "no checkpoint"
-        proven = "proven" if p.tensors else "sound"
-        rows.append((p.variant, p.dialect, count, proven if p.holds else "FAILS"))
+        words = p.words if p.tensors else "well-formed"
+        rows.append((p.variant, p.dialect, count, words if p.holds else "FAILS"))
     click.echo(columns(rows))
     for p in found:
         for problem in p.problems:
             say(f"{p.variant} {p.dialect}: {problem}", err=True)
     if any(p.tensors for p in found):
-        click.echo(f"{sum(p.holds for p in found)} of {len(found)} proven, both ways")
+        click.echo(f"{sum(p.holds for p in found)} of {len(found)} total and exact, both ways")
 
 
 def _variants(name: str | None) -> list[Architecture]:

@@ -27,6 +27,8 @@ class Proof:
     dialect: str
     tensors: int
     problems: tuple[str, ...] = ()
+    words: str = "total and exact"
+    """What is shown where nothing is wrong."""
 
     @property
     def holds(self) -> bool:

@@ -26,6 +26,8 @@ from porter.zoo.skeleton import Skeleton, SkeletonTensor
 if TYPE_CHECKING:
     from porter.planning.check import Proof
 
+NAMES_UNCHECKED = "total and exact; names of the target not checked"
+"""What a check of a custom table shows for one checkpoint."""
 _NEUTRAL = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", 1.0)
 _NO_TABLE = Table("", (), {}, {}, "", "", "")
 

@@ -67,7 +67,7 @@ class PaddleModel:
             return
         self.dtype = precision
         self._paddle.set_default_dtype(precision)
-        self.model.to(dtype=precision)
+        self.model._to_impl(dtype=precision, floating_only=True)  # `to` casts indices, too
         self.refresh()
 
     @contextmanager

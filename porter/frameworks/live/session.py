@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,29 @@ class LiveSession:
             arrays |= {f"output/{case}/{key}": value for key, value in outputs.items()}
         exchange.save(output, arrays, {"outputs": keys})
         return {"outputs": keys}
+
+    def live_mutate(
+        self, left: str, inputs: str, values: str, trials: Sequence[Mapping[str, str]]
+    ) -> dict[str, Any]:
+        """Return how far the outputs are from the left's, and how far each trial moves them.
+
+        A trial is {tensor: name of its value in the file `values`}.
+        """
+        live, given = self.live, next(iter(read_cases(inputs).values()))
+        arrays, about = exchange.load(left)
+        case, keys = next(iter(about["outputs"].items()))
+        wanted = {key: arrays[f"output/{case}/{key}"] for key in keys}
+        before = live.run(given)
+        replacements = exchange.load(values)[0]
+        errors = []
+        for trial in trials:
+            kept = {name: live.model.value(name) for name in trial}
+            for name, key in trial.items():
+                live.model.assign(name, replacements[key])
+            errors.append(min(apart(before, live.run(given)), 1e9))
+            for name, value in kept.items():
+                live.model.assign(name, value)
+        return {"agreement": min(apart(wanted, before), 1e9), "errors": errors}
 
     def live_calls(self, inputs: str) -> dict[str, Any]:
         """Return the calls of all modules that have no others in them, in the first case."""
