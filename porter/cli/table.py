@@ -120,7 +120,7 @@ def _prove(ctx: click.Context, variants: list[Architecture], as_json: bool) -> N
 
 def _prove_own(ctx: click.Context, table: str, models: dict[str, Any], as_json: bool) -> None:
     """Mutate each row of a custom table, and print what the outputs of its models show."""
-    from porter.commands.prove_table import prove_table
+    from porter.commands.live.prove_table import prove_table
 
     with progress(as_json) as move:
         made = prove_table(table, progress=move, **models)
@@ -270,7 +270,7 @@ def infer(
     paddle or numpy. Of two files, equal values prove the rows; every other row is marked as
     unproven and listed. The exit code is 1 if anything is unproven.
     """
-    from porter.commands.infer import infer as propose
+    from porter.commands.live.infer import infer as propose
     from porter.storage.outputs import check_outputs, publish_content
 
     files = _files(*filter(None, (left, right))) if output is not None else []

@@ -207,7 +207,7 @@ def _refuse_for_tables(ctx: click.Context, whose: str) -> None:
 
 
 def _by_table(table: str, left: str, right: str, **options: Any) -> Verdict:
-    from porter.commands.models import verify_models
+    from porter.commands.live.models import verify_models
 
     kept = {name: value for name, value in options.items() if name in _OF_TABLES}
     return verify_models(table, left, right, progress=options["progress"], **kept)

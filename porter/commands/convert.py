@@ -50,7 +50,7 @@ from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture, find
 
 if TYPE_CHECKING:
-    from porter.commands.models import Models
+    from porter.commands.live.models import Models
     from porter.verification.verdict import Verdict
     from porter.verification.weights import WeightProof
 
@@ -143,7 +143,7 @@ class Subject(NamedTuple):
             return None
         if not self.table.models and left is None and right is None and inputs is None:
             return None  # The modules that run models are not loaded.
-        from porter.commands.models import models_of
+        from porter.commands.live.models import models_of
 
         dialects = (sides[0].dialect, sides[1].dialect)
         return models_of(self.table, dialects, left, right, inputs, python)
@@ -353,7 +353,7 @@ def convert(
         if proof is not None:
             outcome = replace(outcome, weights=proof.proven(outcome, dtype))
         if session is not None:
-            from porter.commands.models import Side
+            from porter.commands.live.models import Side
 
             left_of = Side(state, left.dialect, key, unchanged)
             right_of = Side(codecs.read(outcome.output), right.dialect)

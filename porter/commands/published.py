@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from porter.commands.models import Models, Side
+from porter.commands.live.models import Models, Side
 from porter.errors import UsageError
 from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.references import Reference, parse, with_framework

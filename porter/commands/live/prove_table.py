@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from porter import codecs
-from porter.commands.models import Models, models_of
+from porter.commands.live.models import Models, models_of
 from porter.errors import UsageError
 from porter.frameworks import exchange
 from porter.mapping.reader import load as load_table
