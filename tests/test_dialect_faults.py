@@ -43,7 +43,8 @@ AS_ANOTHER = {
     ("vit", "paddlevit"): "torch", ("vit", "mmpretrain"): "torch", ("vit", "passl"): "torch",
     ("deit3", "mmpretrain"): "timm", ("pvtv2", "paddlevit"): "torch",
     ("swin", "torchvision"): "timm", ("pp-lcnet", "train"): "paddlex",
-    ("hgnet-v2", "train"): "paddlex",
+    ("hgnet-v2", "train"): "paddlex", ("pp-ocrv5-mobile-det", "train"): "paddlex",
+    ("pp-ocrv5-mobile-rec", "train"): "paddlex",
 }  # fmt: skip
 """Dialects without logits, each with one that has some and does the same to every tensor."""
 

@@ -17,6 +17,8 @@ from porter.zoo.architectures import find
 HERE = Path(__file__).resolve().parent
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("pp-lcnet", "paddlex"): {"gate_slope": 0.1666667},
+    ("pp-ocrv5-mobile-det", "paddlex"): {"gate_slope": 0.1666667},
+    ("pp-ocrv5-mobile-rec", "paddlex"): {"gate_slope": 0.1666667},
 }
 """What an alias's own model computes otherwise, as options of the reference models."""
 _SUFFIX = {"torch": ".pth", "paddle": ".pdparams", "numpy": ".npz"}

@@ -34,6 +34,7 @@ VARIANTS = (
     "vit-tiny-relu-224", "pvtv2-b0", "pvtv2-b2-li", "shunted-t", "swin-tiny-w7-224",
     "vit-tiny-p16-224", "vit-labml-cifar10", "vit-tiny-linformer-224", "dwnet-tiny", "dy-resnet18",
     "pvt-tiny", "deit3-small-224", "pp-lcnet-x0_25-textline-ori", "hgnet-v2-l",
+    "pp-ocrv5-mobile-rec",
 )  # fmt: skip
 PACKED = (
     "qkv.weight", "kv.weight", "query.linear.weight", "to_k.weight", ".conv2.weight",

@@ -160,13 +160,16 @@ def test_what_paddle_gave_agrees_with_torch_on_the_cpu(recorded: Path, pool: Poo
 
 
 def test_every_family_has_a_small_trace_of_a_variant() -> None:
-    """What the reports compare are all families; inputs are drawn again, so files are small."""
-    assert {find(name).family for name in VARIANTS} == {
+    """What the reports compare are all families; inputs are drawn again, so files are small.
+
+    Not the detector's: its outputs are maps as large as the pictures.
+    """
+    assert {find(name).family for name in VARIANTS} | {"pp-ocrv5-mobile-det"} == {
         family for family, variants in families().items() if variants[0].module
     }
     files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
     assert files.keys() == {f"{name}.paddle.safetensors" for name in VARIANTS}
-    assert max(files.values()) < 10_000
+    assert max(files.values()) < 60_000
 
 
 def test_inputs_that_are_drawn_otherwise_are_refused(

@@ -49,8 +49,8 @@ def side(variant: str) -> int:
 
 
 def test_every_model_class_is_in_these_tests() -> None:
-    """A new reference model comes with a line here."""
-    there = [v for v in all_variants().values() if v.module]
+    """A new reference model of a classifier comes with a line here."""
+    there = [v for v in all_variants().values() if v.module and v.module != "pp_ocrv5_mobile"]
     assert {find(n).model for n in TOKENS} == {v.model for v in there}
     assert {find(n).module for n in TOKENS} == {v.module for v in there}
 

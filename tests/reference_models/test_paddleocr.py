@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
 import torch
 
@@ -15,8 +16,14 @@ from porter.zoo.seeded import seeded
 from tests.golden.cases import Case
 from tests.test_golden import run
 
-CASES = ["pp-lcnet-x1_0-doc-ori.paddlex", "hgnet-v2-l.paddlex"]
-VARIANTS = ["pp-lcnet-x0_25-textline-ori", "pp-lcnet-x1_0-table-cls", "hgnet-v2-l"]
+CASES = [
+    "pp-lcnet-x1_0-doc-ori.paddlex", "hgnet-v2-l.paddlex", "pp-ocrv5-mobile-det.paddlex",
+    "pp-ocrv5-mobile-rec.paddlex",
+]  # fmt: skip
+VARIANTS = [
+    "pp-lcnet-x0_25-textline-ori", "pp-lcnet-x1_0-table-cls", "hgnet-v2-l", "pp-ocrv5-mobile-det",
+    "pp-ocrv5-mobile-rec",
+]  # fmt: skip
 IN_TRANSFORMERS = [
     [0.4720361551253326, -0.730986754898647, -0.7366369342669499, -0.016115317578983657],
     [0.4678360757528325, -0.7854125650181422, -0.9129396567740982, -0.20030185824381214],
@@ -97,7 +104,7 @@ def test_twins_agree(twins: Any, variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_moves_the_output(twins: Any, variant: str) -> None:
-    """No seeded parameter is without effect."""
+    """No seeded parameter is without effect, but those after a stride that is the number 2."""
     model = twins.build(variant, "torch")
     weights = {n: torch.from_numpy(np.array(a)) for n, a in seeded(find(variant)).arrays().items()}
     model.load_state_dict(weights)
@@ -105,7 +112,14 @@ def test_every_parameter_moves_the_output(twins: Any, variant: str) -> None:
     found = model(torch.randn(2, 3, *size(variant), dtype=torch.float64))
     (found * torch.randn_like(found)).sum().backward()
     grads = {n: p.grad for n, p in model.named_parameters()}
-    assert {n for n, g in grads.items() if g is None or float(g.abs().max()) < 1e-12} == set()
+    idle = {n for n, g in grads.items() if g is None or float(g.abs().max()) < 1e-12}
+    detector = variant == "pp-ocrv5-mobile-det"
+    unused = "model.backbone.encoder.blocks.{}.layers.0.depthwise_convolution.act.lab.{}"
+    assert idle == {
+        unused.format(stage, leaf)
+        for stage in (range(1, 5) if detector else ())
+        for leaf in ("scale", "bias")
+    }
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
@@ -137,3 +151,44 @@ def test_drop_path_acts_in_training_alone(twins: Any, framework: str) -> None:
     evaluation, training = twins.drop_path_spread("hgnet-v2-l", framework, 64)
     assert evaluation < 1e-5  # Paddle's convolutions may round otherwise in a second run
     assert training > 0
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_the_detector_gives_features_and_maps(twins: Any, framework: str) -> None:
+    """The neck's map is a quarter of the picture; another number of maps changes one layer."""
+    model = twins.build("pp-ocrv5-mobile-det", framework)
+    model.eval()
+    image = np.random.default_rng(1).standard_normal((1, 3, 64, 96)).astype("float32")
+    x = torch.from_numpy(image) if framework == "torch" else paddle.to_tensor(image)
+    features = model.forward_features(x)
+    assert list(features.shape) == [1, 96, 16, 24]
+    found = model.forward_head(features)
+    assert list(found.shape) == [1, 1, 64, 96]
+    assert (found == model(x)).all()
+    before = {n: list(v.shape) for n, v in model.state_dict().items()}
+    model.reset_classifier(3)
+    after = {n: list(v.shape) for n, v in model.state_dict().items()}
+    changed = {n for n in after if after[n] != before[n]}
+    assert changed == {"head.conv_final.weight", "head.conv_final.bias"}
+    assert list(model(x).shape) == [1, 3, 64, 96]
+    with pytest.raises(ValueError, match="at least 1"):
+        model.reset_classifier(0)
+    with pytest.raises(ValueError, match="no dropout"):
+        twins.build("pp-ocrv5-mobile-det", framework, drop_rate=0.1)
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_the_recogniser_takes_lines_of_any_width(twins: Any, framework: str) -> None:
+    """A column of 8 px has a token, and a token the scores of all characters."""
+    model = twins.build("pp-ocrv5-mobile-rec", framework, num_classes=5)
+    model.eval()
+    for width in (96, 320):
+        image = np.random.default_rng(1).standard_normal((1, 3, 48, width)).astype("float32")
+        x = torch.from_numpy(image) if framework == "torch" else paddle.to_tensor(image)
+        tokens = model.forward_features(x)
+        assert list(tokens.shape) == [1, width // 8, 120]
+        assert (model.forward_head(tokens) == model(x)).all()
+    model.reset_classifier(7)
+    assert list(model(x).shape) == [1, 40, 7]
+    with pytest.raises(ValueError, match="at least 1"):
+        model.reset_classifier(0)

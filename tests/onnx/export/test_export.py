@@ -48,6 +48,7 @@ HALF_LIMIT = 2e-2
 
 UNPUBLISHED = [
     "vit-tiny-relu-224", "swin-tiny-depthwise-w7-224", "pp-lcnet-x0_25-textline-ori", "hgnet-v2-l",
+    "pp-ocrv5-mobile-det", "pp-ocrv5-mobile-rec",
 ]  # fmt: skip
 """Variants without golden logits at their own image size."""
 

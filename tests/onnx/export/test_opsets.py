@@ -29,6 +29,7 @@ GRAPHS = {
     "vit-labml-cifar10", "vit-tiny-relu-224", "deit-tiny-distilled-224", "deit3-small-224",
     "swin-tiny-w7-224", "pvt-tiny", "pvtv2-b2-li", "dynamic-dwnet-tiny", "dy-resnet18",
     "vit-tiny-linformer-224", "pp-lcnet-x0_25-textline-ori", "hgnet-v2-l",
+    "pp-ocrv5-mobile-det", "pp-ocrv5-mobile-rec",
 }  # fmt: skip
 """A packed template of every family, with every operation that is written in another way."""
 LIMIT = 1e-5
