@@ -29,6 +29,8 @@ MEASURED = [
     ("vit-small-r26-s32-224", "google"), ("vit-tiny-r-s16-p8-224", "google"),
     ("deit-tiny-distilled-224", "hf-class"), ("pvt-tiny", "hf"),
     ("pvtv2-b0", "hf"), ("pvtv2-b0", "paddlevit"), ("pvtv2-b2-li", "hf"),
+    ("pp-lcnet-x0_25-textline-ori", "train"), ("pp-ocrv5-mobile-det", "train"),
+    ("pp-ocrv5-mobile-rec", "train"),
 ]  # fmt: skip
 """A variant for each difference, the smallest."""
 
@@ -80,7 +82,7 @@ def test_the_size_of_a_difference_is_what_seeded_weights_show(variant: str, dial
     rows = behaviour_of(chosen, dialect)
     assert rows
     size = _size(variant)
-    (image,) = noise([0], [1], size).values()
+    (image,) = noise([0], [1], chosen.sides(size)).values()
     outputs = []
     for given in ({}, settings(rows)):
         model = build(chosen, "torch", image_size=size, **given)

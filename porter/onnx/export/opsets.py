@@ -195,6 +195,15 @@ def _hard_swish(place: _Place) -> Iterator[Node]:
     yield place.make("Mul", [x, place.value("gate")])
 
 
+def _resize(place: _Place) -> Iterator[Node]:
+    """Yield a Resize with a region of interest, empty as it is not used: before opset 13 it is
+    not optional."""
+    x, _, *scales = place.node.inputs
+    yield constant(place.value("roi"), np.zeros(0, np.float32))
+    node = place.without("antialias", "keep_aspect_ratio_policy")
+    yield replace(node, inputs=[x, place.value("roi"), *scales])
+
+
 def _gather(place: _Place) -> Iterator[Node]:
     assert place.integer("batch_dims", 0) == 0, place.node.name
     yield place.without("batch_dims")
@@ -208,6 +217,7 @@ def _split(place: _Place) -> Iterator[Node]:
 Rule = Callable[[_Place], Iterator[Node]]
 RULES: Mapping[str, tuple[int, Rule]] = {
     "Gelu": (20, _gelu),
+    "Resize": (18, _resize),
     "ReduceMean": (18, _axes_as_attribute),
     "Split": (18, _split),
     "LayerNormalization": (17, _layer_norm),
