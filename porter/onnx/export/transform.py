@@ -148,9 +148,13 @@ def half(graph: Graph, *, wide_ends: bool) -> Graph:
     With `wide_ends` the image and the logits stay float32, cast just inside.
     """
     image, *weights = graph.inputs
+    scales = {node.inputs[2] for node in graph.nodes if node.op == "Resize"}  # float32 in any graph
     nodes: list[Node] = []
     for node in graph.nodes:
-        nodes += _widened(node) if node.op in WIDE else [_halved(node)]
+        if node.op in WIDE:
+            nodes += _widened(node)
+        else:
+            nodes.append(node if scales.intersection(node.outputs) else _halved(node))
     small = {v.name: replace(v, elem_type=_small(v)) for v in weights}
     inputs, outputs = [image, *small.values()], list(graph.outputs)
     if not wide_ends:
