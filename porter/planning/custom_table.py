@@ -55,10 +55,10 @@ def is_table(name: str) -> bool:
 
 
 def custom_architecture(
-    table: Table, source: Shapes | None = None, dialect: str = CANONICAL
+    table: Table, source: Shapes | None = None, dialect: str = CANONICAL, *, hint: bool = True
 ) -> CustomArchitecture:
     """Return the architecture that a custom table describes, for one checkpoint."""
-    skeleton = Skeleton(()) if source is None else derive(table, source, dialect)
+    skeleton = Skeleton(()) if source is None else derive(table, source, dialect, hint=hint)
     return CustomArchitecture(
         name=Path(table.source).stem, family=table.family, title=table.family, paper="",
         source=table.source,
@@ -87,7 +87,7 @@ def fitting(
     usual = sorted(table.dialects, key=lambda name: table.dialects[name].container != container)
     for name in [table.dialect(dialect).name] if dialect is not None else usual:
         try:
-            return custom_architecture(table, source, name), name
+            return custom_architecture(table, source, name, hint=dialect is not None), name
         except MappingError:
             if dialect is not None:
                 raise
@@ -130,8 +130,11 @@ def unwritten(table: Table, source: str, target: str) -> list[str]:
     ]
 
 
-def derive(table: Table, source: Shapes, dialect: str) -> Skeleton:
-    """Return the canonical tensors of a checkpoint in a dialect, by the table only."""
+def derive(table: Table, source: Shapes, dialect: str, *, hint: bool = True) -> Skeleton:
+    """Return the canonical tensors of a checkpoint in a dialect, by the table only.
+
+    `MappingError` names the tensors that no row covers and, with `hint`, what to do.
+    """
     chosen = table.dialect(dialect)
     misfits = []
     for form in chosen.forms:
@@ -141,9 +144,42 @@ def derive(table: Table, source: Shapes, dialect: str) -> Skeleton:
         misfits.append(unknown)
     nearest = min(filter(None, misfits), key=len, default=list(source))
     raise MappingError(
-        f"no row of {table.source} covers {listed(fold(nearest))} in dialect {dialect}",
+        f"no row of {table.source} covers {listed(fold(nearest))} in dialect {dialect}"
+        + (_hint(table, chosen, source, nearest) if hint else ""),
         problems=[f"unexpected {name}" for name in fold(nearest)],
     )
+
+
+def _hint(table: Table, chosen: Dialect, source: Shapes, unknown: Sequence[str]) -> str:
+    """Return what is wrong with names that no row covers, and what to do; empty if unknown.
+
+    They may be those of another dialect, or have a part twice, as a writer leaves them that undoes
+    a renaming which was not done.
+    """
+    for other in table.dialects.values():
+        forms = other.forms if other is not chosen else ()
+        if any(not _canonical_names(table, form, source)[1] for form in forms):
+            return f"; they are the names of the dialect {other.name}: read them as that one"
+    once = {name: _once(name, chosen.convention.separator) for name in unknown}
+    shorter = {name: source[old] for old, name in once.items() if name is not None}
+    if len(shorter) == len(once) and any(
+        not _canonical_names(table, form, shorter)[1] for form in chosen.forms
+    ):
+        old, new = next(iter(once.items()))
+        return (
+            f"; each has a part twice, as a renaming that is undone twice leaves it: write {new}"
+            f" for {old}"
+        )
+    return ""
+
+
+def _once(name: str, separator: str) -> str | None:
+    """Return a name without a part that follows itself; None if it has none."""
+    parts = name.split(separator)
+    for index in range(1, len(parts)):
+        if parts[index] == parts[index - 1]:
+            return separator.join([*parts[:index], *parts[index + 1 :]])
+    return None
 
 
 def _canonical_names(table: Table, dialect: Dialect, source: Shapes) -> tuple[list[str], list[str]]:

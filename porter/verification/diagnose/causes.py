@@ -15,6 +15,7 @@ from porter.verification.diagnose.files import origins
 from porter.verification.diagnose.finding import WHOLE, Finding, folded
 from porter.verification.diagnose.layers import Isolated, inside, roles
 from porter.verification.diagnose.outputs import relations
+from porter.verification.diagnose.tensors import UNRELATED
 from porter.verification.diagnose.tokens import token_order
 from porter.verification.sensitivity.mutate import Mutation, mutations
 from porter.verification.sides.naming import to_framework
@@ -38,6 +39,15 @@ def diagnosed(verdict: Verdict, pair: Pair) -> Verdict:
 def _of_tensors(tensors: Sequence[TensorCheck]) -> list[Finding]:
     """Return the fault of each tensor; of those that are close, how far they are."""
     wrong = [check for check in tensors if not check.passed]
+    unrelated = sum(check.problem == UNRELATED for check in wrong)
+    if len(wrong) == len(tensors) > 1 and unrelated > 1:
+        return [
+            Finding(
+                WHOLE, "has none of the source's tensors",
+                "nothing was loaded (a load that is not strict skips names that it does not"
+                " know), or the weights are another checkpoint's",
+            )
+        ]  # fmt: skip
     far = [check.distance for check in wrong if check.problem == CLOSE]
     close = f"{CLOSE}: {min(far):.2g} to {max(far):.2g} of its norm off" if far else ""
     return [

@@ -21,6 +21,7 @@ from porter.tensors.lazy import LazyTensor
 from porter.verification.checks import TensorCheck
 from porter.verification.diagnose.degree import degree, distance, rounded
 from porter.verification.diagnose.orders import order_of
+from porter.verification.diagnose.siblings import mixed, untied
 from porter.verification.diagnose.strided_views import REMEDY, VIEW, stored_order
 
 UNRELATED = "has unrelated values"
@@ -47,7 +48,7 @@ def compare_tensors(
         problem, remedy, far = "", "", 0.0
         first, second = _values(states[0][name], rounded), _values(states[1][name], None)
         if not _equal(first, second):
-            reference = _Reference(plan, name, states[0], rounded)
+            reference = _Reference(plan, name, states[0], states[1], rounded)
             second = _as(second, first)
             problem, remedy = explain(name, first, second, reference)
             far = distance(first, second)
@@ -95,6 +96,8 @@ class _Reference:
     plan: Plan
     name: str
     state: Mapping[str, LazyTensor]
+    other: Mapping[str, LazyTensor]
+    """The right side's tensors, also under canonical names."""
     rounded: str | None
 
     @property
@@ -124,6 +127,12 @@ class _Reference:
         for name in sorted(same, key=lambda n: -_common(n, self.name)):
             yield name, _values(self.state[name], self.rounded)
 
+    def arrived(self) -> Iterator[tuple[str, Array]]:
+        """Yield those of the siblings that the right side has as they are."""
+        for name, values in self.siblings():
+            if name in self.other and _equal(values, _values(self.other[name], None)):
+                yield name, values
+
 
 def _common(first: str, second: str) -> int:
     """Return how many segments two names share, from both ends."""
@@ -146,7 +155,9 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
         lambda: _default(right, reference.leaf),
         lambda: _scaled(left, right),
         lambda: _rearranged(left, right),
+        lambda: mixed(left, right, reference.siblings()),
         lambda: degree(left, right),
+        lambda: untied(left, reference.arrived()),
     ]
     for step in steps:
         match = step()
@@ -178,6 +189,8 @@ def _default(right: Array, leaf: str) -> tuple[str, str] | None:
 def _transposed(left: Array, right: Array) -> tuple[str, str] | None:
     if left.ndim == 2 and left.shape[0] == left.shape[1] and np.array_equal(right, left.T):
         return TRANSPOSED, "transpose it: Linear weights are (out, in) in PyTorch"
+    if left.ndim == 3 and left.shape[1] == left.shape[2]:
+        return _transposed_stack(left, right)
     if left.ndim == 4:
         if np.array_equal(right, left[..., ::-1, ::-1]):
             return "matches when its kernel is flipped", "do not flip the kernel"
@@ -189,10 +202,23 @@ def _transposed(left: Array, right: Array) -> tuple[str, str] | None:
 
 
 def _stored_as_view(left: Array, right: Array) -> tuple[str, str] | None:
-    order = stored_order(left, right) if left.dtype == right.dtype else None
+    if left.dtype != right.dtype:
+        return None
+    order = stored_order(left, right)
+    if order is None and left.ndim == 2:  # Files of Paddle have linear layers as (in, out).
+        order = stored_order(left.T, right.T)
     if order is None:
         return None
     return (VIEW if left.ndim == 2 else f"{VIEW} of axes {order}"), REMEDY
+
+
+def _transposed_stack(left: Array, right: Array) -> tuple[str, str] | None:
+    if not np.array_equal(right, left.swapaxes(1, 2)):
+        return None
+    return (
+        "matches when its last two axes are swapped",
+        "transpose each matrix of the stack: equal sides do not show which way it is",
+    )
 
 
 def _order(left: Array, right: Array, reference: _Reference) -> tuple[str, str] | None:
@@ -209,7 +235,11 @@ def _sibling(right: Array, reference: _Reference) -> tuple[str, str] | None:
         if not any(np.array_equal(v.ravel()[:16], start) for v in (values, values.T)):
             continue
         if np.array_equal(values, right):
-            return f"has the values of {name}", "swap the two rows of the mapping"
+            twice = name in reference.other and _equal(values, _values(reference.other[name], None))
+            remedy = (
+                "write each tensor's own values" if twice else "swap the two rows of the mapping"
+            )
+            return f"has the values of {name}{', which has them too' if twice else ''}", remedy
         if right.ndim == 2 and right.shape[0] == right.shape[1] and np.array_equal(values.T, right):
             return (
                 f"has the values of {name}, transposed",

@@ -17,6 +17,7 @@ from porter.tensors.blocks import Array
 from porter.verification.diagnose.degree import CLOSE, degree, distance, rounded
 from porter.verification.diagnose.files import origins
 from porter.verification.diagnose.outputs import relation
+from porter.verification.diagnose.siblings import mixed, untied
 from porter.verification.diagnose.tensors import compare_tensors
 from porter.verification.sides.pair import Pair
 from porter.verification.sides.prepare import Checkpoint, prepare
@@ -177,3 +178,21 @@ def test_another_model_is_named_by_the_file(
     for line in found:
         assert line.startswith(f"the model of the left file is {expected} by the file's own")
     assert codecs.read(tmp_path / "right.pth").origin.model == ""  # type: ignore[union-attr]
+
+
+def test_tensors_with_values_of_another_are_named() -> None:
+    """Rows of a sibling after slicing, and a shared tensor that is stored once."""
+    other = ("up", OTHER)
+    rows = np.concatenate([LEFT[:40], OTHER[:56]])
+    found = mixed(LEFT, rows, iter([other]))
+    assert found is not None
+    assert found[0] == "has 56 of its 96 rows from up"
+    columns = np.concatenate([LEFT[:, 1:], OTHER[:, :1]], axis=1)
+    found = mixed(LEFT, columns, iter([other]))
+    assert found is not None
+    assert found[0] == "has 1 of its 128 columns from up"
+    assert mixed(LEFT, OTHER, iter([other])) is None  # all of it: that is another fault
+    assert mixed(LEFT, OTHER[::-1], iter([("up", OTHER + 1)])) is None
+    assert untied(LEFT, iter([("embed", LEFT), other])) is not None
+    assert untied(LEFT, iter([other])) is None
+    assert untied(np.zeros(4), iter([("embed", np.zeros(4))])) is None
