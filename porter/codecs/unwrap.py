@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from porter.codecs.pickle.values import Blob, Global, Opaque, Text
-from porter.codecs.recorded import model_name
+from porter.codecs.recorded import model_name, preprocessing
 from porter.errors import InputError, UsageError, listed, printable
 from porter.tensors.lazy import LazyTensor
 
@@ -85,6 +85,7 @@ class Unwrapped(NamedTuple):
     others: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     model: str = ""
+    pictures: Mapping[str, Any] = {}
 
 
 class _Node:
@@ -144,7 +145,10 @@ def unwrap(
     others = tuple(_joined(other) for other in _alternatives(top, path))
     census = _Census(leaf)
     skipped = [*_skipped(top, path, census), *_attached(leaves, attributes, census)]
-    return Unwrapped(tensors, _joined(path), prefix, others, tuple(skipped), model_name(top.value))
+    return Unwrapped(
+        tensors, _joined(path), prefix, others, tuple(skipped), model_name(top.value),
+        preprocessing(top.value),
+    )  # fmt: skip
 
 
 def _without(tree: object) -> str:

@@ -45,8 +45,9 @@ def chosen(
 ) -> Chosen:
     """Return the preprocessing of a checkpoint for inputs of `size` pixels.
 
-    The first that there is: `file` of the user, `preprocessor_config.json` or `config.json` next
-    to the checkpoint or its own metadata, the dialect's or alias's, the canonical one. `given`
+    The first that there is: `file` of the user, metadata of the checkpoint,
+    `preprocessor_config.json` or `config.json` next to it, arguments of its training (timm's and
+    DeiT's), that of the dialect or alias, the canonical one. `given`
     are fields of the user's that replace those. Raises `InputError` or `UsageError`.
     """
     found, side = _of_dialect(architecture, dialect), sides_of(size)[0]
@@ -107,7 +108,8 @@ def _stated(origin: Origin | None, size: int) -> list[tuple[str, dict[str, Any]]
     rows = [(f"{name} of the checkpoint", understood(beside(origin, name), size))
             for name in (PREPROCESSOR, CONFIG)]  # fmt: skip
     own = _object(origin.metadata.get(KEY, "{}").encode(), False) or {}
-    return [("metadata of the file", understood(own, size)), *rows]
+    arguments = ("the arguments in the checkpoint", understood(origin.pictures, size))
+    return [("metadata of the file", understood(own, size)), *rows, arguments]
 
 
 def _object(text: bytes, toml: bool) -> dict[str, Any] | None:

@@ -34,6 +34,8 @@ class Origin:
     """The format's own metadata (safetensors `__metadata__`, ONNX `metadata_props`)."""
     model: str = ""
     """Name of the model that the file records (`arch`, `args.model`); empty if it records none."""
+    pictures: Mapping[str, object] = field(default_factory=dict)
+    """What the arguments of its training state about pictures: `mean`, `crop_pct`, …"""
     address: str = ""
     """Where the file is, if it is not on this machine: without the query."""
 

@@ -156,6 +156,7 @@ def understood(given: Mapping[str, Any], size: int) -> dict[str, Any]:
         for key, field in (
             ("mean", "mean"), ("std", "std"), ("image_mean", "mean"), ("image_std", "std"),
             ("interpolation", "interpolation"), ("crop", "crop"), ("crop_pct", "crop"),
+            ("eval_crop_ratio", "crop"),
             ("squash", "squash"), ("antialias", "antialias"),
         )
         if given.get(key) is not None

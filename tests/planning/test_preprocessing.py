@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import porter
 from porter.errors import InputError, UsageError
 from porter.planning.preprocessing import chosen, labels_of
 from porter.tensors.state_dict import Origin
@@ -83,6 +85,20 @@ def test_what_a_checkpoint_states_comes_before_its_dialect(tmp_path: Path) -> No
     assert chosen(vit, "hf", origin, 224).why == "config.json of the checkpoint"
     state.write_text("{")
     assert chosen(vit, "hf", origin, 224).why == "config.json of the checkpoint"
+
+
+@pytest.mark.parametrize("kind", ["namespace", "dictionary"])
+def test_arguments_of_the_training_are_read(kind: str, tmp_path: Path) -> None:
+    """timm's and DeiT's arguments state crop and normalisation; what is None states nothing."""
+    import torch
+
+    stated = {"eval_crop_ratio": 0.95, "mean": (0.1, 0.2, 0.3), "std": None, "interpolation": ""}
+    args = argparse.Namespace(**stated) if kind == "namespace" else stated
+    torch.save({"model": {"w": torch.zeros(1)}, "args": args}, tmp_path / "a.pth")
+    origin = porter.open(tmp_path / "a.pth").origin
+    how, why = chosen(find("deit3-small-224"), "torch", origin, 224)
+    assert (how.crop, how.mean, how.interpolation) == (0.95, (0.1, 0.2, 0.3), "bicubic")
+    assert why == "the arguments in the checkpoint"
 
 
 def test_the_user_comes_first(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def read(
             found.skipped,
             _notes(tensors),
             model=found.model,
+            pictures=found.pictures,
         ),
     )
 

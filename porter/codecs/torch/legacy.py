@@ -46,6 +46,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
             found.others,
             found.skipped,
             model=found.model,
+            pictures=found.pictures,
         ),
     )
 

@@ -54,6 +54,7 @@ def read(file: InputFile, *, key: str | None = None, strip: bool = True) -> Stat
             found.skipped,
             _notes(members),
             model=found.model,
+            pictures=found.pictures,
         ),
     )
 
