@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from porter.errors import InputError, MappingError, PorterError, UsageError
+from porter.errors import InputError, PorterError, UsageError
 from porter.frameworks import exchange
 from porter.frameworks.live.cases import varied, write_cases
 from porter.frameworks.live.diagnosis import diagnosed
@@ -274,8 +274,6 @@ class _Proposal:
     ) -> Inferred:
         """Return the table, used both ways."""
         pairs = self.pairs
-        if not pairs.found:
-            raise MappingError("the two models have nothing in common; " + "; ".join(problems))
         table = draft(pairs)
         unproven = tuple(
             f"{' + '.join(wide.canonical)} = {' + '.join(wide.dialect)}: {body.doubt}"

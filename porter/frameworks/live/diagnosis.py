@@ -106,7 +106,9 @@ def _odd(left: Sequence[Call], right: Sequence[Call]) -> str:
     """Return a module without weights that has another setting than the left's of its class."""
     for call in right:
         for other in left:
-            if other["weights"] or not _alike(other["kind"], call["kind"]):
+            if not (call["path"] and other["path"]) or other["weights"]:
+                continue
+            if not _alike(other["kind"], call["kind"]):
                 continue
             if _same(other["inputs"][:1], call["inputs"][:1]) and not _same(
                 [other["output"]], [call["output"]]
