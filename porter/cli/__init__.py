@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": "Prove that two checkpoints compute the same.",
     "evaluate": "Measure top-1 and top-5 of checkpoints on labelled pictures.",
     "predict": "Name what a model sees in pictures.",
+    "fleet": "Run the conversions and proofs of a manifest.",
     "repack": "Write another container; names, layout and values stay.",
     "repair": "Restore a file whose tensors were stored untransposed.",
     "inspect": "Identify a file without reading a tensor.",

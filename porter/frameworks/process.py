@@ -217,6 +217,29 @@ class Pool:
         self.close(at_once=kind is not None)
 
 
+_kept: list[Pool] = []
+
+
+@contextlib.contextmanager
+def kept(pool: Pool) -> Iterator[None]:
+    """Let everything in this process that compares models use one pool."""
+    _kept.append(pool)
+    try:
+        yield
+    finally:
+        _kept.remove(pool)
+
+
+@contextlib.contextmanager
+def shared(pool: Pool | None = None) -> Iterator[Pool]:
+    """Yield a pool: the one given, else the one that is kept, else one that ends with this."""
+    if pool is not None or _kept:
+        yield pool or _kept[-1]
+        return
+    with Pool() as own:
+        yield own
+
+
 def environment(framework: str, threads: int | None = None) -> dict[str, str]:
     """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
     variables = {

@@ -22,7 +22,7 @@ from porter.frameworks.live.diagnosis import diagnosed
 from porter.frameworks.live.search import LIMIT
 from porter.frameworks.live.units import Unit
 from porter.frameworks.parallel import together
-from porter.frameworks.process import Pool, Worker
+from porter.frameworks.process import Worker, shared
 from porter.frameworks.references import Reference
 from porter.infer.draft import draft
 from porter.infer.evidence import Chain, Relation
@@ -90,7 +90,7 @@ def infer_models(
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
-        pool = stack.enter_context(Pool())
+        pool = stack.enter_context(shared())
         one, two = (
             stack.enter_context(pool.worker(r.framework, (python or {}).get(r.framework)))
             for r in (left, right)

@@ -14,7 +14,7 @@ from porter.frameworks import exchange
 from porter.frameworks.live.cases import varied, write_cases
 from porter.frameworks.live.diagnosis import diagnosed
 from porter.frameworks.parallel import together
-from porter.frameworks.process import Pool, Worker
+from porter.frameworks.process import Worker, shared
 from porter.frameworks.references import Reference
 from porter.planning.plan import Plan
 from porter.planning.target import Target
@@ -192,7 +192,7 @@ def opened(
     python: Mapping[str, str] | None, folder: Path,
 ) -> Iterator[LivePair]:  # fmt: skip
     """Build both models, each in its process, and write the inputs of both."""
-    with Pool() as pool:
+    with shared() as pool:
         interpreters = [(python or {}).get(r.framework) for r in (left, right)]
         with (
             pool.worker(left.framework, interpreters[0]) as one,

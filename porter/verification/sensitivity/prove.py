@@ -23,7 +23,7 @@ import xxhash
 
 from porter import codecs
 from porter.frameworks import exchange
-from porter.frameworks.process import Pool
+from porter.frameworks.process import Pool, shared
 from porter.mapping.link import Link
 from porter.mapping.table import CANONICAL
 from porter.planning.plan import Plan, plan
@@ -141,7 +141,7 @@ def prove(
     if todo:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
-            workers = pool or stack.enter_context(Pool())
+            workers = stack.enter_context(shared(pool))
             worker = stack.enter_context(workers.worker(framework))
             codecs.write(state, str(folder / "weights.safetensors"), "safetensors",
                          read_back=False)  # fmt: skip

@@ -14,7 +14,7 @@ from porter import __version__
 from porter.errors import UsageError
 from porter.frameworks import exchange
 from porter.frameworks.parallel import together
-from porter.frameworks.process import Limit, Pool, Worker
+from porter.frameworks.process import Limit, Pool, Worker, shared
 from porter.onnx.graph.modules import Mark, as_outputs, common_values, outputs_of_modules
 from porter.onnx.graph.parse import parse
 from porter.storage.input_file import InputFile
@@ -200,7 +200,7 @@ def started(
 ) -> Iterator[None]:
     """Start the processes of all sides at the same time and load their weights."""
     with contextlib.ExitStack() as stack:
-        workers = pool or stack.enter_context(Pool())
+        workers = stack.enter_context(shared(pool))
         starts = []
         for index, side in enumerate(sides):
             if Can.RUN not in side.can:

@@ -1,0 +1,122 @@
+"""What a run has finished: a line of JSON each, on the disk before the next job is begun.
+
+The journal is in a folder next to the manifest, `.MANIFEST.fleet`. A run that was killed leaves at
+most a line cut short, which is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from porter.errors import InputError, PorterError, SystemFault
+from porter.fleet.job import Job, Result
+from porter.remote.address import is_url
+from porter.storage.digests import method_of
+from porter.storage.file_digest import FileDigest
+from porter.storage.input_file import InputFile
+
+_LARGEST = 1 << 31
+
+
+class Journal:
+    """The journal of one manifest, locked while a run writes it."""
+
+    def __init__(self, manifest: str) -> None:
+        folder, name = os.path.split(os.path.abspath(manifest))
+        self.manifest = manifest
+        self.folder = os.path.join(folder, f".{name}.fleet")
+        self._path = os.path.join(self.folder, "journal.jsonl")
+        self.reports = os.path.join(self.folder, "reports")
+        """Folder of the verdicts."""
+        self._fd = -1
+        self.begun: dict[str, str] = {}
+        """Name of a job that was begun to its fingerprint."""
+        self.finished: dict[str, tuple[str, Result]] = {}
+        """Name of a job to its fingerprint and its result."""
+
+    @contextmanager
+    def opened(self, resume: bool) -> Iterator[None]:
+        """Lock and open the journal; without `resume` it begins anew.
+
+        Raises `SystemFault` while another run of the manifest goes on.
+        """
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with FileLock(os.path.join(self.folder, "lock"), timeout=0):
+                if resume:
+                    self._read()
+                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if resume else os.O_TRUNC)
+                self._fd = os.open(self._path, flags, 0o666)
+                try:
+                    if resume:
+                        self._write({"resumed": True})
+                    yield
+                finally:
+                    os.close(self._fd)
+        except Timeout:
+            raise SystemFault("another run of it goes on", self.manifest) from None
+        except OSError as fault:
+            raise SystemFault(f"cannot be written: {fault.strerror}", self.folder) from fault
+
+    def begin(self, job: Job) -> None:
+        """Note that a job is about to be run."""
+        self._write({"begun": job.name, "fingerprint": job.fingerprint})
+
+    def finish(self, job: Job, result: Result) -> None:
+        """Note what came of a job."""
+        self._write({"finished": result.as_json(), "fingerprint": job.fingerprint})
+
+    def was_begun(self, job: Job) -> bool:
+        """Whether an earlier run began it, so that its output is this manifest's."""
+        return self.begun.get(job.name) == job.fingerprint
+
+    def done(self, job: Job) -> Result | None:
+        """Return the result of a job that need not be run again: its output is still the same."""
+        fingerprint, result = self.finished.get(job.name, ("", None))
+        if result is None or fingerprint != job.fingerprint or not result.good:
+            return None
+        return result if not job.output or _is_intact(result) else None
+
+    def _write(self, row: dict[str, Any]) -> None:
+        os.write(self._fd, (json.dumps(row) + "\n").encode())
+        os.fsync(self._fd)
+
+    def _read(self) -> None:
+        try:
+            with InputFile(self._path) as file:
+                if file.size > _LARGEST:
+                    raise InputError("the journal is too large", self._path)
+                data = file.pread(0, file.size)
+        except InputError as error:
+            if os.path.lexists(self._path):
+                raise error
+            return
+        for line in data.splitlines():
+            with suppress(ValueError, TypeError, KeyError):  # Cut short when a run was killed.
+                row = json.loads(line)
+                if "begun" in row:
+                    self.begun[row["begun"]] = row["fingerprint"]
+                if "finished" in row:
+                    result = Result.of(row["finished"])
+                    self.finished[result.name] = row["fingerprint"], result
+
+
+def _is_intact(result: Result) -> bool:
+    """Whether an output still is what was written."""
+    if is_url(result.output):
+        return True  # It was sent whole; to compare it would be to fetch it.
+    try:
+        if not result.digest:
+            return InputFile(result.output).size == result.nbytes
+        file = FileDigest(result.output, method_of(result.digest))
+        for job in file.jobs():
+            job.run()
+    except PorterError:
+        return False
+    return file.digest == result.digest

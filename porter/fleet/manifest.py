@@ -1,0 +1,245 @@
+"""Manifests: TOML or YAML with `[defaults]` and `[[jobs]]`, checked as a whole.
+
+Keys of a job are the options of `porter convert` (`arch`, `input`, `output`, `from`, `to`,
+`num-classes`, …), or, where it has `left` and `right`, those of `porter verify`. A key that is none
+of them is a variable: its value may be a list, and stands in braces in other values. A job with
+lists is as many jobs as there are combinations. `input` may be a pattern; `{stem}` and `{name}` are
+then those of each file.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from porter.commands.convert import convert
+from porter.commands.options import WriteKeywords, keys_of
+from porter.commands.verify import verify
+from porter.errors import InputError, UsageError, listed, nearest, printable
+from porter.fleet.job import Job
+from porter.planning import custom_table
+from porter.planning.endpoint import parse
+from porter.remote.address import is_url
+from porter.storage.input_file import read_small
+from porter.verification.options import RunOptions
+from porter.zoo.architectures import find
+
+_LARGEST = 1 << 24
+_MOST_JOBS = 100_000
+_SPELLED = {"arch": "architecture", "input": "source", "from": "from_"}
+"""Keys of a manifest that are the words of the command line; the library has others."""
+_OURS = {"name", "preset"}
+_NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx"}
+"""Parameters of the functions that a manifest does not set."""
+_LISTS = {"drop", "seeds", "batch_sizes", "fill", "python", "verify"}
+"""Keys whose value may be a list, or anything else, without being several jobs."""
+_HOLE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The jobs of a file."""
+
+    path: str
+    jobs: tuple[Job, ...]
+
+
+def read(path: str | os.PathLike[str]) -> Manifest:
+    """Read and check a manifest; paths in it are relative to its folder.
+
+    Raises `InputError` for a file that is not one, `UsageError` for the first job that is wrong.
+    """
+    name = os.fspath(path)
+    content = _parsed(name)
+    if extra := [key for key in content if key not in ("defaults", "jobs")]:
+        raise InputError(f"has {listed(extra)}; a manifest has [defaults] and [[jobs]]", name)
+    defaults, rows = content.get("defaults", {}), content.get("jobs", [])
+    if not isinstance(defaults, dict) or not isinstance(rows, list) or not rows:
+        raise InputError("has no [[jobs]]", name)
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError("each of [[jobs]] is a table", name)
+    folder = os.path.dirname(os.path.abspath(name))
+    jobs: list[Job] = []
+    for number, row in enumerate(rows, 1):
+        for values in _combinations({**defaults, **row}, folder, name, number):
+            jobs.append(_job(values, folder, f"{name}: job {number}"))
+            if len(jobs) > _MOST_JOBS:
+                raise InputError(f"is more than {_MOST_JOBS:,} jobs", name)
+    jobs = _named_apart(jobs)
+    _check_apart(jobs, name)
+    return Manifest(name, tuple(jobs))
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    data = read_small(path, _LARGEST)
+    try:
+        if path.lower().endswith((".yaml", ".yml")):
+            import yaml
+
+            content = yaml.safe_load(data)
+        else:
+            content = tomllib.loads(data.decode("utf-8"))
+    except ModuleNotFoundError:
+        raise UsageError("is YAML, which needs PyYAML; run `pip install pyyaml`", path) from None
+    except (ValueError, RecursionError) as fault:
+        raise InputError(f"cannot be parsed: {printable(fault, 200)}", path) from fault
+    except _yaml_error() as fault:
+        raise InputError(f"cannot be parsed: {printable(fault, 200)}", path) from fault
+    if not isinstance(content, dict):
+        raise InputError("is not a manifest: it has no tables", path)
+    return content
+
+
+def _yaml_error() -> type[BaseException]:
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        return ValueError
+    error: type[BaseException] = yaml.YAMLError
+    return error
+
+
+def _combinations(
+    row: Mapping[str, Any], folder: str, path: str, number: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the values of each job that a row means, its variables filled in."""
+    lists = {k: v for k, v in row.items() if isinstance(v, list) and _spelled(k) not in _LISTS}
+    if empty := [key for key, values in lists.items() if not values]:
+        raise UsageError(f"job {number}: {listed(empty)} is an empty list", path)
+    known = _known(row)
+    for choice in itertools.product(*lists.values()):
+        values = {**row, **dict(zip(lists, choice, strict=True))}
+        variables = {k: v for k, v in values.items() if _spelled(k) not in known}
+        source = _filled(values.get("input", ""), variables, f"{path}: job {number}")
+        for file in _files(source, folder, f"{path}: job {number}"):
+            stem = os.path.splitext(os.path.basename(file))[0]
+            names = {**variables, "name": os.path.basename(file), "stem": stem}
+            where = f"{path}: job {number}"
+            made = {k: _filled(v, names, where) for k, v in values.items() if k not in variables}
+            if "input" in values:
+                made["input"] = file
+            unused = [k for k in variables if not _is_used(k, values)]
+            if unused:
+                near = nearest(_spelled(unused[0]), known)
+                hint = f"; did you mean {near[0].strip('_')}?" if near else ""
+                raise UsageError(f"{listed(unused)} is no option, and not used as a variable{hint}",
+                                 where)  # fmt: skip
+            yield made
+
+
+def _is_used(name: str, values: Mapping[str, Any]) -> bool:
+    return any(f"{{{name}}}" in str(value) for key, value in values.items() if key != name)
+
+
+def _files(source: Any, folder: str, where: str) -> Iterable[str]:
+    """Return the files that a pattern means; anything else is as it is."""
+    if not isinstance(source, str) or is_url(source) or not glob.has_magic(source):
+        return [source]
+    found = sorted(glob.glob(source, root_dir=folder))
+    found = [name for name in found if not name.endswith(".porter.json")]
+    if not found:
+        raise UsageError(f"no file fits the pattern {printable(source)}", where)
+    return found
+
+
+def _filled(value: Any, variables: Mapping[str, Any], where: str) -> Any:
+    """Return a value with the variables in braces filled in."""
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[1] not in variables:
+            known = f"; there are {listed(sorted(variables))}" if variables else ""
+            raise UsageError(f"{{{match[1]}}} is not a variable{known}", where)
+        return str(variables[match[1]])
+
+    return _HOLE.sub(replaced, value)
+
+
+def _spelled(key: str) -> str:
+    return _SPELLED.get(key, key.replace("-", "_"))
+
+
+def _known(row: Mapping[str, Any]) -> set[str]:
+    """Return the parameters of what a row calls."""
+    if "left" in row or "right" in row:
+        return {*signature(verify).parameters, *keys_of(RunOptions), *_OURS} - _NEVER
+    return {*signature(convert).parameters, *keys_of(WriteKeywords), *_OURS} - _NEVER
+
+
+def _job(values: Mapping[str, Any], folder: str, where: str) -> Job:
+    command = "verify" if "left" in values or "right" in values else "convert"
+    arguments = {_spelled(key): value for key, value in values.items() if key not in _OURS}
+    preset = values.get("preset")
+    if command == "verify" and preset is not None:
+        arguments["preset"], preset = preset, None
+    needed = ("source", "output") if command == "convert" else ("architecture", "left", "right")
+    if missing := [key for key in needed if not isinstance(arguments.get(key), str)]:
+        spelled = {value: key for key, value in _SPELLED.items()}
+        raise UsageError(f"needs {listed([spelled.get(k, k) for k in missing])}", where)
+    for key in ("source", "output", "left", "right", "images", "inputs", "like"):
+        value = arguments.get(key)
+        if isinstance(value, str) and not is_url(value):
+            arguments[key] = os.path.normpath(os.path.join(folder, value))
+    _check(arguments, command, preset, where)
+    name = values.get("name") or os.path.basename(arguments.get("output") or arguments["right"])
+    return Job(_safe(str(name)), command, arguments, preset)
+
+
+def _check(arguments: Mapping[str, Any], command: str, preset: Any, where: str) -> None:
+    """Raise `UsageError` for what can be seen to be wrong before any checkpoint is read."""
+    architecture = arguments.get("architecture")
+    if architecture is not None and not custom_table.is_table(architecture):
+        variant = find(architecture)
+        for key in ("from_", "to"):
+            if arguments.get(key) is not None:
+                parse(arguments[key], variant.table)
+    if preset is not None and (architecture is None or not arguments.get("verify", True)):
+        raise UsageError("preset needs arch, and a proof", where)
+    for key in ("source", "left", "right"):
+        path = arguments.get(key)
+        if path is not None and not is_url(path) and not os.path.exists(path):
+            raise UsageError(f"{printable(path)}: no such file", where)
+    output = arguments.get("output")
+    if output is not None and not is_url(output) and os.path.isdir(output):
+        raise UsageError(f"{printable(output)} is a folder", where)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.+=@-]", "_", name).lstrip(".")[:100] or "job"
+
+
+def _named_apart(jobs: Iterable[Job]) -> list[Job]:
+    """Return the jobs, those of one name numbered."""
+    seen: dict[str, int] = {}
+    apart = []
+    for job in jobs:
+        count = seen[job.name] = seen.get(job.name, 0) + 1
+        name = job.name if count == 1 else f"{job.name}-{count}"
+        apart.append(Job(name, job.command, job.arguments, job.preset))
+    return apart
+
+
+def _check_apart(jobs: Iterable[Job], path: str) -> None:
+    """Raise `UsageError` when a job writes what another one reads or writes."""
+    writers: dict[str, str] = {}
+    listed_jobs = list(jobs)
+    for job in listed_jobs:
+        if job.output:
+            if job.output in writers:
+                raise UsageError(f"{writers[job.output]} and {job.name} write one file", path)
+            writers[job.output] = job.name
+    for job in listed_jobs:
+        for source in job.sources:
+            if source in writers:
+                raise UsageError(
+                    f"{job.name} reads what {writers[source]} writes: put it into a manifest of"
+                    " its own, which runs after this one", path,
+                )  # fmt: skip
