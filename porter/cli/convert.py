@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns, say
 from porter.cli.output import (
     command_line,
@@ -24,6 +23,7 @@ from porter.cli.output import (
     say_json,
     say_verdict,
 )
+from porter.cli.shared import complete
 from porter.cli.shared.onnx_options import onnx_options, taken
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns, say
 from porter.cli.output import json_option, progress, say_json
+from porter.cli.shared import complete
 
 
 @click.command("diff")

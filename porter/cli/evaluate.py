@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns, say
 from porter.cli.output import (
     command_line,
@@ -18,6 +17,7 @@ from porter.cli.output import (
     quiet_option,
     say_json,
 )
+from porter.cli.shared import complete
 
 if TYPE_CHECKING:
     from porter.verification.accuracy.measure import Evaluation

@@ -6,9 +6,9 @@ import dataclasses
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import say, wrapped
 from porter.cli.output import force_option, json_option, progress, quiet_option, say_json, sized
+from porter.cli.shared import complete
 
 
 @click.command("export-templates")

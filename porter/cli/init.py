@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import say
 from porter.cli.output import force_option, progress, quiet_option, record_option, sized
+from porter.cli.shared import complete
 
 
 @click.command("init")

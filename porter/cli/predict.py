@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns, say
 from porter.cli.output import json_option, python_option, say_json
+from porter.cli.shared import complete
 from porter.cli.shared.onnx_options import preprocessing_options
 
 if TYPE_CHECKING:

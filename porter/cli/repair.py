@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns
 from porter.cli.output import (
     digest_option,
@@ -19,6 +18,7 @@ from porter.cli.output import (
     say_json,
     sized,
 )
+from porter.cli.shared import complete
 
 if TYPE_CHECKING:
     from porter.commands.repair import Repair

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns, listing, say
 from porter.cli.output import json_option, say_json, sizes_of
+from porter.cli.shared import complete
 from porter.planning.endpoint import purposes, spellings
 
 if TYPE_CHECKING:

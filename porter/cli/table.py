@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import columns, say
 from porter.cli.output import (
     Group,
@@ -20,6 +19,7 @@ from porter.cli.output import (
     python_option,
     say_json,
 )
+from porter.cli.shared import complete
 
 if TYPE_CHECKING:
     from porter.infer.propose import Inferred

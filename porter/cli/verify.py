@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli import complete
 from porter.cli.layout import say
 from porter.cli.output import (
     command_line,
@@ -22,6 +21,7 @@ from porter.cli.output import (
     say_json,
     say_verdict,
 )
+from porter.cli.shared import complete
 
 if TYPE_CHECKING:
     from porter.mapping.table import Table
