@@ -129,7 +129,7 @@ def _combinations(
             if unused:
                 near = nearest(_spelled(unused[0]), known)
                 hint = f"; did you mean {near[0].strip('_')}?" if near else ""
-                raise UsageError(f"{listed(unused)} is no option, and not used as a variable{hint}",
+                raise UsageError(f"{listed(unused)} is not an option, and not used as a variable{hint}",
                                  where)  # fmt: skip
             yield made
 
@@ -240,6 +240,6 @@ def _check_apart(jobs: Iterable[Job], path: str) -> None:
         for source in job.sources:
             if source in writers:
                 raise UsageError(
-                    f"{job.name} reads what {writers[source]} writes: put it into a manifest of"
-                    " its own, which runs after this one", path,
+                    f"{job.name} reads what {writers[source]} writes: put it into another manifest,"
+                    " which runs after this one", path,
                 )  # fmt: skip

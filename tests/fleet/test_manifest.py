@@ -121,7 +121,7 @@ def test_jobs_of_one_name_are_numbered(folder: Path) -> None:
         (('"torch"', '"torsh"'), UsageError, "torsh"),
         (("a.pth", "none.pth"), UsageError, "no such file"),
         (("a.pth", "*.bin"), UsageError, "no file fits the pattern"),
-        (("verify", "verfy"), UsageError, "verfy is no option.*did you mean verify"),
+        (("verify", "verfy"), UsageError, "verfy is not an option.*did you mean verify"),
         (('"a.pth"', "[]"), UsageError, "empty list"),
         (("out/deit", "{nothing}"), UsageError, "{nothing} is not a variable"),
         (("input", "inputs"), UsageError, "needs input"),
