@@ -129,8 +129,8 @@ def _combinations(
             if unused:
                 near = nearest(_spelled(unused[0]), known)
                 hint = f"; did you mean {near[0].strip('_')}?" if near else ""
-                raise UsageError(f"{listed(unused)} is not an option, and not used as a variable{hint}",
-                                 where)  # fmt: skip
+                what = f"{listed(unused)} is not an option, and not used as a variable{hint}"
+                raise UsageError(what, where)
             yield made
 
 
