@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -115,15 +116,31 @@ def _models(
         if isinstance(sides[0], Live):
             sides[0].rounded = rounding(*sides)
         path, case = write_arguments(folder, _same_inputs(sides, inputs), single_call=True)
-        for side in sides:
-            side.compute(path, [EXACT, SINGLE] if exact else [SINGLE], case)
+        note = _computed(sides, path, case, exact)
         one, two = sides
-        if plans is not None and isinstance(one, Live) and isinstance(two, Live):
-            one.planned(plans.left)
-            two.planned(plans.right)
-        name = one.architecture or type(left).__name__
-        variant = plans.architecture if plans is not None else without_table(name)
-        return _judged(Pair(variant, one, two, folder, SINGLE, case, Steps()), diagnose)
+        known = plans or without_table(one.architecture or type(left).__name__)
+        for side, places in ((one, known.left), (two, known.right)):
+            if isinstance(side, Live):
+                side.planned(places, compared=plans is not None)
+        pair = Pair(known.architecture, one, two, folder, SINGLE, case, Steps())
+        return _judged(pair, diagnose, (note,) if note else ())
+
+
+def _computed(sides: Sequence[Live | Recorded], path: Path, case: str, exact: bool) -> str:
+    """Run both sides, in float64 as well if both can; return a note where one cannot."""
+    note = ""
+    if exact:
+        try:
+            for side in sides:
+                side.compute(path, [EXACT, SINGLE], case)
+            return ""
+        except (RuntimeError, TypeError, ValueError) as error:
+            # A constant that a model keeps in float32 does not fit its float64 weights.
+            reason = printable(str(error).strip().partition("\n")[0], 120)
+            note = f"float32 runs are compared: a side does not run in float64 ({reason})"
+    for side in sides:
+        side.compute(path, [SINGLE], case)
+    return note
 
 
 def _same_inputs(sides: list[Live | Recorded], inputs: Inputs | None) -> dict[str, Array]:
@@ -145,13 +162,13 @@ def _trace(path: str | os.PathLike[str]) -> Trace:
     return trace
 
 
-def _judged(pair: Pair, diagnose: bool) -> Verdict:
+def _judged(pair: Pair, diagnose: bool, notes: tuple[str, ...]) -> Verdict:
     """Judge what both sides computed, compare what else they show, and look for the fault."""
-    left, right, notes = _references(pair.left.trace, _aligned(pair.left.trace, pair.right.trace))
+    left, right, more = _references(pair.left.trace, _aligned(pair.left.trace, pair.right.trace))
     pair.left.trace, pair.right.trace = left, right
     verdict = Verdict(
         pair.architecture.name, NOT_MADE, "", left.report, right.report, 0, 0, cases=left.cases,
-        checks=judge(left, right, SINGLE), notes=notes,
+        checks=judge(left, right, SINGLE), notes=(*notes, *more),
     )  # fmt: skip
     verdict = with_run_notes(verdict, pair)
     options = {"per_layer": False, "grad": False, "train_step": False}

@@ -48,10 +48,11 @@ class Live(Model):
         self.worker: Any = _Inline(session)
         self.folder = folder
 
-    def planned(self, plan: Plan) -> None:
-        """Give the weights their places in a table: they can then be compared."""
+    def planned(self, plan: Plan, *, compared: bool) -> None:
+        """Give the weights their places in a table; they are `compared` if it names them."""
         self._prepared = Prepared(self.report, plan.architecture, plan, self.state, {})
-        self.can |= Can.WEIGHTS
+        if compared:
+            self.can |= Can.WEIGHTS
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from porter.mapping.reader import load
-from porter.mapping.table import Table
+from porter.mapping.reader import load, parse
+from porter.mapping.table import CANONICAL
 from porter.planning import custom_table
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import best_dialect
@@ -56,7 +56,9 @@ def planned(table: str | os.PathLike[str], left: Named, right: Named) -> Planned
     )
 
 
-def without_table(name: str) -> Architecture:
-    """Return what is known of a model of which only the outputs are compared."""
-    empty = Table("", (), {}, {}, "", "", name)
-    return replace(custom_table.custom_architecture(empty), name=name)
+def without_table(name: str) -> Planned:
+    """Return the places of models of which only the outputs are compared: no tensor has one."""
+    table = parse('family = "unknown"\n', name)
+    architecture = replace(custom_table.custom_architecture(table, {}), name=name)
+    nothing = plan(architecture, {}, CANONICAL, CANONICAL)
+    return Planned(architecture, nothing, nothing)

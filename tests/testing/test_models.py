@@ -17,7 +17,7 @@ from porter.testing.recording import named
 from porter.verification import trace
 from tests.testing.models import IDS, SCALE
 
-SCENARIOS = ("same", "outputs", "transposed", "eps", "half", "both-half", "trace")
+SCENARIOS = ("same", "outputs", "transposed", "eps", "half", "both-half", "trace", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**found, "folder": folder}
 
 
-@pytest.mark.parametrize("scenario", ["same", "outputs", "half", "both-half", "trace"])
+@pytest.mark.parametrize("scenario", ["same", "outputs", "half", "both-half", "trace", "float32"])
 def test_models_that_compute_the_same_pass(results: dict[str, Any], scenario: str) -> None:
     """Token ids and several arguments in, a dictionary or a tuple out; halves are recognised."""
     assert results[scenario]["status"] == "passed", results[scenario]
     assert results[scenario]["outputs"] == ["logits@scores", "logits@states"]
     assert results[scenario]["tensors"] == (0 if scenario in ("outputs", "trace") else 11)
+
+
+def test_a_model_that_does_not_run_in_float64_is_compared_in_float32(
+    results: dict[str, Any],
+) -> None:
+    """A note says so, with the framework's reason."""
+    (note,) = [note for note in results["float32"]["notes"] if "does not run" in note]
+    assert note.startswith("float32 runs are compared: a side does not run in float64 (")
 
 
 def test_a_fault_is_named_by_its_tensor_or_setting(results: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ record(model, folder + "/good.safetensors", architecture=variant.name, image_siz
 model.blocks[4].norm2.eps = 1e-5
 record(model, folder + "/eps.safetensors", architecture=variant.name, image_size=32,
        inputs=noise([3], [2], 32))
+model.blocks[4].norm2.eps = 1e-6
+record(model.half(), folder + "/half.safetensors", architecture=variant.name, image_size=32,
+       inputs=noise([3], [2], 32))
 """
 
 TESTS = """
@@ -52,6 +55,10 @@ def source():
 def test_good():
     assert assert_equivalent("vit-tiny-p16-224", source(), FOLDER + "/good.safetensors").passed
 
+def test_half():
+    verdict = assert_equivalent("vit-tiny-p16-224", source(), FOLDER + "/half.safetensors")
+    assert any("rounded to float16" in note for note in verdict.notes)
+
 def test_eps():
     with pytest.raises(NotEquivalent, match="blocks.4.norm2 has eps 1e-05, not 1e-06"):
         assert_equivalent("vit-tiny-p16-224", source(), FOLDER + "/eps.safetensors")
@@ -67,10 +74,10 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_assert_equivalent_and_the_report_option(traces: Path, pytester: pytest.Pytester) -> None:
-    """A good trace passes, a wrong eps is named in the exception, both are reported."""
+    """A good trace passes, one in halves too, a wrong eps is named; all are reported."""
     pytester.makepyfile(TESTS.format(folder=os.fspath(traces)))
     result = pytester.runpytest_subprocess("--porter-report=out.json", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
     good = json.loads((pytester.path / "out.test_good.json").read_text())
     wrong = json.loads((pytester.path / "out.test_eps.json").read_text())
     assert good["status"] == "passed"
