@@ -137,7 +137,7 @@ def unwrap(
     leaves: dict[str, Leaf] = {}
     _flatten(chosen, "", leaf, leaves, _joined((*path, "")))
     if not leaves:
-        raise InputError(_without(tree))
+        raise InputError(_left_to_training(chosen, path) or _without(tree))
     _check_names(leaves)
     prefix = common_prefix(leaves) if strip else ""
     before = f"{_joined(path)}." if path and key is None and not strip else ""
@@ -162,6 +162,18 @@ def _without(tree: object) -> str:
                 " where that class is and save its state_dict()"
             )
     return "has no tensors under names"
+
+
+def _left_to_training(chosen: _Node, path: _Path) -> str:
+    """Return what to say where all tensors are under keys of what belongs to the training."""
+    keys = [key for key in chosen.inner if key in TRAINING]
+    below = [(*path, *more) for more, node in _walk(chosen) if more and node.direct]
+    if not keys:
+        return ""
+    return (
+        f"has tensors only under {listed(map(str, keys), 4)}, which belongs to the training; if"
+        f" the model's are there, give one of --key {listed(map(_joined, below), 4)}"
+    )
 
 
 def _is_module(state: object) -> bool:

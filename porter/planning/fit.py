@@ -122,9 +122,11 @@ def _with_hint(
     if not architecture.module:
         return error  # a custom table: there is nothing else to fit
     shapes = shapes_of(state)
-    for match in [*recognise(shapes, [architecture]), *recognise(shapes)]:
-        if not match.exact:
-            continue
+    matches = [*recognise(shapes, [architecture]), *recognise(shapes)]
+    exact = [match for match in matches if match.exact]
+    if any((m.architecture, m.dialect) == (architecture, dialect) for m in exact):
+        return error  # It fits as a backbone, and the error says what it lacks.
+    for match in exact:
         spelling = spelled(match.architecture.table.dialect(match.dialect))
         return MappingError(
             f"{error.message}; it fits {match.architecture.name} as {spelling}",

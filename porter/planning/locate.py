@@ -36,6 +36,8 @@ class Located(NamedTuple):
     """Wrapper words that were removed from names."""
     original: Mapping[str, str] = MappingProxyType({})
     """The name in the file of each tensor whose name was changed."""
+    heads: tuple[str, ...] = ()
+    """Names of a classifier that is outside of the prefix."""
 
     def matching(self, patterns: Sequence[str], path: str | None = None) -> list[str]:
         """Return the tensors that patterns (`decoder*`), names or modules name.
@@ -64,6 +66,8 @@ class Located(NamedTuple):
         if self.prefix:
             left = f"; left out: {listed(fold(self.left_out), 6)}" if self.left_out else ""
             notes.append(f"prefix {printable(self.prefix)!r}{left}")
+        if self.heads:
+            notes.append(f"the classifier is outside of the prefix: {listed(self.heads)}")
         return tuple(notes)
 
 
@@ -132,6 +136,8 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
     below = {n[len(chosen) :]: old for n, old in renamed.items() if n.startswith(chosen)}
     wrapped = _leading_word(below, candidates) if words else ""
     below = {n: old for n, old in below.items() if old.startswith(wrapped)}
+    heads = {} if prefix is not None or not chosen else _heads_beside(renamed, below, candidates)
+    below.update(heads)
     kept = set(below.values())
     left_out = tuple(name for name in state if name not in kept)
     if list(below) == list(state):
@@ -139,7 +145,7 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
     origin = state.origin and _moved(state.origin, chosen, left_out)
     return Located(
         StateDict({name: state[old] for name, old in below.items()}, origin),
-        chosen, left_out, words, dict(below),
+        chosen, left_out, words, dict(below), tuple(heads.values()),
     )  # fmt: skip
 
 
@@ -202,6 +208,20 @@ def below(state: StateDict, prefix: str) -> StateDict:
     left_out = [name for name in state if name not in kept]
     origin = state.origin and _moved(state.origin, chosen, left_out)
     return StateDict({name: state[old] for name, old in names.items()}, origin)
+
+
+def _heads_beside(
+    names: Mapping[str, str], below: Mapping[str, str], candidates: Sequence[Wanted]
+) -> dict[str, str]:
+    """Return the classifier that is next to a backbone below a prefix, under its usual names.
+
+    `{"backbone.blocks.0…": …, "head.weight": …}`, as training on top of a backbone saves it.
+    """
+    for one in candidates:
+        if one.body <= set(below):
+            found = {name: old for name, old in names.items() if name in one.head}
+            return found if one.head and found.keys() == one.head - set(below) else {}
+    return {}
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def test_only_dictionary_with_tensors_is_taken() -> None:
 def test_training_state_is_never_taken() -> None:
     """What belongs to the training is no state dict, even alone."""
     for key in TRAINING:
-        with pytest.raises(InputError, match="has no tensors"):
+        with pytest.raises(InputError, match=r"has tensors only under|has no tensors"):
             find({key: SD})
         assert names({key: SD}, key) == list(SD)
 
@@ -416,3 +416,11 @@ def test_total_is_bounded_to_the_byte() -> None:
         unwrapping.check_total({"a": tensor}, 99)
     with pytest.raises(InputError, match="67115265 bytes of tensors out of a file of 100"):
         unwrapping.check_total({"a": tensor, "b": LazyTensor.of(np.zeros(1, np.uint8))}, 100)
+
+
+def test_tensors_of_the_training_only_are_named_with_their_keys() -> None:
+    """A model that is kept in `trainer` is not taken, and the way to it is told."""
+    tree = {"trainer": {"model": {"net": {"w": T()}}}, "step": 4}
+    with pytest.raises(InputError, match=r"only under trainer, .* --key trainer\.model\.net"):
+        find(tree)
+    assert names(tree, "trainer.model.net") == ["w"]

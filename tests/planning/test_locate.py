@@ -136,3 +136,22 @@ def test_words_stay_where_names_would_become_one() -> None:
     assert without_words(["a.module.b", "a.b"]) == ({"a.module.b": "a.module.b", "a.b": "a.b"}, ())
     assert without_words(["module.b"], ["x.module.y"])[1] == ()
     assert likely_prefixes(f"a.b.{i}" for i in range(9)) == ["a.", "a.b."]
+
+
+def test_a_classifier_next_to_the_backbone_is_taken() -> None:
+    """`backbone.` holds all but the head, which has its usual names: both are one model."""
+    state = renamed(lambda name: name if name.startswith("head.") else f"backbone.{name}")
+    fitted = fit(DEIT, state, None, "paddle")
+    assert set(fitted.state) == set(STATE)
+    assert fitted.plan.num_classes == 10
+    assert "the classifier is outside of the prefix: head.weight, head.bias" in fitted.notes
+    chosen = fit(DEIT, state, "torch", "paddle", prefix="backbone", num_classes=0)
+    assert not any(name.startswith("head.") for name in chosen.state)
+
+
+def test_a_backbone_is_not_said_to_fit_what_it_lacks_a_head_for() -> None:
+    """The error names the missing classifier, and not the variant that was asked for."""
+    with pytest.raises(MappingError) as error:
+        fit(DEIT, HEADLESS, "torch", "paddle")
+    assert "the classifier is missing" in error.value.message
+    assert "it fits" not in error.value.message
