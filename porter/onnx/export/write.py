@@ -22,6 +22,7 @@ from porter.errors import PorterError, UsageError, listed, printable
 from porter.mapping.constants import constants
 from porter.onnx.export import metadata as notes
 from porter.onnx.export import model, opsets, transform
+from porter.onnx.export.fold_shapes import folded
 from porter.onnx.export.template import OPSET, Template, template
 from porter.onnx.graph.fingerprint import fingerprint
 from porter.onnx.graph.parse import parse
@@ -211,6 +212,10 @@ def _sheet(
 ) -> tuple[model.Sheet, tuple[str, ...]]:
     """Return the graph as it will be in the file, and the weights that it has transposed."""
     graph, swapped = transform.transposed(made.model.graph)
+    if options.batch is not None and options.batch < 1:
+        raise UsageError(f"a batch of {options.batch} images")
+    if options.batch is not None:
+        graph = folded(graph, {"classes": num_classes, "batch": options.batch})
     if options.io_dtype not in (None, "fp32", "fp16"):
         raise UsageError(f"--io-dtype is fp32 or fp16, not {options.io_dtype}")
     if code == FLOAT16:
@@ -218,8 +223,6 @@ def _sheet(
     elif options.io_dtype == "fp16":
         raise UsageError("--io-dtype fp16 needs an fp16 model: pass --dtype fp16 as well")
     graph = opsets.written_in(graph, options.opset, code)
-    if options.batch is not None and options.batch < 1:
-        raise UsageError(f"a batch of {options.batch} images")
     if options.with_preprocessing:
         graph = transform.from_pixels(graph, how)
     if options.with_softmax:
