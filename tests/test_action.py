@@ -97,6 +97,9 @@ def test_inputs_reach_the_shell_through_the_environment_alone() -> None:
     for step in STEPS:
         names = set(re.findall(r"\$\{?([A-Z]+)\b(?!_)", step.get("run", "")))
         assert names <= {*step.get("env", {}), "GITHUB"}
+        given = re.findall(r"\$\{\{ *([\w.-]+) *\}\}", yaml.safe_dump(step.get("env", {})))
+        events = {"github.event.pull_request.number", "github.repository"}
+        assert all(name in events or name.startswith("inputs.") for name in given)
 
 
 def test_what_is_uploaded_is_uploaded_after_a_failure_too() -> None:
@@ -105,7 +108,8 @@ def test_what_is_uploaded_is_uploaded_after_a_failure_too() -> None:
     upload = STEPS[names.index("Upload")]
     assert names.index("Upload") > names.index("Verify")
     assert upload["if"].startswith("${{ always() && ")
-    assert upload["with"]["path"] == "${{ inputs.report }}.*"
+    assert upload["with"]["path"].strip() == "${{ inputs.report }}.*"
+    assert "strategy.job-index" in upload["with"]["name"]
 
 
 def test_the_default_package_is_the_action_itself(tmp_path: Path) -> None:
@@ -119,7 +123,11 @@ def test_the_default_package_is_the_action_itself(tmp_path: Path) -> None:
         ("porter-weights[torch]==1", "porter-weights[torch]==1"),
     ):
         assert Runner(tmp_path, package=package).run("Install", path).returncode == 0
-        assert (tmp_path / "args").read_text().splitlines()[-1] == expected
+        said = (tmp_path / "args").read_text().splitlines()
+        assert said[-1] == expected
+        assert said[-3:-1] == ["--extra-index-url", ACTION["inputs"]["index"]["default"]]
+    assert Runner(tmp_path, index="").run("Install", path).returncode == 0
+    assert "--extra-index-url" not in (tmp_path / "args").read_text()
 
 
 @pytest.mark.parametrize(
@@ -149,6 +157,38 @@ def test_what_is_refused_fails_the_step_and_says_so(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert runner.status == "status=refused"
     assert "code 2" in runner.summary.read_text()
+
+
+def test_a_manifest_is_run_in_place_of_one_proof(files: Path, tmp_path: Path) -> None:
+    """The step shows the table of all jobs, and fails if one of them does."""
+    rows = "".join(
+        f'[[jobs]]\nleft = "{files}/source.pth"\nright = "{files}/{right}.pdparams"\n'
+        for right in ("good", "wrong")
+    )
+    text = f'[defaults]\narch = "{VIT.name}"\nbatch-sizes = [1]\n{rows}'
+    (tmp_path / "jobs.toml").write_text(text)
+    runner = Runner(tmp_path, manifest="jobs.toml", options="--workers 1")
+    done = runner.run("Verify", with_porter())
+    assert done.returncode == 1, done.stderr
+    assert runner.status == "status=failed"
+    assert runner.summary.read_text().startswith("## ❌ 2 jobs: 1 passed, 1 failed")
+    assert (tmp_path / "porter-report.jobs" / "good.pdparams.html").exists()
+
+
+def test_the_report_is_put_on_the_pull_request(tmp_path: Path) -> None:
+    """`gh` is given the number and the Markdown report; without a report it is not called."""
+    stub = tmp_path / "bin" / "gh"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > args\n')
+    stub.chmod(0o755)
+    path = f"{stub.parent}{os.pathsep}{os.environ['PATH']}"
+    step = next(step for step in STEPS if step.get("name") == "Comment")
+    assert "inputs.comment == 'true'" in step["if"]
+    assert Runner(tmp_path).run("Comment", path).returncode == 0
+    assert not (tmp_path / "args").exists()
+    (tmp_path / "porter-report.md").write_text("report")
+    assert Runner(tmp_path).run("Comment", path).returncode == 0
+    assert (tmp_path / "args").read_text().splitlines()[-2:] == ["--body-file", "porter-report.md"]
 
 
 def test_inputs_cannot_run_anything(tmp_path: Path) -> None:
