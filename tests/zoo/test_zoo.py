@@ -120,7 +120,10 @@ FAMILIES = {
     "slanet": ("slanet slanet-plus", PADDLEOCR),
     "slanext": ("slanext-wired slanext-wireless", PADDLEOCR),
     "uvdoc": ("uvdoc", PADDLEOCR),
-    "pp-formulanet": ("pp-formulanet-l pp-formulanet-plus-l", PADDLEOCR),
+    "pp-formulanet": (
+        "pp-formulanet-l pp-formulanet-plus-l pp-formulanet-l-shallow pp-formulanet-plus-l-shallow",
+        PADDLEOCR,
+    ),
 }
 """{family: (variants, what `--from` and `--to` take)}"""
 
