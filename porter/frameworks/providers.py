@@ -98,6 +98,8 @@ def paddlex(name: str, **options: Any) -> Any:
     """Return PaddleX's Paddle class of a model, such as `PP-OCRv5_server_det`, or of a config.json.
 
     It takes pictures and returns what transformers' class returns: without the postprocessing.
+    With `slope=exact` the hard sigmoid is PyTorch's, of slope 1/6 instead of 0.1666667. Other
+    options replace values of the configuration.
     """
     from porter.zoo.architectures import find
     from porter.zoo.published import published_config
@@ -112,10 +114,20 @@ def paddlex(name: str, **options: Any) -> Any:
         raise InputError("is not a model of PaddleX that porter knows", name)
     place, _, attribute = _PADDLEX[kind].partition(":")
     _package("paddlex")
+    if options.pop("slope", "") == "exact":
+        _exact_slope()
     model_class = getattr(importlib.import_module(f"paddlex.inference.models.{place}"), attribute)
     model = model_class(model_class.config_class(**{**config, **options}))
     model.forward = partial(_RAW.get(kind, _pictures), model, model.forward)
     return model
+
+
+def _exact_slope() -> None:
+    """Let this process compute the hard sigmoid as PyTorch does."""
+    import paddle.nn.functional
+
+    paddles = paddle.nn.functional.hardsigmoid
+    paddle.nn.functional.hardsigmoid = partial(paddles, slope=1 / 6)
 
 
 def _pictures(model: Any, forward: Any, x: Any) -> Any:

@@ -159,7 +159,8 @@ def _checks(left: Mapping[str, _Outputs], right: Mapping[str, _Outputs]) -> Iter
                 source = None
                 if precision == SINGLE and EXACT in left:
                     source = compare(left[SINGLE][case].get(key), own)
-                yield _check(case, key, precision, source, compare(found, own))
+                limit = LIMIT if EXACT in left else 2 * LIMIT  # Both sides have rounded.
+                yield _check(case, key, precision, source, compare(found, own), limit)
 
 
 def _paired(
@@ -177,9 +178,11 @@ def _paired(
     yield from zip(names, ones, others, strict=True)
 
 
-def _check(case: str, key: str, precision: str, source: Figures | None, found: Figures) -> Check:
+def _check(
+    case: str, key: str, precision: str, source: Figures | None, found: Figures, least: float
+) -> Check:
     own = source.error if source is not None and source.error == source.error else 0.0
-    limit = max(tolerance.limit(SINGLE, own), LIMIT)
+    limit = max(tolerance.limit(SINGLE, own), least)
     problem = found.problem
     if not problem and not found.error <= limit:
         problem = f"error {found.error:.1e} is over the limit {limit:.1e}"
