@@ -17,11 +17,13 @@ from porter.frameworks.fill import fill
 from porter.frameworks.models import build
 from porter.mapping.table import Behaviour
 from porter.planning.behaviour import behaviour_of, crossed, settings, short
-from porter.tensors.state_dict import Origin
+from porter.planning.fit import fit
+from porter.tensors.state_dict import Origin, StateDict
 from porter.verification.compare import compare
 from porter.verification.inputs import noise
 from porter.zoo.architectures import all_variants, families, find
 from porter.zoo.seeded import seeded
+from tests.golden.cases import Case
 
 MEASURED = [
     ("swin-tiny-w7-224", "paddleclas"), ("deit3-small-224", "mmpretrain"),
@@ -92,6 +94,36 @@ def test_the_size_of_a_difference_is_what_seeded_weights_show(variant: str, dial
             outputs.append(model(torch.from_numpy(image).double()).numpy())
     error = compare(outputs[1], outputs[0]).error
     assert max(row.size for row in rows) / 3 < error < 3 * max(row.size for row in rows), error
+
+
+PUBLISHED = [
+    ("swin-tiny-w7-224.paddleclas", "paddleclas", 4.35e-2),
+    ("deit-tiny-distilled-224.timm", "hf-class", 3.3),
+    ("vit-small-r26-s32-224.timm", "google", 2.7e-4), ("vit-tiny-p16-224.timm", "hf", 2.0e-6),
+    ("pvt-tiny.hf", "hf", 1.1e-5), ("pvtv2-b0.hf", "hf", 2.0e-5), ("pvtv2-b2-li.hf", "hf", 3.6e-4),
+]  # fmt: skip
+"""Golden case, dialect, and the difference that was measured between the authors' own codes."""
+
+
+@pytest.mark.parametrize(("name", "dialect", "size"), PUBLISHED)
+def test_a_behaviour_is_as_far_as_the_code_of_its_authors(
+    name: str, dialect: str, size: float
+) -> None:
+    """On a golden case's weights the difference is the one between the two implementations."""
+    import torch
+
+    case = Case(name)
+    variant = find(case.variant)
+    state = StateDict.of({n: np.ascontiguousarray(a) for n, a in case.weights().items()})
+    plan = fit(variant, state, None, "torch").plan
+    outputs = []
+    for given in ({}, settings(behaviour_of(variant, dialect))):
+        model = build(variant, "torch", **given)
+        fill(model, plan.apply(state), "torch")
+        model.eval().double()
+        with torch.no_grad():
+            outputs.append(model(torch.from_numpy(case.image()[:1]).double()).numpy())
+    assert compare(outputs[1], outputs[0]).error == pytest.approx(size, rel=0.5)
 
 
 @pytest.mark.parametrize("variant", ["swin-tiny-w7-224", "vit-small-r26-s32-224", "deit3-small-224",
