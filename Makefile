@@ -72,7 +72,7 @@ old:
 	$(PYTHON) -m venv .venv-old
 	rm -rf build
 	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
-	.venv-old/bin/python -P -m pytest -p no:cacheprovider tests/old
+	.venv-old/bin/python -P -m pytest -p no:cacheprovider tests/old/test_old_paddle.py tests/old/test_old_onnxruntime.py
 
 COVERING := tests/codecs tests/storage tests/tensors tests/commands/test_repack.py tests/commands/test_inspect.py
 

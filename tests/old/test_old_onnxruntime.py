@@ -16,16 +16,11 @@ from porter import codecs
 from porter.onnx.export.opsets import OPSETS
 from porter.tensors.state_dict import StateDict
 from tests.golden.cases import Case
+from tests.old.golden import CASES, LIMIT
 
 NEWEST = {"1.15": 18, "1.16": 19, "1.17": 20, "1.18": 21, "1.19": 21}
 """{version: the newest operator set that it runs}; 1.15 has no Shape of opset 19."""
 VERSION = ".".join(ort.__version__.split(".")[:2])
-CASES = [
-    "pvtv2-b0.official", "cait-xxs24-224.official", "swin-tiny-w7-224.official",
-    "dynamic-dwnet-tiny.official", "deit-tiny-distilled-224.timm",
-]  # fmt: skip
-LIMIT = 1e-4
-"""Normalised error of the logits, as in the newest version; the largest measured is 4e-6."""
 
 
 @pytest.mark.parametrize("name", CASES)
