@@ -37,7 +37,7 @@ def quantize(path: str, output: str, calibration: str = "") -> dict[str, Any]:
     quantization.quantize_static(
         path, output, _Batches(_input(path), arrays),
         quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=list(_STATIC),
-        activation_type=quantization.QuantType.QInt8,
+        activation_type=quantization.QuantType.QUInt8,  # Signed ones do not load from opset 21 on.
         extra_options={"MatMulConstBOnly": True}, **common,
     )  # fmt: skip
     return {}
