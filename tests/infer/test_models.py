@@ -97,6 +97,13 @@ def test_a_conversion_is_proven_by_both_models(
     verdict = verify_models(table, weights, wrong, **MODELS, inputs=inputs)
     assert verdict.failed
     assert {t.name for t in verdict.tensors if t.problem} == {one, two}
+    assert {f"{t.name} {t.problem}" for t in verdict.tensors if t.problem} == {
+        f"{one} has the values of {two}", f"{two} has the values of {one}",
+    }  # fmt: skip
+    assert "swap the two rows of the mapping" in {f.remedy for f in verdict.findings}
+    assert verdict.date
+    assert verdict.seconds > 0
+    assert verdict.left.digest != verdict.right.digest
 
 
 def test_a_wrong_row_is_refused_or_fails(

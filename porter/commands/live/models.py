@@ -28,8 +28,12 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification import live
 from porter.verification.checks import TensorCheck
+from porter.verification.diagnose.causes import of_tensors
+from porter.verification.diagnose.finding import folded
+from porter.verification.diagnose.tensors import compared
 from porter.verification.judge import concluded
 from porter.verification.sides.report import SideReport
+from porter.verification.stamp import Clock, digest
 from porter.verification.verdict import NOT_MADE, Verdict
 from porter.verification.weights import WeightProof
 
@@ -146,7 +150,8 @@ class Session:
             Verdict(
                 architecture=plan.architecture.name, status=NOT_MADE, reason="", left=reports[0],
                 right=reports[1], num_classes=0, image_size=0, cases=self.pair.cases,
-                checks=found.checks, tensors=tensors, story=found.story, findings=found.findings,
+                checks=found.checks, tensors=tensors, story=found.story,
+                findings=folded([*of_tensors(tensors), *found.findings]),
                 notes=tuple(notes), weights=weights,
             )
         )  # fmt: skip
@@ -169,6 +174,8 @@ def _report(model: live.LiveModel, side: Side) -> SideReport:
         format="" if origin is None else origin.format,
         weights=tuple(sorted({t.dtype.name for t in side.state.values() if t.dtype.is_float})),
         direct=side.is_file, device="cpu", versions=model.versions,
+        key="" if origin is None else origin.wrapper,
+        digest="" if origin is None else digest(origin.files),
     )  # fmt: skip
 
 
@@ -193,7 +200,7 @@ def verify_models(
     Raises `MappingError` where a file does not fit the table or its model, `UsageError` where the
     table names no models and none are given.
     """
-    loaded = load_table(Path(table))
+    loaded, clock = load_table(Path(table)), Clock()
     if progress is not None:
         progress("reading the checkpoints", 0, 0)
     states = [fetch.read(left, key=left_key), fetch.read(right, key=right_key)]
@@ -218,12 +225,13 @@ def verify_models(
             raise MappingError(f"does not fit {name}: {'; '.join(found[:8])}", right, found)
         if progress is not None:
             progress("running both models", 0, 0)
-        return session.verdict(
+        verdict = session.verdict(
             fitted.plan,
             Side(fitted.state, dialects[0], left_key, fitted.state is states[0]),
             Side(states[1], dialects[1], right_key),
             tensors=tuple(_tensors(expected, states[1], fitted.plan, set(kept))),
         )
+        return clock.stamped(verdict)
 
 
 def _dialect(table: Table, state: StateDict, asked: str | None) -> str:
@@ -242,9 +250,8 @@ def _tensors(
             continue
         link = plan.target.by_dialect.get(name)
         other = found[name]
-        problem = ""
+        row = "" if link is None else link.row
         if other.dtype is not tensor.dtype:
-            problem = f"is {other.dtype.name}, not {tensor.dtype.name}"
-        elif tensor.read().tobytes() != other.read().tobytes():
-            problem = "has other values than the table makes of the left side's"
-        yield TensorCheck(name, "" if link is None else link.row, problem)
+            yield TensorCheck(name, row, f"is {other.dtype.name}, not {tensor.dtype.name}")
+        else:
+            yield compared(plan, name, row, expected, found)

@@ -27,7 +27,7 @@ from porter.verification.verdict import Verdict
 def diagnosed(verdict: Verdict, pair: Pair) -> Verdict:
     """Add the role of each layer that differs, and the likely faults."""
     findings = [*relations(verdict.checks, pair), *origins(verdict.tensors, pair)]
-    findings += _of_tensors(verdict.tensors)
+    findings += of_tensors(verdict.tensors)
     layers = verdict.layers
     if layers and Can.MODULES in pair.left.can:
         explained = {name.rpartition(".")[0] or name for name in _names(verdict.tensors)}
@@ -36,7 +36,7 @@ def diagnosed(verdict: Verdict, pair: Pair) -> Verdict:
     return replace(verdict, layers=layers, findings=folded(findings))
 
 
-def _of_tensors(tensors: Sequence[TensorCheck]) -> list[Finding]:
+def of_tensors(tensors: Sequence[TensorCheck]) -> list[Finding]:
     """Return the fault of each tensor; of those that are close, how far they are."""
     wrong = [check for check in tensors if not check.passed]
     unrelated = sum(check.problem == UNRELATED for check in wrong)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -23,7 +23,10 @@ def mixed(
     """
     if left.ndim < 2:
         return None
-    both = [(axis, _rows(left, axis), _rows(right, axis)) for axis in (0, 1)]
+    rows = [(axis, _rows(left, axis), _rows(right, axis)) for axis in (0, 1)]
+    both = [(axis, mine, found) for axis, mine, found in rows if not set(mine).isdisjoint(found)]
+    if not both:
+        return None
     for name, other in islice(siblings, _MOST):
         for axis, mine, found in both:
             theirs = set(_rows(other, axis)) - set(mine)
@@ -37,10 +40,16 @@ def mixed(
     return None
 
 
-def untied(left: Array, siblings: Iterator[tuple[str, Array]]) -> tuple[str, str] | None:
-    """Return the tensor with which the left one is shared, where it has the same values."""
-    for name, other in islice(siblings, _MOST):
-        if left.size > 1 and left.any() and np.array_equal(left, other):
+def untied(
+    left: Array, siblings: Iterator[tuple[str, Array]], arrived: Callable[[str, Array], bool]
+) -> tuple[str, str] | None:
+    """Return the tensor with which the left one is shared, where it has the same values.
+
+    `arrived` tells whether the right side has those of that tensor.
+    """
+    for name, other in islice(siblings, 3 * _MOST):
+        same = left.size > 1 and left.any() and np.array_equal(left, other)
+        if same and arrived(name, other):
             return (
                 f"has unrelated values, and is shared with {name} in the source",
                 f"share it with {name} in the model, or store both: the file has one",

@@ -43,16 +43,9 @@ def compare_tensors(
     names = [name for name in states[0] if name not in added]
     plan = right[0]
     rows = {name: link.row for link in plan.source.links for name in link.canonical}
-    checks = []
-    for name in names:
-        problem, remedy, far = "", "", 0.0
-        first, second = _values(states[0][name], rounded), _values(states[1][name], None)
-        if not _equal(first, second):
-            reference = _Reference(plan, name, states[0], states[1], rounded)
-            second = _as(second, first)
-            problem, remedy = explain(name, first, second, reference)
-            far = distance(first, second)
-        checks.append(TensorCheck(name, rows.get(name, ""), problem, remedy, far))
+    checks = [
+        compared(plan, name, rows.get(name, ""), states[0], states[1], rounded) for name in names
+    ]
     return tuple(_of_one_cause(checks))
 
 
@@ -67,6 +60,24 @@ def _of_one_cause(checks: list[TensorCheck]) -> list[TensorCheck]:
         replace(check, problem=VIEW, remedy=REMEDY) if check.problem == TRANSPOSED else check
         for check in checks
     ]
+
+
+def compared(
+    plan: Plan,
+    name: str,
+    row: str,
+    left: Mapping[str, LazyTensor],
+    right: Mapping[str, LazyTensor],
+    rounded: str | None = None,
+) -> TensorCheck:
+    """Compare one tensor of two sides under the same names, and look for its fault."""
+    problem, remedy, far = "", "", 0.0
+    first, second = _values(left[name], rounded), _values(right[name], None)
+    if not _equal(first, second):
+        second = _as(second, first)
+        problem, remedy = explain(name, first, second, _Reference(plan, name, left, right, rounded))
+        far = distance(first, second)
+    return TensorCheck(name, row, problem, remedy, far)
 
 
 def _values(tensor: LazyTensor, rounded: str | None) -> Array:
@@ -127,11 +138,10 @@ class _Reference:
         for name in sorted(same, key=lambda n: -_common(n, self.name)):
             yield name, _values(self.state[name], self.rounded)
 
-    def arrived(self) -> Iterator[tuple[str, Array]]:
-        """Yield those of the siblings that the right side has as they are."""
-        for name, values in self.siblings():
-            if name in self.other and _equal(values, _values(self.other[name], None)):
-                yield name, values
+    def arrived(self, name: str, values: Array) -> bool:
+        """Whether the right side has a tensor of the left side as it is."""
+        other = self.other.get(name)
+        return other is not None and _equal(values, _values(other, None))
 
 
 def _common(first: str, second: str) -> int:
@@ -157,7 +167,7 @@ def explain(name: str, left: Array, right: Array, reference: _Reference) -> tupl
         lambda: _rearranged(left, right),
         lambda: mixed(left, right, reference.siblings()),
         lambda: degree(left, right),
-        lambda: untied(left, reference.arrived()),
+        lambda: untied(left, reference.siblings(), reference.arrived),
     ]
     for step in steps:
         match = step()

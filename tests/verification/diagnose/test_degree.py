@@ -193,6 +193,7 @@ def test_tensors_with_values_of_another_are_named() -> None:
     assert found[0] == "has 1 of its 128 columns from up"
     assert mixed(LEFT, OTHER, iter([other])) is None  # all of it: that is another fault
     assert mixed(LEFT, OTHER[::-1], iter([("up", OTHER + 1)])) is None
-    assert untied(LEFT, iter([("embed", LEFT), other])) is not None
-    assert untied(LEFT, iter([other])) is None
-    assert untied(np.zeros(4), iter([("embed", np.zeros(4))])) is None
+    assert untied(LEFT, iter([("embed", LEFT), other]), lambda *_: True) is not None
+    assert untied(LEFT, iter([("embed", LEFT)]), lambda *_: False) is None
+    assert untied(LEFT, iter([other]), lambda *_: True) is None
+    assert untied(np.zeros(4), iter([("embed", np.zeros(4))]), lambda *_: True) is None
