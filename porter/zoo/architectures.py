@@ -78,6 +78,8 @@ class Architecture:
     """Optional parts: {feature: keyword arguments}."""
     seeded_scales: Mapping[str, float] = field(default_factory=dict)
     """{pattern of layers: factor of their seeded values}, where the usual sizes overflow."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """{pattern of tensors: why no output depends on them, although the model has them}"""
     skeleton_of: str = ""
     """Another variant with the same tensors, whose skeleton file is this one's too."""
     image_width: int = 0
@@ -127,6 +129,11 @@ class Architecture:
         if not self.image_width:
             return height, height
         return height, round(height * self.image_width / self.image_size)
+
+    def unused_because(self, name: str) -> str:
+        """Return why no output depends on a tensor; empty if one does."""
+        reasons = (why for text, why in self.unused.items() if Pattern(text).match(name))
+        return next(reasons, "")
 
     def seeded_scale(self, path: str) -> float:
         """Return the factor of a layer's seeded values."""
@@ -282,6 +289,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             features=body.get("features", {}),
             skeleton_of=both.get("skeleton", ""),
             seeded_scales=body.get("seeded", {}),
+            unused=body.get("unused", {}),
             study=both.get("study", False),
         )
     return variants

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,6 @@ from porter.verification.sensitivity.mutate import Mutation, mutations
 from porter.verification.steps import Step
 from porter.zoo.architectures import Architecture
 from porter.zoo.seeded import seeded
-
-_NO_EFFECT = "num_batches_tracked"
-"""A counter of training steps: no output depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +127,10 @@ def prove(
     back = _plan(architecture, written, dialect, framework, size)
     state = back.apply(written)
     arrays = {name: np.array(tensor.read()) for name, tensor in weights.items()}
+    unprovable = {name: why for name in weights if (why := _without_effect(architecture, name))}
     made = [
         (link, m)
-        for link, name in _chosen(there, each_row)
+        for link, name in _chosen(there, each_row, unprovable)
         for m in _mutations(architecture, name, arrays)
     ]
     ran = f"{framework} {architecture.name} {size} {seed} {_digest(state)}"
@@ -151,12 +149,14 @@ def prove(
     for link, m in made:
         error, limit, layers_only = effects[m.name, m.what]
         trials.append(Trial(link.row, m.name, m.kind, m.what, error, limit, layers_only))
-    unprovable = {
-        name: "counts batches in training; no output depends on it"
-        for name in weights
-        if name.endswith(_NO_EFFECT)
-    }
     return Sensitivity(architecture.name, dialect, size, tuple(trials), unprovable)
+
+
+def _without_effect(architecture: Architecture, name: str) -> str:
+    """Return why no output depends on a tensor; empty if one does."""
+    if name.endswith("num_batches_tracked"):
+        return "counts batches in training; no output depends on it"
+    return architecture.unused_because(name)
 
 
 def _digest(state: Mapping[str, LazyTensor]) -> str:
@@ -202,14 +202,16 @@ def _plan(
     return plan(architecture, shapes, source, target, image_size=size)
 
 
-def _chosen(made: Plan, each_row: int | None) -> Iterator[tuple[Link, str]]:
+def _chosen(
+    made: Plan, each_row: int | None, unprovable: Collection[str]
+) -> Iterator[tuple[Link, str]]:
     """Yield the tensors to mutate: of each row and use, some from first to last."""
     groups: dict[tuple[str, str], list[tuple[Link, str]]] = {}
     for link in made.target.links:
         if link.constant:
             continue
         for name in link.canonical:
-            if not name.endswith(_NO_EFFECT):
+            if name not in unprovable:
                 groups.setdefault((link.row, _use(name)), []).append((link, name))
     for group in groups.values():
         count = len(group) if each_row is None else min(each_row, len(group))
