@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from porter.fleet.pool import ATTEMPTS, Begin, Finish
 
 _CORES = 2
 """Cores of an actor: both frameworks of a proof run at the same time."""
+_PATIENCE = 10.0
+"""Seconds to wait for a cluster's first answer."""
 _MEMORY = 2 << 30
 """Bytes that an actor asks for: two frameworks, a small model in each, a few blocks of files."""
 
@@ -37,6 +40,7 @@ class RayPool:
     def run(self, jobs: Sequence[Job], begin: Begin, finish: Finish) -> None:
         """Run jobs; `begin` and `finish` are called by this thread."""
         ray = self._ray
+        _check_reachable(self._address)
         try:
             ray.init(
                 address=self._address, include_dashboard=False, log_to_driver=False,
@@ -81,6 +85,18 @@ class RayPool:
         """Return the bytes that an actor asks for: no more than there are."""
         there = int(self._ray.cluster_resources().get("memory", _MEMORY))
         return min(_MEMORY, there // count)
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise `SystemFault` where nobody listens: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # Ray finds the cluster by other means.
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as fault:
+        why = getattr(fault, "strerror", None) or str(fault)
+        raise SystemFault(f"no Ray cluster there: {printable(why)}", address) from fault
 
 
 class Actor:
