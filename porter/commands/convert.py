@@ -514,11 +514,10 @@ def _writer(
         if container == endpoint.FOLDER:
             from porter.commands import snapshot
 
-            assert picture is not None
             snapshot.config(fitted.architecture, plan)  # Refused before anything is read.
             return partial(
                 snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size,
-                preprocessing=picture.how,
+                preprocessing=None if picture is None else picture.how,
             )  # fmt: skip
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
