@@ -50,6 +50,9 @@ def main() -> None:
                 "name": group.name,
                 "title": group.title,
                 "load": load,
+                "machine": result["machine"],
+                "file_system": result["file_system"],
+                "date": result["date"],
                 "rounds": chosen.rounds,
                 "rows": rows,
             }
@@ -79,14 +82,20 @@ def _arguments() -> argparse.Namespace:
 
 
 def _kept(result: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Return the groups of an earlier run on the same machine, with data of the same size."""
+    """Return the groups of an earlier run with data of the same size.
+
+    Each says on which machine it was measured: ratios are within a group.
+    """
     if not path.exists():
         return []
     earlier: dict[str, Any] = json.loads(path.read_text())
-    for key in ("schema", "machine", "file_system", "bytes"):
+    for key in ("schema", "bytes"):
         if earlier[key] != result[key]:
             sys.exit(f"{path} was measured with another {key}: {earlier[key]}")
     groups: list[dict[str, Any]] = earlier["groups"]
+    for group in groups:
+        for key in ("machine", "file_system", "date"):
+            group.setdefault(key, earlier[key])
     return groups
 
 

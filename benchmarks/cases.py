@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -305,6 +306,78 @@ def _verification(setting: Setting) -> Group:
     return group
 
 
+def _remote(setting: Setting) -> Group:
+    """A checkpoint at an address, against fetching it: the server is another process."""
+    path, target = setting.source("torch"), setting.target("paddle")
+    url = f"http://127.0.0.1:{_served(setting.folder)}/{path.name}"
+    group = Group("remote", "from an address", made=(path,))
+    fetched = setting.folder / "fetched.bin"
+    argv = (sys.executable, str(HERE / "scripts.py"), "fetch", url, str(fetched))
+    group.cases = [
+        Case("fetching the file", argv, (path,), (fetched,)),
+        Case("porter inspect", (PORTER, "inspect", url), (path,)),
+    ]
+    for name, table, to in (
+        ("names", "names", _RENAMED["paddle"]),
+        ("transposed", "plain", "paddle"),
+    ):
+        case = _convert(name, _table(table), path, target, "torch", to, *DIGESTS)
+        far = tuple(url if word == str(path) else word for word in case.argv)
+        group.cases.append(Case(f"porter convert, {name}", far, (path,), case.writes))
+        group.cases.append(Case(f"porter convert of a file, {name}", *_of(case)))
+    return group
+
+
+def _of(case: Case) -> tuple[tuple[str, ...], tuple[Path, ...], tuple[Path, ...]]:
+    return case.argv, case.reads, case.writes
+
+
+def _served(folder: Path) -> int:
+    """Start a server of a folder that ends with this process; return its port."""
+    server = subprocess.Popen(
+        [sys.executable, str(HERE / "server.py"), str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _servers.append(server)
+    assert server.stdout is not None
+    return int(server.stdout.readline())
+
+
+_servers: list[subprocess.Popen[str]] = []
+
+
+def _fleet(setting: Setting) -> Group:
+    """Small proofs by one command each, and by one manifest; many small files, and `cp -r`."""
+    import porter
+
+    folder = setting.folder / "fleet"
+    folder.mkdir(exist_ok=True)
+    source = folder / "shunted-t.pth"
+    if not source.exists():
+        porter.init("shunted-t", source, to="torch")
+    count = 6
+    out = setting.folder / "fleet-out"
+    table = (
+        f'[defaults]\narch = "shunted-t"\nfrom = "torch"\nto = "paddle"\ninput = "{source}"\n'
+        f'[[jobs]]\nn = {list(range(count))}\noutput = "{out}/{{n}}.pdparams"\n'
+    )
+    (folder / "proofs.toml").write_text(table)
+    (folder / "plain.toml").write_text(table.replace("[[jobs]]", "verify = false\n[[jobs]]"))
+    one = f'"{PORTER}" convert shunted-t "{source}" --from torch --to paddle -o "{out}'
+    commands = " && ".join(f'{one}/{n}.pdparams"' for n in range(count))
+    group = Group("fleet", f"{count} small proofs", made=(folder,))
+    group.cases = [
+        Case(
+            f"{count} commands", ("sh", "-c", f'mkdir -p "{out}" && {commands}'), (source,), (out,)
+        ),
+    ]
+    for workers in (1, 2):
+        argv = (PORTER, "fleet", str(folder / "proofs.toml"), "--workers", str(workers))
+        name = f"porter fleet, {workers} worker{'s' * (workers > 1)}"
+        group.cases.append(Case(name, argv, (source,), (out,)))
+    return group
+
+
 def _load_model(setting: Setting) -> Group:
     """ViT-B/16 from a file onto a device: the GPU where there is one, the CPU too."""
     source = _vit_source(setting)
@@ -362,5 +435,7 @@ GROUPS: dict[str, Callable[[Setting], Group]] = {
     "startup": _startup,
     "verification": _verification,
     "load": _load_model,
+    "remote": _remote,
+    "fleet": _fleet,
     "scripts": _scripts,
 }

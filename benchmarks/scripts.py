@@ -13,6 +13,15 @@ def _is_linear(name: str, tensor) -> bool:
     return tensor.ndim == 2 and "embed" not in name
 
 
+def fetch(source: str, target: str) -> None:
+    """Fetch a file from an address."""
+    import shutil
+    from urllib.request import urlopen
+
+    with urlopen(source) as answer, open(target, "wb") as file:
+        shutil.copyfileobj(answer, file, 1 << 20)
+
+
 def torch_to_paddle(source: str, target: str, mmap: bool = False) -> None:
     """Through torch and paddle tensors."""
     import paddle

@@ -19,14 +19,19 @@ def table(group: dict[str, Any]) -> str:
     lines = [
         f"### {title[:1].upper()}{title[1:]}",
         "",
-        f"{rounds} round{'s' if rounds > 1 else ''}; load average of the machine, this run"
-        f" included: {load[0]:.1f} to {load[1]:.1f}.",
+        f"{_where(group)}{rounds} round{'s' if rounds > 1 else ''}; load average of the machine,"
+        f" this run included: {load[0]:.1f} to {load[1]:.1f}.",
         "",
         "| | wall, s: median (fastest to slowest) | × of medians | × of fastest | processor, s"
         " | peak anonymous memory |",
         "|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *map(_line, group["rows"]), ""])
+
+
+def _where(group: dict[str, Any]) -> str:
+    """Return the machine and the day, where a group says its own."""
+    return f"{group['machine']}, {group['date']}; " if "machine" in group else ""
 
 
 def _line(row: dict[str, Any]) -> str:
