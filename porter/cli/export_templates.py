@@ -17,6 +17,7 @@ from porter.cli.shared import complete
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER",
               help="Copy them to a folder, for another machine.")  # fmt: skip
 @click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
+@click.option("--free-size", is_flag=True, help="Leave height and width open.")
 @force_option
 @json_option
 @quiet_option
@@ -25,6 +26,7 @@ def command(
     everything: bool,
     output: str | None,
     image_size: int | None,
+    free_size: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -46,7 +48,9 @@ def command(
         with progress(quiet or as_json) as move:
             if move is not None:
                 move(f"making the template of {variant.name}", 0, 0)
-            (template,) = pack([variant], output, image_size=image_size, force=force)
+            (template,) = pack(
+                [variant], output, image_size=image_size, free=free_size, force=force
+            )
         templates.append(dataclasses.asdict(template))
         if not (quiet or as_json):
             path = wrapped(f"{template.path}  {sized(template.nbytes)}", "  ", "    ")

@@ -52,6 +52,8 @@ class OnnxKeywords(TypedDict, total=False):
     """Operator set, 11 to 23 (default 20)."""
     batch: int | None
     """Size of every batch; None leaves it free."""
+    free_size: bool
+    """Leave height and width open (multiples of 32), where the model does not depend on them."""
     external_data: bool
     """Store the weights in a file next to the model, even below 2 GiB."""
     optimize: Literal["onnxruntime", "onnxscript"] | None

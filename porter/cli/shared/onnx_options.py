@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from porter.commands.options import OnnxKeywords
 
 NAMES = (
-    "opset", "batch", "external_data", "optimize", "io_dtype", "input_name", "output_name",
-    "labels", "calibrate",
+    "opset", "batch", "free_size", "external_data", "optimize", "io_dtype", "input_name",
+    "output_name", "labels", "calibrate",
     "mean", "std", "crop", "interpolation", "preprocessing", "with_preprocessing",
     "with_softmax",
 )  # fmt: skip
@@ -47,6 +47,8 @@ _OPTIONS = (
     click.option("--opset", type=click.IntRange(1),
                  help="ONNX: operator set, 11 to 23 (default 20)."),
     click.option("--batch", type=click.IntRange(1), help="ONNX: freeze the batch (default: free)."),
+    click.option("--free-size", is_flag=True,
+                 help="ONNX: leave height and width open, in multiples of 32 (PVTv2, Shunted, …)."),
     click.option("--external-data", is_flag=True,
                  help="ONNX: weights in a file next to the model (always above 2 GiB)."),
     click.option("--optimize", type=click.Choice(["onnxruntime", "onnxscript"]),

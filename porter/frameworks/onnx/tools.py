@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from porter.frameworks.onnx import trace_free
 from porter.frameworks.onnx.optimize import check, optimize
 from porter.frameworks.onnx.quantize import quantize
 from porter.frameworks.onnx.run import run
@@ -17,9 +18,17 @@ from porter.zoo.architectures import find
 
 
 def traced(
-    architecture: str, path: str, image_size: int, opset: int, features: Sequence[str] = ()
+    architecture: str,
+    path: str,
+    image_size: int,
+    opset: int,
+    features: Sequence[str] = (),
+    free: bool = False,
 ) -> dict[str, Any]:
-    """Write a template (`porter.frameworks.onnx.trace.trace`)."""
+    """Write a template (`porter.frameworks.onnx.trace.trace`, or `trace_free`)."""
+    if free:
+        trace_free.trace(find(architecture), path, opset=opset)
+        return {}
     trace(find(architecture), path, image_size=image_size, opset=opset, features=features)
     return {}
 

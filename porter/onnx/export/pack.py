@@ -29,16 +29,17 @@ def pack(
     folder: str | os.PathLike[str] | None = None,
     *,
     image_size: int | None = None,
+    free: bool = False,
     force: bool = False,
 ) -> Iterator[Packed]:
     """Yield the template of each variant, traced where there was none.
 
     With `folder` it is put there too; brought to `porter.onnx.export.template.folder()` of another
     machine it is used without torch. Another file there is replaced with `force`
-    only. `image_size` is in pixels. Raises as `template` does.
+    only. `image_size` is in pixels; a `free` template takes any. Raises as `template` does.
     """
     for architecture in architectures:
-        path = Path(template(architecture, image_size=image_size).path)
+        path = Path(template(architecture, image_size=image_size, free=free).path)
         if folder is not None:
             path = _copied(path, Path(folder), force)
         yield Packed(architecture.name, os.fspath(path), path.stat().st_size)

@@ -59,15 +59,17 @@ def template(
     *,
     image_size: int | None = None,
     features: Sequence[str] = (),
+    free: bool = False,
 ) -> Template:
     """Return the template of a variant at an image size (pixels), traced if there is none yet.
 
+    A `free` one has height and width as symbols; `UsageError` for a model that depends on them.
     `MissingPackage` is raised when it must be traced and torch or onnxscript is not installed.
     """
     size = image_size or architecture.image_size
     chosen = tuple(sorted(features))
-    name = file_name(architecture, size, chosen)
-    path = find(name) or _traced(architecture, size, chosen, folder() / name)
+    name = file_name(architecture, None if free else size, chosen)
+    path = find(name) or _traced(architecture, size, chosen, folder() / name, free)
     return _load(path, architecture, size, chosen)
 
 
@@ -90,10 +92,13 @@ def find(name: str) -> Path | None:
     return kept if kept.is_file() else None
 
 
-def file_name(architecture: Architecture, image_size: int, features: Sequence[str] = ()) -> str:
-    """Return what a template's file is called."""
-    parts = [architecture.name, *features, f"{image_size}px", f"opset{OPSET}"]
-    return ".".join([*parts, digest(architecture)[:12], "onnx", "gz"])
+def file_name(
+    architecture: Architecture, image_size: int | None, features: Sequence[str] = ()
+) -> str:
+    """Return what a template's file is called; without an image size it takes any."""
+    size = "anypx" if image_size is None else f"{image_size}px"
+    parts = [architecture.name, *features, size, f"opset{OPSET}"]
+    return ".".join([*parts, digest(architecture, image_size is None)[:12], "onnx", "gz"])
 
 
 @cache
@@ -138,18 +143,20 @@ def _is_docstring(node: object) -> bool:
     )
 
 
-def digest(architecture: Architecture) -> str:
+def digest(architecture: Architecture, free: bool = False) -> str:
     """Return the digest of all that a graph follows from: the model's code, its configuration,
     and the code that traces it."""
-    tracer = (resources.files("porter.frameworks.onnx") / "trace.py").read_bytes()
+    folder = resources.files("porter.frameworks.onnx")
+    tracers = ["trace.py", "trace_free.py"] if free else ["trace.py"]
     said = [architecture.model, dict(architecture.config), dict(architecture.features)]
-    text = [_sources(architecture.module), _shown(ast.parse(tracer))]
+    text = [_sources(architecture.module)]
+    text += [_shown(ast.parse((folder / name).read_bytes())) for name in tracers]
     text.append(json.dumps(said, sort_keys=True, default=dict))
     return hashlib.sha256("\0".join(text).encode()).hexdigest()
 
 
 def _traced(
-    architecture: Architecture, image_size: int, features: Sequence[str], path: Path
+    architecture: Architecture, image_size: int, features: Sequence[str], path: Path, free: bool
 ) -> Path:
     """Trace a template into the cache; another process may do the same meanwhile."""
     try:
@@ -166,12 +173,13 @@ def _traced(
                 image_size=image_size,
                 opset=OPSET,
                 features=list(features),
+                free=free,
             )
         part.write_bytes(packed(gzip.decompress(part.read_bytes())))
         os.replace(part, path)
     except MissingPackage as error:
         raise MissingPackage(
-            f"there is no template of {architecture.name} at {image_size} px,"
+            f"there is no template of {architecture.name} at {'any' if free else image_size} px,"
             f" and tracing one {error.message.removeprefix('this ')} (or bring the file"
             f" {path.name} into {path.parent}: `porter export-templates` makes it elsewhere)"
         ) from error

@@ -50,6 +50,8 @@ class Options:
     opset: int = OPSET
     batch: int | None = None
     """Size of every batch; None leaves it to the caller of the model."""
+    free_size: bool = False
+    """Leave height and width of the picture open, where the model does not depend on them."""
     int8: bool = False
     """Quantise the weights; the file then does not map back."""
     calibration: Mapping[str, Array] = field(default_factory=dict)
@@ -100,7 +102,7 @@ def export(
     atomic_output.resolve(target, inputs, writing.force)  # before a template is traced
     opsets.check(chosen.opset)
     _check_rewriting(chosen)
-    made = _template(architecture, image_size, features)
+    made = _template(architecture, image_size, features, chosen.free_size)
     computed = constants(architecture.table.constants, architecture.config, image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
@@ -155,9 +157,11 @@ def _check_rewriting(options: Options) -> None:
         raise UsageError(f"{asked[0]} writes one file: leave --external-data out")
 
 
-def _template(architecture: Architecture, image_size: int, features: Sequence[str]) -> Template:
+def _template(
+    architecture: Architecture, image_size: int, features: Sequence[str], free: bool
+) -> Template:
     architecture.need_model("ONNX export")
-    return template(architecture, image_size=image_size, features=features)
+    return template(architecture, image_size=image_size, features=features, free=free)
 
 
 def _floating(state: StateDict) -> int:
