@@ -1,4 +1,4 @@
-"""Write what is generated from the code: `docs/cli.md`, README.md's tables, `mappings/*.json`.
+"""Write what is generated: `docs/cli.md`, README.md's tables, JSON of tables and schemas.
 
 `--check` writes nothing and fails when a document is out of date.
 """
@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -131,6 +132,28 @@ def _modules(table: Table, dialect: Dialect, sizes: Mapping[str, int]) -> set[st
     return found.union(*(_modules(table, case.dialect, sizes) for case in dialect.cases))
 
 
+def report_schemas() -> dict[Path, str]:
+    """Return the schemas of evaluations and evidence, with what verdicts have in them."""
+    folder = ROOT / "porter" / "schemas"
+    verdict = json.loads((ROOT / "porter" / "report" / "verdict.schema.json").read_text())
+    evaluation, evidence = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("evaluation", "evidence")
+    )
+    evaluation["$defs"] = {"side": verdict["$defs"]["side"]}
+    row = evidence["properties"]["rows"]["items"]["properties"]
+    row["verdict"] = _inner(verdict)
+    row["evaluation"] = {**_inner(evaluation), "type": ["object", "null"]}
+    evidence["$defs"] = verdict["$defs"]
+    both = {"evaluation": evaluation, "evidence": evidence}
+    return {folder / f"{n}.json": f"{json.dumps(made, indent=1)}\n" for n, made in both.items()}
+
+
+def _inner(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema as a part of another."""
+    outer = ("$schema", "$id", "title", "$defs")
+    return {key: value for key, value in schema.items() if key not in outer}
+
+
 def documents() -> dict[Path, str]:
     """Return {path: text} of every generated document."""
     readme = ROOT / "README.md"
@@ -150,7 +173,7 @@ def documents() -> dict[Path, str]:
 def main() -> None:
     """Write the documents, or check them."""
     stale = []
-    for path, text in documents().items():
+    for path, text in {**documents(), **report_schemas()}.items():
         if path.exists() and path.read_text() == text:
             continue
         if "--check" in sys.argv:

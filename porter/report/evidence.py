@@ -89,8 +89,8 @@ def notes(made: Evidence) -> list[str]:
     lines = []
     if figures is not None:
         lines.append(
-            f"Differences are of the float32 runs, over {figures.cases} seeded or given inputs"
-            f" ({figures.rows} pictures) for each variant"
+            f"Differences are of the two float32 runs, over {figures.cases} batches"
+            f" ({figures.rows} inputs) for each variant"
         )
     lines += [note for note in first.notes if "TF32" in note]
     lines.append(
@@ -152,5 +152,5 @@ def _variant(row: Row) -> str:
     ))  # fmt: skip
     lines.append("\n".join(f"- {plain_text(line)}" for line in origin_lines(verdict)))
     if row.evaluation is not None:
-        lines.append(accuracy.markdown(row.evaluation).removeprefix("## ").strip())
+        lines.append(f"#{accuracy.markdown(row.evaluation).strip()}")
     return "\n\n".join([*(line for line in lines if line), "</details>"])

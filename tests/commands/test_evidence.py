@@ -134,17 +134,3 @@ def test_a_sound_port_over_the_figure_asked_for_is_explained() -> None:
     assert bad.failed
     assert "❌ failed" in markdown(bad)
     assert not any("vit-tiny-p16-224, vit" in note for note in notes(bad))
-
-
-def test_the_schema_has_those_of_verdicts_and_evaluations() -> None:
-    """They are copied, so that the file can be used without others."""
-    evidence, evaluation, verdict = (
-        json.loads((SCHEMAS.parent / name).read_text())
-        for name in ("schemas/evidence.json", "schemas/evaluation.json",
-                     "report/verdict.schema.json")
-    )  # fmt: skip
-    row = evidence["properties"]["rows"]["items"]["properties"]
-    assert row["verdict"]["properties"] == verdict["properties"]
-    assert row["evaluation"]["properties"] == evaluation["properties"]
-    assert evidence["$defs"] == verdict["$defs"]
-    assert evaluation["$defs"]["side"] == verdict["$defs"]["side"]
