@@ -152,6 +152,7 @@ def as_dict(inspection: Inspection, tensors: bool) -> dict[str, Any]:
             "through": inspection.comparison.through,
             "equal": len(inspection.comparison.equal),
             "views": {n: list(order) for n, order in inspection.comparison.views.items()},
+            "cut": list(inspection.comparison.cut),
             "rounded": list(inspection.comparison.rounded),
             "others": list(inspection.comparison.others),
             "unknown": list(inspection.comparison.unknown),

@@ -93,6 +93,7 @@ def as_dict(outcome: Repair) -> dict[str, Any]:
         "proof": outcome.proof or None,
         "restored": {name: list(order) for name, order in outcome.views.items()},
         "kept": outcome.kept,
+        "cut": [] if comparison is None else list(comparison.cut),
         "others": [] if comparison is None else list(comparison.others),
         "unknown": [] if comparison is None else list(comparison.unknown),
         "output": None if written is None else {

@@ -144,7 +144,7 @@ def _by_values(
             f"has the values of {reference.origin.shown}: there is nothing to restore",
             state.origin.shown,
         )
-    proof = "" if comparison.others else VALUES
+    proof = "" if comparison.others or comparison.cut else VALUES
     kept = len(state) - len(comparison.views)
     return Repair(
         state.origin, reference.origin.shown, comparison.views, kept, proof, comparison

@@ -33,6 +33,10 @@ CLOSE = 1e-5
 (a folded batch norm): the other file may have rounded on the way."""
 
 
+_MOST_STARTS = 64
+"""Places of a first element at which a run is looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The tensors of a file against a reference's."""
@@ -43,6 +47,9 @@ class Comparison:
     """Tensors of the file with the reference's bytes."""
     views: Mapping[str, Order]
     """Those that have the bytes of an untransposed view, with the order in which these are."""
+    cut: tuple[str, ...]
+    """Those that have a run of the memory of a view that was cut in pieces: most of their values
+    are nowhere in the file."""
     rounded: tuple[str, ...]
     """Those that the table computes from several tensors, equal up to rounding."""
     others: tuple[str, ...]
@@ -54,7 +61,7 @@ class Comparison:
     @property
     def ok(self) -> bool:
         """Whether nothing differs."""
-        return not self.views and not self.others
+        return not self.views and not self.cut and not self.others
 
     @property
     def lines(self) -> Iterator[str]:
@@ -65,6 +72,12 @@ class Comparison:
             yield (
                 f"{what} {verb} the bytes of an untransposed view ({CAUSE}):"
                 f" {listed(fold(self.views), 8)}"
+            )
+        if self.cut:
+            yield (
+                f"{len(self.cut)} have a run of the memory of a view that was cut in pieces; their"
+                f" values are not in the file, convert the source again:"
+                f" {listed(fold(self.cut), 8)}"
             )
         if self.others:
             yield f"{len(self.others)} differ otherwise: {listed(fold(self.others), 8)}"
@@ -81,17 +94,23 @@ class Expected(NamedTuple):
     computed: frozenset[str]
     """Those made from several tensors of the reference."""
     through: str
+    memories: Mapping[str, LazyTensor]
+    """For each that is a piece of a tensor of the reference, that tensor."""
 
 
 def compared(state: StateDict, expected: Expected) -> Comparison:
     """Compare every tensor of a file with the one that the reference makes of it."""
-    found: dict[str, list[str]] = {"equal": [], "rounded": [], "others": [], "unknown": []}
+    found: dict[str, list[str]] = {
+        "equal": [], "cut": [], "rounded": [], "others": [], "unknown": [],
+    }  # fmt: skip
     views: dict[str, Order] = {}
     for name, tensor in state.items():
         if name not in expected.tensors:
             found["unknown"].append(name)
             continue
         what = _relation(tensor, expected.tensors[name], name in expected.computed)
+        if what == "others" and _is_run(tensor, expected.memories.get(name)):
+            what = "cut"
         if isinstance(what, tuple):
             views[name] = what
         else:
@@ -104,8 +123,8 @@ def compared(state: StateDict, expected: Expected) -> Comparison:
             else "the two files have no tensor in common"
         )
     return Comparison(
-        expected.through, tuple(found["equal"]), views, tuple(found["rounded"]),
-        tuple(found["others"]), tuple(found["unknown"]),
+        expected.through, tuple(found["equal"]), views, tuple(found["cut"]),
+        tuple(found["rounded"]), tuple(found["others"]), tuple(found["unknown"]),
         {name: tensor.shape for name, tensor in state.items()},
     )  # fmt: skip
 
@@ -128,6 +147,16 @@ def _relation(found: LazyTensor, expected: LazyTensor, computed: bool) -> str | 
     return "rounded" if computed and _close(mine, theirs) else "others"
 
 
+def _is_run(found: LazyTensor, memory: LazyTensor | None) -> bool:
+    """Whether a tensor has consecutive elements of another one's memory."""
+    if memory is None or found.dtype is not memory.dtype or not 0 < found.size <= memory.size:
+        return False
+    run = np.ascontiguousarray(found.read()).ravel()
+    whole = np.ascontiguousarray(memory.read()).ravel()
+    starts = np.flatnonzero(whole[: len(whole) - len(run) + 1] == run[0])[:_MOST_STARTS]
+    return any(np.array_equal(whole[start : start + len(run)], run) for start in starts)
+
+
 def _close(mine: Array, theirs: Array) -> bool:
     a, b = mine.astype(np.float64), theirs.astype(np.float64)
     return bool(np.abs(a - b).max(initial=0.0) <= CLOSE * np.abs(b).max(initial=0.0))
@@ -142,7 +171,7 @@ def expected_of(state: StateDict, reference: StateDict, architecture: str | None
     """
     fitted = _fitted(state, reference, architecture)
     if fitted is None:
-        return Expected(reference, frozenset(), "names")
+        return Expected(reference, frozenset(), "names", {})
     mine, theirs = fitted
     made = theirs.plan.apply(theirs.state)
     added = {*theirs.plan.filled, *theirs.plan.computed}
@@ -168,7 +197,23 @@ def expected_of(state: StateDict, reference: StateDict, architecture: str | None
     kept = {names[n]: t for n, t in made.items() if n not in skipped and n in names}
     dialects = f"{mine.plan.source.dialect.name} and {theirs.plan.source.dialect.name}"
     through = f"{mine.architecture.name}: {dialects}"
-    return Expected(kept, frozenset(names[n] for n in computed if n in names), through)
+    known = frozenset(names[n] for n in computed if n in names)
+    return Expected(kept, known, through, _memories(theirs, names))
+
+
+def _memories(theirs: Fitted, names: Mapping[str, str]) -> dict[str, LazyTensor]:
+    """Return the tensor of the reference that each tensor of the file is a piece of."""
+    whole = {
+        part: theirs.state[link.dialect[0]]
+        for link in theirs.plan.source.links
+        for part in link.canonical
+        if len(link.canonical) > 1 and len(link.dialect) == 1 and link.dialect[0] in theirs.state
+    }
+    return {
+        names[link.dialect[0]]: whole[link.canonical[0]]
+        for link in theirs.plan.target.links
+        if link.canonical[0] in whole and link.dialect[0] in names
+    }
 
 
 def original_names(state: StateDict, fitted: Fitted) -> dict[str, str]:

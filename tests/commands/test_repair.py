@@ -138,6 +138,40 @@ def test_a_file_that_is_wrong_otherwise_is_not_written(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+FUSED = """
+[layers]
+"{n:q,k,v}" = "linear"
+[dialects.train]
+framework = "paddle"
+[[dialects.train.rows]]
+canonical = ["q", "k", "v"]
+path = "attn"
+leaves = { weight = "in_proj_weight", bias = "in_proj_bias" }
+"""
+
+
+def test_pieces_of_a_view_are_named_and_not_restored(tmp_path: Path) -> None:
+    """Of pieces of a view, a writer that ignores strides stores overlapping runs: values are lost."""
+    (tmp_path / "fused.toml").write_text(FUSED)
+    rng = np.random.default_rng(0)
+    fused = rng.standard_normal((4, 12)).astype(np.float32)  # (in, q k v)
+    bias = rng.standard_normal(12).astype(np.float32)
+    np.savez(tmp_path / "s.npz", **{"attn.in_proj_weight": fused, "attn.in_proj_bias": bias})
+    porter.repack(tmp_path / "s.npz", tmp_path / "source.pdparams")
+    pieces = {f"{n}.weight": fused.T[4 * i : 4 * i + 4] for i, n in enumerate("qkv")}
+    biases = {f"{n}.bias": bias[4 * i : 4 * i + 4] for i, n in enumerate("qkv")}
+    save_file({**pieces, **biases}, tmp_path / "broken.safetensors")
+    done = porter.repair(
+        tmp_path / "broken.safetensors", tmp_path / "fixed.safetensors",
+        like=tmp_path / "source.pdparams", architecture=str(tmp_path / "fused.toml"),
+    )  # fmt: skip
+    assert done.comparison is not None
+    assert set(done.comparison.cut) == {"q.weight", "k.weight", "v.weight"}
+    assert (done.ok, done.comparison.others) == (False, ())
+    assert "convert the source again" in "".join(done.comparison.lines)
+    assert not (tmp_path / "fixed.safetensors").exists()
+
+
 def test_outputs_prove_what_no_checkpoint_shows(tmp_path: Path) -> None:
     """With a recorded trace of the source, the weights of every Linear are tried."""
     variant = "pp-lcnet-x0_25-textline-ori"
