@@ -151,7 +151,7 @@ leaves = { weight = "in_proj_weight", bias = "in_proj_bias" }
 
 
 def test_pieces_of_a_view_are_named_and_not_restored(tmp_path: Path) -> None:
-    """Of pieces of a view, a writer that ignores strides stores overlapping runs: values are lost."""
+    """Of pieces of a view, such a writer stores overlapping runs: values are lost."""
     (tmp_path / "fused.toml").write_text(FUSED)
     rng = np.random.default_rng(0)
     fused = rng.standard_normal((4, 12)).astype(np.float32)  # (in, q k v)
