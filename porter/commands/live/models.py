@@ -142,6 +142,7 @@ class Session:
             cast = rounded if model is self.pair.left else None
             model.fill(*self._file(side, model.reference.framework), cast)
         found = self.pair.outcome(plan)
+        fuzzed = self.pair.seeded(lambda values: self._moved(values, plan))
         reports = [_report(m, s) for m, s in ((self.pair.left, left), (self.pair.right, right))]
         notes = [*found.notes]
         if rounded is not None:
@@ -150,11 +151,15 @@ class Session:
             Verdict(
                 architecture=plan.architecture.name, status=NOT_MADE, reason="", left=reports[0],
                 right=reports[1], num_classes=0, image_size=0, cases=self.pair.cases,
-                checks=found.checks, tensors=tensors, story=found.story,
+                checks=found.checks, tensors=tensors, fuzzed=fuzzed, story=found.story,
                 findings=folded([*of_tensors(tensors), *found.findings]),
                 notes=tuple(notes), weights=weights,
             )
         )  # fmt: skip
+
+    def _moved(self, values: Mapping[str, LazyTensor], plan: Plan) -> Mapping[str, LazyTensor]:
+        """Return the right model's tensors for other values of the left's."""
+        return self.completed(plan.apply(StateDict(values)), plan)[0]
 
     def _file(self, side: Side, name: str) -> tuple[str, str | None]:
         """Return a file with the tensors of a side, and the key in it."""

@@ -17,8 +17,9 @@ _NOT_COMPARED = {"training", "in_features", "out_features", "num_features"}
 def diagnosed(left: Sequence[Call], right: Sequence[Call], paths: Mapping[str, str]) -> str:
     """Return a sentence; `paths` are {module of the right: the left's module with its weights}.
 
-    The first module of the right that has the left's input and another output computes otherwise;
-    one whose input differs follows what does.
+    The first module of the right whose input is not the left's follows what computes otherwise: the
+    module with weights before it, if that has the left's input and another output (an activation
+    that is part of one and not of the other is no difference), or what is between the two.
     """
     by_path = {call["path"]: call for call in reversed(left)}
     before: Call | None = None
@@ -26,13 +27,38 @@ def diagnosed(left: Sequence[Call], right: Sequence[Call], paths: Mapping[str, s
         partner = by_path.get(paths.get(call["path"], "\0"))
         if partner is None or not call["weights"]:
             continue
-        same_input = _same(partner["inputs"][:1], call["inputs"][:1])
-        if same_input and not _same([partner["output"]], [call["output"]]):
-            return _other_module(partner, call)
-        if not same_input:
+        if not _same(partner["inputs"][:1], call["inputs"][:1]):
+            last = None if before is None else by_path[paths[before["path"]]]
+            if (
+                last is not None
+                and before is not None
+                and not _same([last["output"]], [before["output"]])
+            ):
+                return _other_module(last, before)
             return _between(left, right, place, partner, call, before)
         before = call
+    if before is not None:
+        last = by_path[paths[before["path"]]]
+        if not _same([last["output"]], [before["output"]]):
+            return _other_module(last, before)
     return _after(left, right, by_path, paths)
+
+
+def other_eps(left: Sequence[Call], right: Sequence[Call], paths: Mapping[str, str]) -> str:
+    """Return a sentence on the first module whose eps is not the left's; empty for none."""
+    by_path = {call["path"]: call for call in reversed(left)}
+    for call in right:
+        partner = by_path.get(paths.get(call["path"], "\0"))
+        if partner is not None:
+            found = _differing(_eps(partner["settings"]), _eps(call["settings"]))
+            if found:
+                return f"{call['path']} ({call['kind']}) and {partner['path']}: {found}"
+    return ""
+
+
+def _eps(settings: Mapping[str, Any]) -> dict[str, Any]:
+    named = {_ALIKE.get(key, key): value for key, value in settings.items()}
+    return {"eps": named["eps"]} if isinstance(named.get("eps"), float) else {}
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

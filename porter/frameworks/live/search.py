@@ -221,9 +221,7 @@ class Search:
                 if option is not None:
                     self._assign(unit, option)
                     taken.append(option)
-                    at = max(
-                        [at, *(self._rank.get(k, -1) for k in option.left)] if matched else [at]
-                    )
+                    at = max(at, *(self._rank.get(key, -1) for key in option.left))
                 known = option is not None and option.expects is not None
                 choice = Choice(unit, option, matched, known, fitting, seen[0] if seen else None)
                 chosen[unit.key] = choice
