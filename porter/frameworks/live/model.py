@@ -179,7 +179,8 @@ class Live:
                     continue
                 others = tuple(a for a in range(x.ndim) if a != axis)
                 mean, var = x.mean(others), x.var(others)
-                var = np.maximum(var, 0.1 * float(var.mean()) + 1e-6)
+                # Of a batch of one there is none: eps would be all that it is divided by.
+                var = np.maximum(var, 0.1 * float(x.var())) + 1e-3
                 for role, value in (
                     ("mean", mean + 0.2 * np.sqrt(var) * draw.standard_normal(size)),
                     ("var", var * draw.uniform(0.5, 1.5, size)),

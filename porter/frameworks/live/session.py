@@ -18,8 +18,9 @@ from porter.frameworks.live.units import Unit
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
 
-_SILENT = 1e-6
-"""A parameter whose loss would move the outputs by less, relative to their size, is not seen."""
+_SILENT, _SILENT_EXACT = 1e-7, 1e-12
+"""A parameter whose loss would move the outputs by less, relative to their size, is not seen: in
+float32, in float64."""
 
 
 class LiveSession:
@@ -189,16 +190,20 @@ class LiveSession:
         draw = np.random.default_rng(3)
         seen: dict[str, float] = {}
         for given in read_cases(inputs).values():
+            outputs = live.run(given)
+            size = (
+                sum(float(np.square(a.astype(np.float64)).sum()) for a in outputs.values()) ** 0.5
+            )
             live.forget()
             found = live.model.gradients(
                 given, lambda shape: draw.standard_normal(shape, np.float32)
             )
-            for name, size in found.items():
+            for name, slope in found.items():
                 value = live.model.value(name)
-                effect = size * float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0
-                seen[name] = max(seen.get(name, 0.0), effect)
-        largest = max(seen.values(), default=0.0)
-        return {"silent": [n for n, effect in seen.items() if effect <= _SILENT * largest]}
+                effect = slope * float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0
+                seen[name] = max(seen.get(name, 0.0), effect / (size or 1.0))
+        least = _SILENT_EXACT if "float64" in str(live.model.dtype) else _SILENT
+        return {"silent": [name for name, effect in seen.items() if effect <= least]}
 
 
 def _found(best: Attempt) -> dict[str, Any]:
