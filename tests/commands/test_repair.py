@@ -13,6 +13,7 @@ import porter
 from porter.cli import cli
 from porter.commands.repair import OUTPUTS, VALUES
 from porter.errors import UsageError
+from porter.planning.check import dialect_tensors
 from porter.verification.diagnose.strided_views import restored, stored_order
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
@@ -103,6 +104,37 @@ def test_files_that_porter_does_not_know_are_compared_by_their_names(tmp_path: P
     assert done.views == {"a.weight": (1, 0), "conv.weight": (2, 3, 1, 0), "square": (1, 0)}
     found = np.load(tmp_path / "fixed.npz")
     assert {n: found[n].tobytes() for n in found} == {n: a.tobytes() for n, a in arrays.items()}
+
+
+def test_folds_of_another_converter_are_equal_up_to_rounding(tmp_path: Path) -> None:
+    """What the table computes may be rounded otherwise; the rest must have the same bytes."""
+    variant, draw = find("pp-ocrv6-tiny-rec"), np.random.default_rng(1)
+    arrays = {
+        name: draw.random(shape).astype(dtype)
+        for name, (dtype, shape) in dialect_tensors(variant, "train").items()
+    }
+    np.savez(tmp_path / "source.npz", **arrays)
+    porter.repack(tmp_path / "source.npz", tmp_path / "source.pdparams")
+    right = tmp_path / "right.safetensors"
+    porter.convert(variant.name, tmp_path / "source.pdparams", right, to="torch:hf", verify=False)
+    found = load_file(right)
+    folded = "model.backbone.encoder.blocks.0.blocks.0.token_conv.weight"
+    views = {n: np.ascontiguousarray(a.T).T if a.ndim == 2 else a for n, a in found.items()}
+    views[folded] = np.nextafter(found[folded], np.float32(9))
+    save_file(views, tmp_path / "broken.safetensors")
+    done = porter.repair(tmp_path / "broken.safetensors", tmp_path / "fixed.safetensors",
+                         like=tmp_path / "source.pdparams")  # fmt: skip
+    assert done.comparison is not None
+    assert done.comparison.rounded == (folded,)
+    assert set(done.views) == {"head.fc1.weight", "head.fc2.weight"}
+    other = "head.conv1.weight" if "head.conv1.weight" in views else "head.fc1.bias"
+    save_file({**views, other: np.nextafter(found[other], np.float32(9))},
+              tmp_path / "broken.safetensors")  # fmt: skip
+    comparison = porter.inspect(
+        tmp_path / "broken.safetensors", like=tmp_path / "source.pdparams"
+    ).comparison
+    assert comparison is not None
+    assert comparison.others == (other,)
 
 
 def test_a_custom_table_pairs_the_names(tmp_path: Path) -> None:
