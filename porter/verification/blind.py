@@ -33,7 +33,7 @@ def unseen(
         if effect < limit:
             blind.append(Blind(name, effect, limit))
         elif keys is not None and _size(keys) / rms < limit:
-            blind.append(Blind(name, _size(keys) / rms, limit, "keys"))
+            blind.append(Blind(name, _size(keys) / rms, limit, part="keys"))
     return tuple(blind)
 
 

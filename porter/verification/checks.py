@@ -107,7 +107,7 @@ class Blind:
     effect: float
     """How far the output would move, relative to its rms, if the tensor were lost (first order)."""
     limit: float
-    part: str = ""
-    """`keys` for that part of a fused bias only: softmax cancels what is added to all scores."""
     proof: str = BY_BYTES
     """What proves it: outputs on fuzzed weights (its row of the table), or only its bytes."""
+    part: str = ""
+    """`keys` for that part of a fused bias only: softmax cancels what is added to all scores."""
