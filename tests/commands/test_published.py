@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,10 +15,14 @@ from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
-from porter.commands.published import pictures, published_reference
+from porter.commands.published import judged_exactly, pictures, published_reference
 from porter.errors import InputError, UsageError
 from porter.frameworks import providers
 from porter.frameworks.references import parse
+from porter.verification.checks import Check
+from porter.verification.compare import compare
+from porter.verification.sides.report import SideReport
+from porter.verification.verdict import Verdict
 from porter.zoo.architectures import all_variants, find
 from porter.zoo.published import published_config
 
@@ -49,6 +54,27 @@ def test_options_that_need_a_reference_model_are_refused(tmp_path: Path) -> None
     result = CliRunner().invoke(cli, asked)
     assert result.exit_code == 2
     assert "--grad is for variants that have a reference model" in result.output
+
+
+def check(precision: str, problem: str) -> Check:
+    """Return a check of an output."""
+    figures = compare(np.ones(3), np.ones(3))
+    return Check("given", "logits", precision, None, figures, 1e-4, problem)
+
+
+def test_a_detector_is_judged_in_float64() -> None:
+    """Rows that change places in float32 are no fault; a difference in float64 is one."""
+    side = SideReport(label="a", framework="torch", dialect="torch", file="", format="")
+    verdict = Verdict("x", "failed", "", side, side, 0, 0)
+    swapped = replace(verdict, checks=(check("float64", ""), check("float32", "error")))
+    found = judged_exactly(swapped)
+    assert found.passed
+    assert [c.precision for c in found.checks] == ["float64"]
+    assert "float32" in found.skipped[0]
+    wrong = replace(verdict, checks=(check("float64", "error"), check("float32", "error")))
+    assert judged_exactly(wrong).failed
+    unknown = replace(verdict, checks=(check("float32", "error"),))
+    assert judged_exactly(unknown) is unknown
 
 
 @pytest.fixture

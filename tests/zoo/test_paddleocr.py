@@ -26,7 +26,7 @@ from porter.zoo.published import published_config
 from porter.zoo.seeded import noise
 
 NAMES: dict[str, dict[str, tuple[int, str]]] = json.loads(
-    (Path(__file__).parents[1] / "golden" / "paddleocr-names.json").read_text()
+    (Path(__file__).with_name("paddleocr-names.json")).read_text()
 )
 """{variant: {naming: (tensors, digest of their names, dtypes and shapes)}}, of PaddleX 3.7.2 and
 transformers 5.24; `pairs`: of the names in training and in transformers, side by side."""
