@@ -18,8 +18,8 @@ from porter.verification.verdict import Verdict
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 
-NAME = "vit-labml-cifar10"
-BIAS = "transformer_layers.3.feed_forward.layer1.bias"
+NAME = "pp-lcnet-x1_0-doc-ori"
+BIAS = "encoder.blocks.1.layers.0.depthwise_convolution.normalization.bias"
 
 
 @pytest.fixture(scope="module")
