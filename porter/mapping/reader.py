@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from porter.mapping.table import BARE, Layer, Table
 from porter.mappings import FOLDER
 from porter.storage.input_file import read_small
 
+GROUP = "porter.tables"
 _LARGEST = 4 << 20
 """Bytes of a table; the largest that porter has are a few thousand."""
 
@@ -31,12 +33,30 @@ def parse(text: str, source: str) -> Table:
 
 
 def load(path: Path) -> Table:
-    """Read a custom table; a `TableError` begins with its path."""
+    """Read a custom table; a `TableError` begins with its path.
+
+    A name without a folder that is not a file here is looked for among the tables that other
+    packages bring: entry points of the group `porter.tables`, whose values are folders.
+    """
+    path = path if path.parent != Path() or path.exists() else _installed(path)
     try:
         data = read_small(path, _LARGEST)
     except PorterError as error:
         raise TableError(f"cannot be read: {error.message}", path) from error
     return _checked(data, str(path))
+
+
+def _installed(name: Path) -> Path:
+    """Return the file of this name that a package brings, the name itself where none does."""
+    for entry in entry_points(group=GROUP):
+        folder = entry.load()
+        if not isinstance(folder, str | Path):
+            raise TableError(
+                f"the entry point {printable(entry.name)!r} of {GROUP} is not a folder"
+            )
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    return name
 
 
 @cache

@@ -1,0 +1,126 @@
+"""Live models without their frameworks: activations, options, where two models differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from porter.frameworks.live.cases import varied
+from porter.frameworks.live.diagnosis import diagnosed, other_eps
+from porter.frameworks.live.options import Recipe, likeness, options, reshaped, rotated
+from porter.frameworks.live.signature import SAME, distance, signature
+from porter.frameworks.live.units import Unit
+
+X = np.random.default_rng(0).standard_normal((2, 3, 8, 8))
+INPUT = signature(X)
+
+
+def linear(key: str, out: int, inner: int, **more: Any) -> Unit:
+    flipped = more.get("flipped", False)
+    return Unit(
+        key, "linear", key, "Linear", {"weight": f"{key}.weight"},
+        {"weight": (inner, out) if flipped else (out, inner)}, inputs=[INPUT], **more,
+    )  # fmt: skip
+
+
+def test_an_activation_is_recognised_in_any_order_of_its_axes() -> None:
+    """Channels first or last, or flattened, it is the same; another one is not."""
+    assert distance(INPUT, signature(X.transpose(0, 2, 3, 1))) < 1e-12
+    assert distance(INPUT, signature(X.reshape(2, 3, 64) * (1 + 1e-5))) < SAME
+    assert distance(INPUT, signature(X * 1.01)) > SAME
+    assert distance(INPUT, signature(X[:1])) == float("inf")
+
+
+def test_a_fused_projection_is_cut_in_every_way() -> None:
+    """q, k and v are rows of it one after the other, or interleaved by head."""
+    left = linear("qkv", 24, 8, sizes=(2,))
+    group = [linear(name, 8, 8, flipped=True) for name in "qkv"]
+    found = options(group[1], [left], group)
+    value = np.arange(24 * 8, dtype=np.float32).reshape(24, 8)
+    made = {o.layout: o.recipes["k.weight"].made({"qkv.weight": value}) for o in found
+            if o.spans[0][1] == 8}  # fmt: skip
+    assert np.array_equal(made["rows"], value[8:16].T)
+    by_head = value.reshape(2, 3, 4, 8)[:, 1].reshape(8, 8)
+    assert np.array_equal(made["2,3,*"], by_head.T)
+    assert {o.spans[0][1] for o in found} == {0, 8, 16}
+
+
+def test_three_projections_are_joined() -> None:
+    """The other way round: the right has them in one, in the order that is tried."""
+    lefts = [linear(name, 8, 8) for name in "qkv"]
+    found = options(linear("qkv", 24, 8), lefts, [])
+    assert {o.left for o in found} >= {("q", "k", "v"), ("k", "q", "v")}
+    values = {f"{n}.weight": np.full((8, 8), i, np.float32) for i, n in enumerate("qkv")}
+    first = next(o for o in found if o.left == ("q", "k", "v") and o.variant == "joined ")
+    assert first.recipes["qkv.weight"].made(values)[:, 0].tolist() == [0] * 8 + [1] * 8 + [2] * 8
+
+
+def test_rotary_rows_are_reordered_in_each_head() -> None:
+    """Halves that are rotated become neighbours."""
+    left = linear("q", 8, 4)
+    (option,) = options(linear("wq", 8, 4), [left], [])
+    recipe = rotated(option, left, 4, pairs_first=False).recipes["wq.weight"]
+    rows = recipe.made({"q.weight": np.repeat(np.arange(8.0)[:, None], 4, 1)})[:, 0]
+    assert rows.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "chain"),
+    [
+        ((16, 1, 1), (16,), ("squeeze 2", "squeeze 1")),
+        ((4, 12), (1, 4, 12), ("unsqueeze 0",)),
+        ((3, 4), (4, 3), None),
+    ],
+)
+def test_axes_of_size_one_come_and_go(source: Any, target: Any, chain: Any) -> None:
+    """Other shapes are not made equal."""
+    assert reshaped(source, target) == chain
+    if chain is not None:
+        made = Recipe(("a",), ops=chain).made({"a": np.zeros(source, np.float32)})
+        assert made.shape == target
+
+
+def test_names_are_alike_by_their_words() -> None:
+    """Words of one meaning count as one, the last words most."""
+    assert likeness("layers.0.self_attn.q_proj.weight", "layers.0.wq.weight") > likeness(
+        "layers.0.self_attn.v_proj.weight", "layers.0.wq.weight"
+    )
+    assert likeness("h.0.gate_proj.weight", "blocks.0.w1.weight") > likeness(
+        "h.0.up_proj.weight", "blocks.0.w1.weight"
+    )
+
+
+def test_inputs_are_varied_within_what_they_are() -> None:
+    """Whole numbers stay those that were given, floats keep their type."""
+    given = {"ids": np.array([[3, 5, 9]]), "x": X.astype(np.float32)}
+    cases = varied(given)
+    assert len(cases) == 3
+    for case in cases.values():
+        assert sorted(case["ids"].ravel()) == [3, 5, 9]
+        assert case["x"].dtype == np.float32
+    assert cases["larger"]["x"].std() > 2.5 * cases["drawn anew"]["x"].std()
+
+
+def call(path: str, kind: str, inputs: Any, output: Any, **settings: Any) -> dict[str, Any]:
+    weights = kind in ("Linear", "LayerNorm")
+    return {
+        "path": path, "kind": kind, "inputs": [signature(inputs)], "output": signature(output),
+        "weights": weights, "settings": settings,
+    }  # fmt: skip
+
+
+def test_the_module_that_computes_otherwise_is_named_with_its_setting() -> None:
+    """A norm with another eps, a dropout that scales; equal models have no story."""
+    paths = {"ln": "norm", "lin": "fc"}
+    left = [call("norm", "LayerNorm", X, X, eps=1e-5), call("fc", "Linear", X, X)]
+    right = [call("ln", "LayerNorm", X, X * 1.1, _epsilon=1e-3), call("lin", "Linear", X * 1.1, X)]
+    assert "eps is 0.001 there and 1e-05 here" in diagnosed(left, right, paths)
+    assert other_eps(left, right, paths).startswith("ln (LayerNorm) and norm: eps is 0.001")
+    drop = call("drop", "Dropout", X, X / 2, mode="downscale_in_infer", p=0.5)
+    right = [call("ln", "LayerNorm", X, X, eps=1e-5), drop, call("lin", "Linear", X / 2, X)]
+    story = diagnosed(left, right, paths)
+    assert "it is 0.5 times that; drop (Dropout) multiplies by 0.5" in story
+    right = [call("ln", "LayerNorm", X, X, eps=1e-5), call("lin", "Linear", X, X)]
+    assert "all modules with weights agree" in diagnosed(left, right, paths)
