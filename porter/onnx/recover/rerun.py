@@ -13,6 +13,7 @@ from porter.frameworks import exchange
 from porter.frameworks.process import Worker
 from porter.mapping.fold import fold
 from porter.mapping.table import CANONICAL
+from porter.onnx.export.metadata import OUTPUT, PROBABILITIES
 from porter.onnx.export.write import Options, export
 from porter.onnx.graph.signature import Signature
 from porter.planning.fit import fit
@@ -50,6 +51,9 @@ def prove(
                        output=os.fspath(answer))  # fmt: skip
         outputs.append(exchange.load(answer)[0]["noise"])
     theirs, mine = outputs
+    assert state.origin is not None
+    if state.origin.metadata.get(OUTPUT) == PROBABILITIES:
+        mine = softmax(mine)  # the file was exported so
     error, limit = error_of(mine, theirs), LIMITS.get(signature.dtype, LIMITS["float32"])
     if not error <= limit:
         if error_of(softmax(mine), theirs) <= limit:

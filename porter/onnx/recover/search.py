@@ -80,6 +80,8 @@ class Search:
     def recovered(self) -> Recovered:
         """Return what was found and proven."""
         self._refuse_rounded()
+        if self._signature.as_bytes:
+            raise InputError(f"takes pixels, and its graph was changed; {UNTOUCHED}", self._path)
         made = self._template()
         with Worker("onnx-tools") as worker, tempfile.TemporaryDirectory(prefix="porter-") as temp:
             worker.limit = Limit.of(self._path)

@@ -201,3 +201,18 @@ def test_a_quantised_file_is_refused_for_what_it_is(vit: Path, tmp_path: Path) -
         quantize_dynamic(tmp_path / "p.onnx", tmp_path / "m.onnx")
     with pytest.raises(InputError, match=r"is quantised .*its weights were rounded"):
         recover(find(VIT), tmp_path / "m.onnx")
+
+
+def test_a_rewritten_export_that_gives_probabilities_comes_back(vit: Path, tmp_path: Path) -> None:
+    """Its metadata state the softmax, and the run shows it; one that takes pixels is refused."""
+    source = vit.with_suffix(".safetensors")
+    porter.convert(VIT, source, tmp_path / "p.onnx", onnx={"with_softmax": True}, **CARE)
+    _basic(tmp_path / "p.onnx", tmp_path / "m.onnx")
+    found = recover(find(VIT), tmp_path / "m.onnx")
+    assert differences(found.state, VIT) == []
+    assert "proven" in found.how[-1]
+    porter.convert(VIT, source, tmp_path / "b.onnx", onnx={"with_preprocessing": True}, **CARE)
+    assert differences(recover(find(VIT), tmp_path / "b.onnx").state, VIT) == []
+    _basic(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    with pytest.raises(InputError, match="takes pixels, and its graph was changed"):
+        recover(find(VIT), tmp_path / "c.onnx")
