@@ -1,0 +1,116 @@
+"""What writes an output: a codec, the export of an ONNX model, a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from porter import codecs
+from porter.commands.conversion.fitting import Prepared
+from porter.commands.options import OnnxKeywords
+from porter.errors import UsageError
+from porter.planning import endpoint
+from porter.planning.fit import Fitted
+from porter.planning.plan import Plan
+from porter.planning.preprocessing import GIVEN, Chosen, chosen, labels_of
+from porter.storage.atomic_output import Written
+from porter.verification.inputs import Halves, halved
+from porter.verification.judge import bounds
+from porter.zoo.architectures import Architecture
+
+UNCALIBRATED = (
+    "int8: activations are quantised as they come; judged on noise, pictures would be better"
+    " (--calibrate)"
+)
+"""Note on an int8 model without pictures."""
+
+
+def check_asked(
+    container: str, dtype: str | None, verify: bool, judge: str | None, onnx: OnnxKeywords | None
+) -> None:
+    """Refuse options that need others."""
+    if dtype == "int8" and container != "onnx":
+        raise UsageError("--dtype int8: for --to onnx only")
+    if onnx and "calibrate" in onnx and dtype != "int8":
+        raise UsageError("--calibrate: with --dtype int8 only")
+    if judge is not None:
+        if not verify:
+            raise UsageError("--judge needs the proof that --no-verify leaves out")
+        bounds(judge)
+
+
+def picture_of(
+    container: str, fitted: Fitted, named: str, plan: Plan, onnx: OnnxKeywords
+) -> Chosen | None:
+    """Return the preprocessing of the weights, for an output that states it."""
+    if container not in ("onnx", endpoint.FOLDER) or not fitted.architecture.module:
+        return None
+    size = fitted.architecture.sides(plan.image_size)
+    given = {key: onnx.get(key) for key in GIVEN}
+    return chosen(
+        fitted.architecture, named, fitted.state.origin, size, file=onnx.get("preprocessing"),
+        given=given,
+    )  # fmt: skip
+
+
+def pictures_of(
+    picture: Chosen | None, variant: Architecture, image_size: int, onnx: OnnxKeywords | None
+) -> Halves | None:
+    """Return the pictures of --calibrate."""
+    if not onnx or "calibrate" not in onnx or picture is None:
+        return None
+    if onnx.get("with_preprocessing"):
+        raise UsageError("--calibrate takes normalised pictures: leave --with-preprocessing out")
+    return halved(onnx["calibrate"], picture.how, variant.sides(image_size), onnx.get("batch"))
+
+
+def writing_notes(
+    ready: Prepared, picture: Chosen | None, pictures: Halves | None, dtype: str | None
+) -> Iterator[str]:
+    """Yield what the user should know of how the output is written."""
+    if picture is not None:
+        size = ready.fitted.architecture.sides(ready.target.image_size)
+        yield f"preprocessing: {picture.how.described(size)} ({picture.why})"
+    if dtype == "int8":
+        yield pictures.note if pictures else UNCALIBRATED
+
+
+def writer_of(
+    container: str,
+    fitted: Fitted,
+    plan: Plan,
+    max_shard_size: str | int | None,
+    onnx: OnnxKeywords | None,
+    dtype: str | None,
+    pictures: Halves | None,
+    picture: Chosen | None,
+) -> Callable[..., Written]:
+    """Return the function that writes a state dict: a codec, or the ONNX export."""
+    if container != "onnx":
+        if onnx:
+            raise UsageError(f"{', '.join(onnx)}: for --to onnx only")
+        if container == endpoint.FOLDER:
+            from porter.commands import snapshot
+
+            snapshot.config(fitted.architecture, plan)  # Refused before anything is read.
+            return partial(
+                snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size,
+                preprocessing=None if picture is None else picture.how,
+            )  # fmt: skip
+        return partial(codecs.write, format=container, max_shard_size=max_shard_size)
+    if max_shard_size is not None:
+        raise UsageError("an ONNX model is not cut into shards; use --external-data")
+    from porter.onnx.export.write import Options, export
+
+    left_out = (*GIVEN, "preprocessing", "calibrate")
+    given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k not in left_out}
+    options = Options(
+        **given, int8=dtype == "int8", calibration=pictures.calibrating if pictures else {}
+    )
+    return partial(
+        export, fitted.architecture, num_classes=plan.num_classes, image_size=plan.image_size,
+        features=plan.features, options=options,
+        preprocessing=None if picture is None else picture.how,
+        labels=labels_of(fitted.state.origin),
+    )  # fmt: skip
