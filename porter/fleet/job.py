@@ -70,7 +70,7 @@ class Result:
     tensors: int = 0
     """Tensors whose bytes were proven."""
     error: float | None = None
-    """The largest error of the outputs, of those in the precision of the verdict, absolute."""
+    """The largest error of the outputs, in the precision of the verdict, by the reference's rms."""
     share: float | None = None
     """The largest error as a share of its limit."""
     seconds: float = 0.0

@@ -47,6 +47,7 @@ RUNS = {
         "convert pvtv2-b0 a.pth -o c.pth --from torch --to torch --dtype fp16 --no-verify",
         "convert pvtv2-b0 a.pth -o o.onnx --from torch --to onnx",
     ],
+    "fleet": ["fleet jobs.toml"],
     "predict": ["predict a.pth cat.png --top 2"],
     "repack": ["repack a.pth -o r.npz --dtype fp16", "repack a.pth -o r.safetensors"],
     "table check": [
@@ -87,6 +88,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     porter.convert("pvtv2-b0", made / "a.pth", made / "a.pdparams", from_="torch", to="paddle",
                    verify=False)  # fmt: skip
     (made / "toy.toml").write_text(TABLE)
+    job = 'arch = "pvtv2-b0"\ninput = "a.pth"\nto = "paddle"\nverify = false'
+    (made / "jobs.toml").write_text(
+        f'[[jobs]]\n{job}\noutput = "f.pdparams"\n[[jobs]]\n{job.replace("b0", "b1")}\n'
+        'output = "g.pdparams"\n'
+    )
     (made / "data" / "7").mkdir(parents=True)
     Image.new("RGB", (40, 40), "red").save(made / "data" / "7" / "x.png")
     arrays = porter.open(made / "a.pth").arrays()
