@@ -53,8 +53,9 @@ def recover(
     name = os.fspath(path)
     if detect(name) == "paddle-inference":
         return _of_program(architecture, name, fold_batchnorm)
+    state = initializers(InputFile(name))  # stricter than what reads the graph
     if is_as_written(name):  # its Constant nodes, if there are any, belong to the graph
-        return Recovered(restore(initializers(InputFile(name))))
+        return Recovered(restore(state))
     weights = weights_of(name)
     assert weights.origin is not None
     if notes.QUANTIZED in weights.origin.metadata:

@@ -17,7 +17,6 @@ from porter.onnx.export import metadata as notes
 from porter.onnx.export.model import TENSORS
 from porter.onnx.graph.fingerprint import fingerprint
 from porter.onnx.graph.parse import parse
-from porter.onnx.graph.values import Model
 from porter.storage.digests import method_of
 from porter.storage.input_file import InputFile
 from porter.storage.read_back import digests_of
@@ -29,15 +28,22 @@ _SUFFIX = stored_name("")
 
 
 def is_as_written(path: str) -> bool:
-    """Whether porter wrote the graph of a file, and nothing has changed it since."""
-    with InputFile(path) as file:
-        return _is_as_written(parse(file))
+    """Whether porter wrote the graph of a file, and nothing has changed it since.
 
-
-def _is_as_written(model: Model) -> bool:
-    # a function in the file could give a standard operation another meaning
+    `InputError` for a file that is not an ONNX model.
+    """
+    try:
+        with InputFile(path) as file:
+            model = parse(file)
+    except InputError as error:
+        raise InputError(error.message, path) from error
     recorded = model.metadata.get(notes.GRAPH)
-    return not model.functions and recorded == fingerprint(model.graph, model.opsets)
+    if recorded is None or model.functions:  # a function could give an operation another meaning
+        return False
+    try:
+        return recorded == fingerprint(model.graph, model.opsets)
+    except InputError:  # an attribute that porter does not write
+        return False
 
 
 def is_rewritten(state: StateDict) -> bool:
