@@ -90,7 +90,7 @@ def predict(
     """Run a checkpoint or an ONNX file on pictures and name the best classes of each.
 
     Parameters:
-        model: Path, or http or https address, of a checkpoint or an ONNX model.
+        model: Path or address of a checkpoint or an ONNX model.
         pictures: Files or folders of pictures.
         architecture: Name of the checkpoint's variant; None to recognise it.
         from_: Format and naming of the checkpoint; None to recognise them.
@@ -108,6 +108,7 @@ def predict(
         python: {framework: interpreter of another environment that has it and porter}.
         timeout: Seconds that an ONNX file may take to load, and to run.
 
+    Returns `Predictions`: the best classes of each picture, the best first, and how it was prepared.
     Raises `InputError`, `MappingError`, `UsageError` or `MissingPackage`.
     """
     if top < 1:
