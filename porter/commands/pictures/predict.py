@@ -108,7 +108,7 @@ def predict(
         python: {framework: interpreter of another environment that has it and porter}.
         timeout: Seconds that an ONNX file may take to load, and to run.
 
-    Returns `Predictions`: the best classes of each picture, the best first, and how it was prepared.
+    Returns `Predictions`: the best classes of each picture and how it was prepared.
     Raises `InputError`, `MappingError`, `UsageError` or `MissingPackage`.
     """
     if top < 1:
