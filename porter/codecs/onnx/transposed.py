@@ -10,12 +10,10 @@ import json
 
 from porter.errors import InputError
 from porter.tensors.lazy import LazyTensor
-from porter.tensors.operations import Permute
 from porter.tensors.state_dict import StateDict
 
 TRANSPOSED = "porter.transposed"
 """Metadata key: a JSON list of the names of the weights."""
-_SWAP = Permute((1, 0))
 
 
 def stored_name(name: str) -> str:
@@ -25,7 +23,9 @@ def stored_name(name: str) -> str:
 
 def transposed(tensor: LazyTensor) -> LazyTensor:
     """Return a matrix transposed; twice is the tensor itself."""
-    return _SWAP.apply(tensor)
+    from porter.tensors.operations import Permute  # Takes longer to load than a look at a file.
+
+    return Permute((1, 0)).apply(tensor)
 
 
 def straightened(state: StateDict) -> StateDict:
