@@ -157,7 +157,7 @@ def test_what_a_job_reads_is_not_read_again(
             read.append(len(buffer))
             real(self, offset, buffer)
 
-    monkeypatch.setattr(file_digest, "InputFile", Counted)
+    monkeypatch.setattr(file_digest, "open_input", Counted)
     jobs = pieces.in_order([job], [digest])
     with ThreadPoolExecutor(len(jobs)) as pool:
         for running in [pool.submit(job.run) for job in reversed(jobs)]:
