@@ -91,7 +91,7 @@ def test_files_are_inspected(tmp_path: Path) -> None:
 
 def test_tables_are_proven(tmp_path: Path) -> None:
     """Tables are checked against the skeletons alone."""
-    assert "proven, both ways" in porter("table", "check", "shunted", cwd=tmp_path)
+    assert "total and exact, both ways" in porter("table", "check", "shunted", cwd=tmp_path)
 
 
 def test_what_needs_a_framework_says_so(tmp_path: Path) -> None:
