@@ -347,7 +347,7 @@ _servers: list[subprocess.Popen[str]] = []
 
 
 def _fleet(setting: Setting) -> Group:
-    """Small proofs by one command each, and by one manifest; many small files, and `cp -r`."""
+    """Small proofs by one command each, and by one manifest."""
     import porter
 
     folder = setting.folder / "fleet"
@@ -362,7 +362,6 @@ def _fleet(setting: Setting) -> Group:
         f'[[jobs]]\nn = {list(range(count))}\noutput = "{out}/{{n}}.pdparams"\n'
     )
     (folder / "proofs.toml").write_text(table)
-    (folder / "plain.toml").write_text(table.replace("[[jobs]]", "verify = false\n[[jobs]]"))
     one = f'"{PORTER}" convert shunted-t "{source}" --from torch --to paddle -o "{out}'
     commands = " && ".join(f'{one}/{n}.pdparams"' for n in range(count))
     group = Group("fleet", f"{count} small proofs", made=(folder,))

@@ -61,8 +61,10 @@ def command(
 
     def watch(result: Result, done: int, total: int) -> None:
         if not quiet and not as_json:
-            text = f"{done}/{total}  {result.status:9}  {result.name}  {result.seconds:.1f} s"
-            say(f"{text}  {result.message}".rstrip(), err=True)
+            say(
+                f"{done}/{total}  {result.status:9}  {result.name}  {result.seconds:.1f} s",
+                err=True,
+            )
 
     summary = run(
         manifest, workers=workers, runner=runner, resume=resume, baseline=baseline, watch=watch

@@ -14,12 +14,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from porter.codecs.check import check
 from porter.errors import InputError, PorterError, SystemFault
 from porter.fleet.job import Job, Result
 from porter.remote.address import is_url
-from porter.storage.digests import method_of
-from porter.storage.file_digest import FileDigest
+from porter.storage.file_digest import is_intact
 from porter.storage.input_file import InputFile
+from porter.storage.sidecar import SUFFIX
 
 _LARGEST = 1 << 31
 
@@ -108,15 +109,12 @@ class Journal:
 
 
 def _is_intact(result: Result) -> bool:
-    """Whether an output still is what was written."""
+    """Whether an output, with all its shards, still is what was written."""
     if is_url(result.output):
         return True  # It was sent whole; to compare it would be to fetch it.
     try:
-        if not result.digest:
-            return InputFile(result.output).size == result.nbytes
-        file = FileDigest(result.output, method_of(result.digest))
-        for job in file.jobs():
-            job.run()
+        if os.path.exists(result.output + SUFFIX):
+            return check(result.output).ok
+        return is_intact(result.output, result.nbytes, result.digest)
     except PorterError:
         return False
-    return file.digest == result.digest

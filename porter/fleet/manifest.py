@@ -38,8 +38,8 @@ _SPELLED = {"arch": "architecture", "input": "source", "from": "from_"}
 _OURS = {"name", "preset"}
 _NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx"}
 """Parameters of the functions that a manifest does not set."""
-_LISTS = {"drop", "seeds", "batch_sizes", "fill", "python", "verify"}
-"""Keys whose value may be a list, or anything else, without being several jobs."""
+_LISTS = {"drop", "seeds", "batch_sizes"}
+"""Keys whose value may be a list without being several jobs."""
 _HOLE = re.compile(r"\{(\w+)\}")
 
 

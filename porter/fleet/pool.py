@@ -108,6 +108,7 @@ class _Worker:
             env={**os.environ, "OMP_NUM_THREADS": str(_threads(workers))},
             text=True,
             encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the driver, which ends it.
         )
 
     def run(self, job: Job) -> Result | None:

@@ -31,6 +31,10 @@ RESERVE = 64 << 20
 _BLOCK = 1 << 20
 
 
+_whole: dict[tuple[str, str], str] = {}
+"""Address and SHA-256 to a copy that has it."""
+
+
 @cache
 def _folder() -> str:
     folder = tempfile.mkdtemp(prefix="porter-download-")
@@ -45,6 +49,8 @@ def download(source: Address, store: Store | None, progress: Progress | None) ->
     the server refuses or sends something else than was meant, `SystemFault` where the network or
     the disk fails.
     """
+    if source.sha256 is not None and (known := _whole.get((source.url, source.sha256))):
+        return known  # The digest says what it is, whatever the server has now.
     path = os.path.join(tempfile.mkdtemp(dir=_folder()), source.name)
     try:
         digest = _from_store(store, path, progress) if store else _plainly(source, path, progress)
@@ -58,6 +64,8 @@ def download(source: Address, store: Store | None, progress: Progress | None) ->
             what = "the disk is full" if full else f"cannot be written: {error.strerror}"
             raise SystemFault(f"{what} (TMPDIR names another folder)", path) from None
         raise
+    if source.sha256 is not None:
+        _whole[source.url, source.sha256] = path
     return path
 
 

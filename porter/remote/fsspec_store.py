@@ -27,6 +27,8 @@ _FAULTS = {
     "az": ("azure.core.exceptions.AzureError",),
 }
 """Errors of the systems that are not an `OSError` or a `ValueError`."""
+_OFTEN = 256 << 20
+"""Bytes after which the tag is compared; it is once more before an output appears."""
 _TAGS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "created")
 """Keys of fsspec's `info` that tell one state of a file from another, the best first."""
 
@@ -91,6 +93,7 @@ class FsspecStore:
             raise InputError("has no size: it cannot be read in parts", source.shown)
         self.size: int = info["size"]
         self._tag = _tag(info)
+        self._unchecked = 0
 
     def read(self, start: int, end: int) -> bytes:
         """Return these bytes."""
@@ -98,7 +101,9 @@ class FsspecStore:
             data = self._part(start, end)
         if len(data) != end - start:
             raise InputError("changed while it was being read", self.shown)
-        if end - start >= _OFTEN:
+        self._unchecked += len(data)
+        if self._unchecked >= _OFTEN:
+            self._unchecked = 0
             self.check()
         return data
 
@@ -117,10 +122,6 @@ class FsspecStore:
             info = self._system.info(self._source.url)
         if (info.get("size"), _tag(info)) != (self.size, self._tag):
             raise InputError("changed while it was being read", self.shown)
-
-
-_OFTEN = 1 << 20
-"""Bytes of a part after which the tag is compared: of short parts, the next long one does."""
 
 
 def _tag(info: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ import threading
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Protocol
 
 from porter.storage.input_file import Identity, InputFile, identity, register
@@ -22,7 +23,7 @@ CHUNK = 4 << 20
 AHEAD = 3
 """Chunks that are asked for before they are wanted."""
 KEPT = 16
-"""Chunks in memory, those that are awaited included."""
+"""Chunks in memory of all files together, those that are awaited included."""
 _PAGE = 512
 _MOST_PAGES = 1 << 15
 _STREAM = 512 << 10
@@ -50,10 +51,58 @@ class Store(Protocol):
         """Raise `InputError` when the file is no longer the one that was opened."""
 
 
+class _Chunks:
+    """The chunks of all files: a checkpoint of a hundred shards keeps no more than one file."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="porter_remote")
+
+    def get(self, file: RemoteFile, index: int, ahead: int) -> bytes | None:
+        """Return a chunk; None where it is neither there nor asked for.
+
+        With `ahead`, it and as many after it are asked for first.
+        """
+        key = (id(file), index)
+        with self._lock:
+            for wanted in range(index, index + ahead):
+                if (id(file), wanted) not in self._kept:
+                    job = self._pool.submit(file.fetch_chunk, wanted)
+                    self._kept[id(file), wanted] = job
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)[1].cancel()
+        if found is None:
+            return None
+        try:
+            return found.result()
+        except CancelledError:  # Other files took its place before it was begun.
+            return file.fetch_chunk(index)
+        except BaseException:
+            with self._lock:
+                self._kept.pop(key, None)
+            raise
+
+    def forget(self, file: int) -> None:
+        """Let the chunks of a file go."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == file]:
+                self._kept.pop(key).cancel()
+
+
+_chunks = _Chunks()
+
+
 class RemoteFile(InputFile):
     """A file at an address; `path` is the address as it is shown."""
 
-    __slots__ = ("_all", "_chunks", "_ends", "_lock", "_pages", "_pool", "_store")
+    __slots__ = ("_all", "_ends", "_lock", "_pages", "_store")
 
     def __init__(self, store: Store) -> None:
         self._fd = -1
@@ -61,12 +110,10 @@ class RemoteFile(InputFile):
         self.size = store.size
         self._identity = (-1, zlib.crc32(store.shown.encode()), store.size, 0)
         self._store = store
-        self._chunks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._pages: dict[int, bytes] = {}
         self._ends: deque[int] = deque(maxlen=8)
         self._all = False
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="porter_remote")
         register(self)
 
     @property
@@ -122,8 +169,7 @@ class RemoteFile(InputFile):
         """Do nothing: other tensors may be read from the same file."""
 
     def __del__(self) -> None:
-        if hasattr(self, "_pool"):
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        _chunks.forget(id(self))
 
     def _fill(self, offset: int, view: memoryview) -> None:
         done, end = 0, offset + len(view)
@@ -134,7 +180,9 @@ class RemoteFile(InputFile):
                 self._ends.append(end)
         while done < len(view):
             at = offset + done
-            if (chunk := self._chunk(at, in_order)) is not None:
+            last = (self.size - 1) // CHUNK
+            ahead = min(AHEAD, last - at // CHUNK) + 1 if in_order else 0
+            if (chunk := _chunks.get(self, at // CHUNK, ahead)) is not None:
                 begin = at % CHUNK
                 part = chunk[begin : begin + len(view) - done]
             elif len(view) < _STREAM:
@@ -144,30 +192,8 @@ class RemoteFile(InputFile):
             view[done : done + len(part)] = part
             done += len(part)
 
-    def _chunk(self, at: int, in_order: bool) -> bytes | None:
-        """Return the chunk around a position, if it is there or asked for; None otherwise."""
-        index = at // CHUNK
-        with self._lock:
-            if in_order:
-                last = (self.size - 1) // CHUNK
-                for wanted in range(index, min(index + AHEAD, last) + 1):
-                    if wanted not in self._chunks:
-                        self._chunks[wanted] = self._pool.submit(self._fetch_chunk, wanted)
-            found = self._chunks.get(index)
-            if found is not None:
-                self._chunks.move_to_end(index)
-            while len(self._chunks) > KEPT:
-                self._chunks.popitem(last=False)[1].cancel()
-        if found is None:
-            return None
-        try:
-            return found.result()
-        except BaseException:
-            with self._lock:
-                self._chunks.pop(index, None)
-            raise
-
-    def _fetch_chunk(self, index: int) -> bytes:
+    def fetch_chunk(self, index: int) -> bytes:
+        """Fetch a chunk."""
         return self._store.read(index * CHUNK, min((index + 1) * CHUNK, self.size))
 
     def _has_pages(self, start: int, end: int) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from porter.errors import InputError, SystemFault, UsageError
 from porter.storage import pieces as writing
-from porter.storage.input_file import InputFile, now, open_input
+from porter.storage.input_file import InputFile, now, registered
 from porter.storage.lock import hidden, locked
 from porter.storage.options import WriteOptions
 from porter.storage.page_cache import forget, is_too_large
@@ -147,7 +147,8 @@ def _publish(
 ) -> Written:
     before = [stamp(source) for source in sources]
     for source in sources:
-        (source if isinstance(source, InputFile) else open_input(source)).stream()
+        if (remote := registered(named(source))) is not None:
+            remote.stream()
     digest = ""
     with _temporary(target) as file, explained(target.asked, plan.nbytes):
         name, fd = file.name, file.fd

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from porter.storage.digests import XXH3, Digest, digest_of
+from porter.storage.digests import XXH3, Digest, digest_of, method_of
 from porter.storage.input_file import InputFile, open_input, watched
 from porter.storage.pieces import WRITE_BLOCK, Meter, Task
 from porter.tensors.blocks import scratch
@@ -172,3 +172,13 @@ class FileDigest:
             if len(part) < len(piece):
                 self._frame.append((at + len(part), piece[len(part) :]))
                 return
+
+
+def is_intact(path: str, nbytes: int, digest: str) -> bool:
+    """Whether a file has the size and, where it was read back, the digest that it had."""
+    if not digest:
+        return open_input(path).size == nbytes
+    file = FileDigest(path, method_of(digest))
+    for job in file.jobs():
+        job.run()
+    return file.size == nbytes and file.digest == digest

@@ -197,15 +197,20 @@ def register(file: InputFile) -> None:
     _registered[file.path] = file
 
 
+def registered(path: str) -> InputFile | None:
+    """Return the file that is registered under a path, None where there is none."""
+    return _registered.get(path)
+
+
 def open_input(path: str | os.PathLike[str]) -> InputFile:
     """Open a file by its path, or return the one that is registered under it."""
-    return _registered.get(os.fspath(path)) or InputFile(path)
+    return registered(os.fspath(path)) or InputFile(path)
 
 
 def now(path: str) -> Identity:
     """Return what the file at a path is now; `InputError` when it is gone."""
-    if path in _registered:
-        return _registered[path].now()
+    if (file := registered(path)) is not None:
+        return file.now()
     try:
         return identity(os.stat(path))
     except OSError as fault:
@@ -259,8 +264,8 @@ def open_beside(model: str, name: str, *, hard_links: bool) -> InputFile:
     check_relative(model, name)
     folder = os.path.dirname(model)
     path = os.path.join(folder, name)
-    if path in _registered:
-        return _registered[path]
+    if (known := registered(path)) is not None:
+        return known
     real = os.path.realpath(path)
     homes = {os.path.realpath(folder), os.path.dirname(os.path.realpath(model))}
     if not any(os.path.commonpath((home, real)) == home for home in homes):

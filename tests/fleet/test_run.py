@@ -113,6 +113,22 @@ def test_finished_jobs_are_not_run_again(source: Path, tmp_path: Path) -> None:
     assert len(run) == 4
 
 
+def test_altered_shard_is_written_again(source: Path, tmp_path: Path) -> None:
+    """Of an output in shards all files are compared, with the record or without."""
+    path = manifest(tmp_path, source, 1, 'to = "safetensors"\nmax-shard-size = "8MB"')
+    path.write_text(path.read_text().replace(".pdparams", ".safetensors"))
+    fleet(path)
+    run: list[str] = []
+    fleet(path, resume=True, watch=lambda result, *_: run.append(result.name))
+    assert run == []
+    shard = sorted((tmp_path / "out").glob("*-of-*.safetensors"))[1]
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data)
+    fleet(path, resume=True, watch=lambda result, *_: run.append(result.name))
+    assert run == ["0.safetensors"]
+
+
 def started(path: Path, *options: str) -> subprocess.Popen[bytes]:
     """Start the command in a process of its own."""
     argv = [sys.executable, "-P", "-m", "porter", "fleet", str(path), "--workers", "2", *options]

@@ -38,9 +38,9 @@ family = "small"
 "norm" = "norm"
 "head" = "linear"
 
-[dialects.library]
+[dialects.theirs]
 framework = "torch"
-[dialects.library.names]
+[dialects.theirs.names]
 "blocks.{i}.gate" = "blocks.{i}.mlp.gate_proj"
 "blocks.{i}.up" = "blocks.{i}.mlp.up_proj"
 "blocks.{i}.down" = "blocks.{i}.mlp.down_proj"

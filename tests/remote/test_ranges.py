@@ -193,3 +193,31 @@ def test_pieces_here_and_there_are_fetched_once(site: Site) -> None:
     assert site.sent <= len(data) + few + 2000
     with pytest.raises(InputError, match="truncated"):
         file.pread(9_000_000, 2)
+
+
+def test_many_files_keep_no_more_than_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are those of all files together, and go with the file."""
+    monkeypatch.setattr(remote_file, "CHUNK", 1 << 16)
+    data = {f"/{i}": np.random.default_rng(i).bytes(600_000) for i in range(8)}
+    site.files |= data
+    files = []
+    for path in data:
+        store = http_store.open_store(fetch.address(f"{site.url}{path}"))
+        assert store is not None
+        files.append(remote_file.RemoteFile(store))
+        files[-1].stream()
+    for file, body in zip(files, data.values(), strict=True):
+        assert file.pread(0, len(body)) == body
+    assert len(remote_file._chunks._kept) == remote_file.KEPT
+    files.clear()
+    del file
+    assert not remote_file._chunks._kept
+
+
+def test_a_copy_with_a_digest_is_fetched_once(site: Site) -> None:
+    """The digest says what it is: a second look at it asks nobody."""
+    url = f"{good(site)}#sha256={hashlib.sha256(BODY).hexdigest()}"
+    porter.open(url)
+    before = site.sent
+    porter.open(url)
+    assert site.sent == before

@@ -11,9 +11,8 @@ from typing import Any
 from porter.errors import PorterError
 from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
-from porter.storage.digests import method_of
-from porter.storage.file_digest import FileDigest
-from porter.storage.input_file import InputFile, read_small
+from porter.storage.file_digest import is_intact
+from porter.storage.input_file import read_small
 from porter.storage.options import WriteOptions
 
 _LARGEST = 1 << 30
@@ -38,7 +37,7 @@ class Journal:
             return ""
         for folder in folders:
             with suppress(PorterError):
-                if _is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):
+                if is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):
                     return os.path.join(folder, name)
         return ""
 
@@ -102,13 +101,3 @@ def _is_row(row: object) -> bool:
         and isinstance(tensors, dict)
         and all(type(digest) is str for digest in tensors.values())
     )
-
-
-def _is_intact(path: str, nbytes: int, digest: str) -> bool:
-    """Whether a file has the size and, where it was read back, the digest that it had."""
-    if not digest:
-        return InputFile(path).size == nbytes
-    file = FileDigest(path, method_of(digest))
-    for job in file.jobs():
-        job.run()
-    return file.size == nbytes and file.digest == digest
