@@ -29,6 +29,7 @@ from porter.storage.progress import Progress
 RESERVE = 64 << 20
 """Bytes of the disk that a download leaves free."""
 _BLOCK = 1 << 20
+_OTHER_FOLDER = "PORTER_CACHE_DIR or TMPDIR names another folder"
 
 
 _whole: dict[tuple[str, str], str] = {}
@@ -36,8 +37,9 @@ _whole: dict[tuple[str, str], str] = {}
 
 
 @cache
-def _folder() -> str:
-    folder = tempfile.mkdtemp(prefix="porter-download-")
+def _folder(base: str) -> str:
+    os.makedirs(base, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="porter-download-", dir=base)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -51,18 +53,20 @@ def download(source: Address, store: Store | None, progress: Progress | None) ->
     """
     if source.sha256 is not None and (known := _whole.get((source.url, source.sha256))):
         return known  # The digest says what it is, whatever the server has now.
-    path = os.path.join(tempfile.mkdtemp(dir=_folder()), source.name)
+    path = base = os.environ.get("PORTER_CACHE_DIR") or tempfile.gettempdir()
     try:
+        path = os.path.join(tempfile.mkdtemp(dir=_folder(base)), source.name)
         digest = _from_store(store, path, progress) if store else _plainly(source, path, progress)
         if source.sha256 is not None and digest != source.sha256:
             raise InputError(f"its sha256 is {digest}, not {source.sha256}", source.shown)
     except BaseException as error:
-        with suppress(OSError):
-            os.unlink(path)
+        if path != base:
+            with suppress(OSError):
+                os.unlink(path)
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             what = "the disk is full" if full else f"cannot be written: {error.strerror}"
-            raise SystemFault(f"{what} (TMPDIR names another folder)", path) from None
+            raise SystemFault(f"{what} ({_OTHER_FOLDER})", path) from None
         raise
     if source.sha256 is not None:
         _whole[source.url, source.sha256] = path
@@ -129,5 +133,5 @@ def _check_room(path: str, nbytes: int, what: str, shown: str) -> None:
     free = shutil.disk_usage(folder).free - RESERVE
     if nbytes > free:
         raise SystemFault(
-            f"{what}, {folder} has room for {max(free, 0):,} (TMPDIR names another folder)", shown
+            f"{what}, {folder} has room for {max(free, 0):,} ({_OTHER_FOLDER})", shown
         )

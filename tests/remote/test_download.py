@@ -15,7 +15,7 @@ from tests.remote.conftest import BODY, Site, good
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where copies go."""
-    monkeypatch.setattr(download, "_folder", lambda: str(tmp_path))
+    monkeypatch.setenv("PORTER_CACHE_DIR", str(tmp_path))
     return tmp_path
 
 
@@ -95,8 +95,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(download, "_from_store", refuse)
-    with pytest.raises(SystemFault, match=r"cannot be written: Permission denied .TMPDIR"):
+    with pytest.raises(SystemFault, match=r"cannot be written: Permission denied .PORTER_CACHE_DIR or TMPDIR"):
         fetch.local(good(site))
+
+
+def test_a_cache_that_is_a_file_is_one_line(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder that was named is said, and the file in its place stays."""
+    taken = tmp_path / "taken"
+    taken.write_bytes(b"mine")
+    monkeypatch.setenv("PORTER_CACHE_DIR", str(taken))
+    with pytest.raises(SystemFault, match=r"taken.*cannot be written: .*PORTER_CACHE_DIR"):
+        fetch.local(f"{good(site)}#sha256={'0' * 64}")
+    assert taken.read_bytes() == b"mine"
 
 
 def test_attempts_are_counted(site: Site, folder: Path) -> None:
