@@ -95,7 +95,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(download, "_from_store", refuse)
-    with pytest.raises(SystemFault, match=r"cannot be written: Permission denied .PORTER_CACHE_DIR or TMPDIR"):
+    wanted = "cannot be written: Permission denied .PORTER_CACHE_DIR or TMPDIR"
+    with pytest.raises(SystemFault, match=wanted):
         fetch.local(good(site))
 
 
