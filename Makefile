@@ -7,6 +7,7 @@
 # make old     Paddle 2.6 and ONNX Runtime 1.15 with NumPy 1: load, read, run what porter writes
 # make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
+# make sweep   kill the processes that write one checkpoint's shards at 50 random moments
 # make bench   measure against cp and the scripts that people write
 # make gpu     on a GPU machine with torch: its tests, reports and load benchmark, from .whl/
 # make docs    write the generated documents
@@ -18,11 +19,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate bench docs skeletons templates fuzz gpu-wheels gpu reports clean
+.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench docs skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -13
+	@sed -n 's/^# //p' Makefile | head -14
 
 setup: $(VENV)/.ready
 
@@ -84,6 +85,9 @@ coverage: setup
 
 mutate: setup
 	$(BIN)/python -m tests.mutate $(MODULE)
+
+sweep: setup
+	$(BIN)/python -m tests.fleet.shard_runs 50
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -25,6 +25,7 @@ from porter.cli.output import (
 )
 from porter.cli.shared import complete
 from porter.cli.shared.onnx_options import onnx_options, taken
+from porter.cli.shared.shards import pool_of, shard_options
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
@@ -62,6 +63,7 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 @click.option(
     "--max-shard-size", metavar="SIZE", help="Split the output into shards, for example 5GB."
 )
+@shard_options
 @click.option(
     "--key", metavar="NAME", help="State dict to take from the file, for example model_ema."
 )
@@ -138,8 +140,11 @@ def command(
     if require_proof and not options["verify"]:
         raise click.UsageError("--require-proof and --no-verify contradict each other")
     onnx = taken(options)
+    pool = pool_of(options)
     with progress(quiet or as_json) as move:
-        outcome = convert(arch, source, reports=reports, progress=move, onnx=onnx, **options)
+        outcome = convert(
+            arch, source, reports=reports, progress=move, onnx=onnx, pool=pool, **options
+        )
     if outcome.verdict is not None and reports:
         from porter.report import write_reports
 

@@ -18,6 +18,7 @@ from porter.cli.output import (
     say_json,
     sized,
 )
+from porter.cli.shared.shards import pool_of, shard_options
 
 if TYPE_CHECKING:
     from porter.commands.repack import Repacking
@@ -38,6 +39,7 @@ _FORMATS = ["torch", "paddle", "safetensors", "npz", "npy"]
 @click.option(
     "--max-shard-size", metavar="SIZE", help="Split the output into shards, for example 5GB."
 )
+@shard_options
 @click.option(
     "--key", metavar="NAME", help="State dict to take from the file, for example model_ema."
 )
@@ -58,8 +60,9 @@ def command(source: str, output: str, as_json: bool, quiet: bool, **options: Any
     """Write INPUT to another container; names, layout and values stay."""
     from porter.commands.repack import repack
 
+    pool = pool_of(options)
     with progress(quiet or as_json) as moved:
-        outcome = repack(source, output, progress=moved, **options)
+        outcome = repack(source, output, progress=moved, pool=pool, **options)
     if as_json:
         say_json(as_dict(outcome))
     elif not quiet:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring as _quoted
+from typing import Any
 
 from porter.errors import printable
 from porter.storage.digests import XXH3, digest_of, unknown
@@ -34,17 +35,39 @@ class Sources:
     ) -> None:
         self._method = method
         self._tensors = tensors or {}
-        self._paths = list(dict.fromkeys(paths)) if method else []
-        self._unread = list(self._paths)
+        self.paths = list(dict.fromkeys(paths)) if method else []
+        """The files."""
+        self._unread = list(self.paths)
         self._files: dict[str, FileDigest] = {}
 
     def unread(self) -> list[FileDigest]:
         """Return what reads the sources; a second call returns nothing."""
         unread, self._unread = self._unread, []
         for path in unread:
-            runs = runs_in(path, self._tensors.values())
-            self._files[path] = FileDigest(path, self._method, runs)
+            self._files[path] = self._digest(path)
         return [self._files[path] for path in unread]
+
+    def leave(self) -> None:
+        """Leave it to others to read the files."""
+        self._unread = []
+
+    def _digest(self, path: str) -> FileDigest:
+        return FileDigest(path, self._method, runs_in(path, self._tensors.values()))
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Read one of the files through; return its digest and those of the runs in it, as JSON."""
+        file = self._digest(self.paths[number])
+        for job in file.jobs():
+            job.run()
+        return {"digest": file.digest, "runs": [[*run, text] for run, text in file.runs.items()]}
+
+    def take(self, number: int, row: Mapping[str, Any]) -> None:
+        """Take what `row` of another process has returned."""
+        path = self.paths[number]
+        file = self._files[path] = FileDigest(path, self._method)
+        file.digest = row["digest"]
+        file.runs = {(offset, nbytes): text for offset, nbytes, text in row["runs"]}
+        self._unread = [name for name in self._unread if name != path]
 
     def known(self) -> dict[Place, str]:
         """Return the digests of the tensors that are stored in one run."""
@@ -52,11 +75,11 @@ class Sources:
 
     def digests(self) -> dict[str, str]:
         """Return {file name: digest}; the name is the whole path where two would be the same."""
-        names = [os.path.basename(path) for path in self._paths]
-        shown = names if len(set(names)) == len(names) else self._paths
+        names = [os.path.basename(path) for path in self.paths]
+        shown = names if len(set(names)) == len(names) else self.paths
         return {
             printable(name): self._files[path].digest
-            for name, path in zip(shown, self._paths, strict=True)
+            for name, path in zip(shown, self.paths, strict=True)
         }
 
 

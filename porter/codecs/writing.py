@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from porter.codecs import record
 from porter.errors import InputError, SystemFault
@@ -62,6 +62,8 @@ class Output:
         self.files: dict[str, tuple[int, str]] = {}
         """Name of a file to its bytes and its digest."""
         self.returned: Returned | None = None
+        self.back: dict[str, str] = {}
+        """Digests of the source's tensors as the files written so far map back to them."""
         self._read = read
         self._proof = proof if options.read_back and options.digests else None
         self._known: dict[Place, str] = {}
@@ -71,6 +73,28 @@ class Output:
         hashed = map(atomic_output.named, self.inputs) if recorded or self._proof else ()
         tensors = self._proof.source if self._proof else None
         self._sources = record.Sources(hashed, options.method, tensors)
+
+    @property
+    def sources(self) -> list[str]:
+        """The files whose digests are taken."""
+        return self._sources.paths
+
+    @property
+    def inputs_shown(self) -> str:
+        """The first file that is read, for an error."""
+        return atomic_output.named(self.inputs[0]) if self.inputs else self.path
+
+    def read_source(self, number: int) -> dict[str, Any]:
+        """Read one of the sources through; return its digest and those of the runs in it."""
+        return self._sources.row(number)
+
+    def take_source(self, number: int, row: Mapping[str, Any]) -> None:
+        """Take what another process has read of one of the sources."""
+        self._sources.take(number, row)
+
+    def leave_sources(self) -> None:
+        """Leave it to others to read the sources through."""
+        self._sources.leave()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -87,6 +111,7 @@ class Output:
         expected: Mapping[str, LazyTensor],
         *,
         opaque: bool = False,
+        shard: bool = False,
         last: bool = False,
         options: WriteOptions | None = None,
         like: str = "",
@@ -94,7 +119,8 @@ class Output:
         """Write one file, in which a reader must find `expected`.
 
         An `opaque` one cannot be read without another; when the `last` one is complete, the
-        output is mapped back to its source. `like` is that of `publish`.
+        output is mapped back to its source, and a `shard` as far as it has all that a tensor of
+        the source needs. `like` is that of `publish`.
         """
 
         def check(name: str, layout: Layout) -> str:
@@ -102,7 +128,10 @@ class Output:
             if self.options.digests:
                 digests |= {body.name: body.digest for body in layout.bodies}
             found = _stored(name, layout) if opaque else self._readable(name)
-            return self._check(name, layout, expected, found, digests, last)
+            result = self._check(name, layout, expected, found, digests, shard or last)
+            if last:
+                self._compare()
+            return result
 
         options = options or self.options
         written = atomic_output.publish(
@@ -167,10 +196,12 @@ class Output:
             os.unlink(self.path + SUFFIX)
 
     def prove(self, found: StateDict) -> None:
-        """Map what was written back to its source, when that was not done with the last file."""
+        """Map the rest of what was written back to its source: tensors in several shards."""
         if self._proof is not None:
             back = self._proof.back(found)
-            self._compare(digests_of(back, method=self.options.method, known=self._known))
+            rest = {name: tensor for name, tensor in back.items() if name not in self.back}
+            self.back |= digests_of(rest, method=self.options.method, known=self._known)
+            self._compare()
 
     def _check(
         self,
@@ -179,11 +210,11 @@ class Output:
         expected: Mapping[str, LazyTensor],
         found: Mapping[str, LazyTensor],
         written: Mapping[str, str],
-        last: bool,
+        maps_back: bool,
     ) -> str:
         """Read a finished file through once; return the digest of all its bytes."""
         method = self.options.method
-        back = dict(self._proof.back(found)) if self._proof is not None and last else {}
+        back = dict(self._proof.back(found)) if self._proof is not None and maps_back else {}
         runs = runs_in(path, [*found.values(), *back.values()])
         file = FileDigest(path, method or XXH3, runs if method else (), layout.frame())
         wanted = {(False, name): tensor for name, tensor in found.items()}
@@ -202,13 +233,14 @@ class Output:
                 self.path,
             )
         self._runs = file.runs
-        if self._proof is not None and last:
-            self._compare({name: digest for (is_back, name), digest in taken.items() if is_back})
+        self.back |= {name: digest for (is_back, name), digest in taken.items() if is_back}
         return file.digest if method else ""
 
-    def _compare(self, back: Mapping[str, str]) -> None:
+    def _compare(self) -> None:
         """Note what was read of the source next to what the output maps back to."""
-        assert self._proof is not None
+        if self._proof is None:
+            return
+        back = self.back
         self._read_sources()
         source = {name: tensor for name, tensor in self._proof.source.items() if name in back}
         known = self._sources.known()

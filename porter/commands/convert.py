@@ -32,7 +32,7 @@ from porter.commands.options import (
     keys_of,
     refuse_unknown,
 )
-from porter.commands.outgoing import to_addresses
+from porter.commands.outgoing import in_shards, to_addresses
 from porter.errors import UsageError
 from porter.mapping.table import Table
 from porter.planning import endpoint
@@ -103,6 +103,7 @@ class Conversion:
 
 
 @to_addresses
+@in_shards
 @checked_options(WriteKeywords)
 def convert(
     architecture: str | None = None,

@@ -13,6 +13,7 @@ from typing import Literal, ParamSpec, TypedDict, TypeVar
 
 from porter.errors import UsageError, listed, nearest, printable
 from porter.storage.progress import Progress
+from porter.storage.tasks import ShardPool
 
 FloatType = Literal["fp32", "fp16", "bf16"]
 Container = Literal["torch", "paddle", "safetensors", "npz", "npy"]
@@ -34,6 +35,8 @@ class WriteKeywords(TypedDict, total=False):
     """Digest algorithm, xxh3 (default) or sha256."""
     record: bool
     """Write the record OUTPUT.porter.json: provenance and digests (default)."""
+    pool: ShardPool | None
+    """Processes that write the shards, such as `porter.fleet.shards.Local(4)`."""
 
 
 class InitKeywords(WriteKeywords, total=False):

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from porter.remote.address import address, is_url, local_path
 from porter.storage.atomic_output import Written
+from porter.storage.tasks import ShardPool
 
 P = ParamSpec("P")
 
@@ -46,6 +47,22 @@ def to_addresses(command: Callable[P, R]) -> Callable[P, R]:
         record = _next(sent, written.record)
         written = replace(written, path=upload.shown, files=sent, record=record)
         return cast("R", _renamed(result, output=upload.shown, written=written))
+
+    return run
+
+
+def in_shards(command: Callable[P, R]) -> Callable[P, R]:
+    """Tell the pool of a command's shards, if it is given one, what its workers have to call."""
+    parameters = signature(command)
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        pool = cast("ShardPool | None", kwargs.get("pool"))
+        if pool is not None:
+            bound = parameters.bind(*args, **kwargs).arguments
+            options = bound.pop("options", {})
+            pool.begin(command.__name__, {**bound, **options})
+        return command(*args, **kwargs)
 
     return run
 

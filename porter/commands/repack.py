@@ -18,7 +18,7 @@ from porter.commands.options import (
     WriteKeywords,
     checked_options,
 )
-from porter.commands.outgoing import to_addresses
+from porter.commands.outgoing import in_shards, to_addresses
 from porter.errors import InputError, UsageError, listed, printable
 from porter.remote import fetch
 from porter.storage.atomic_output import Written
@@ -50,6 +50,7 @@ class Repacking:
 
 
 @to_addresses
+@in_shards
 @checked_options(WriteKeywords)
 def repack(
     input: str | os.PathLike[str],

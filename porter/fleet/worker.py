@@ -20,6 +20,7 @@ from porter.errors import PorterError
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result
 from porter.frameworks.process import Pool, kept
 from porter.report import write_reports
+from porter.storage.pieces import use_threads
 from porter.verification.verdict import Verdict
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     """Run jobs until the input closes."""
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # What a library prints is not a result.
+    use_threads(int(sys.argv[1]))
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     with Pool() as pool, kept(pool):
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()

@@ -99,10 +99,13 @@ class Plan:
         return self.write(self.read(state))
 
     def back(self, state: Mapping[str, LazyTensor]) -> StateDict:
-        """Return the source's state dict for the target's, as far as it came from the source."""
+        """Return the source's state dict for the target's, as far as it came from the source.
+
+        Of a state dict that has some of the target's tensors only, those that need no other.
+        """
         canonical: dict[str, LazyTensor] = {}
         for link in self.target.links:
-            if not link.loses:
+            if not link.loses and all(name in state for name in link.dialect):
                 parts = [state[name] for name in link.dialect]
                 canonical.update(zip(link.canonical, link.to_canonical(parts), strict=True))
         for gap in self.target.gaps:

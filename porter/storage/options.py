@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from porter.storage.digests import XXH3, check_method
 from porter.storage.progress import Advance, Progress
+from porter.storage.tasks import ShardPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class WriteOptions:
     """Bytes, or a text like "5GB": larger outputs are cut into shards."""
     progress: Progress | None = None
     """Called with what is done, the bytes done and the bytes in all."""
+    pool: ShardPool | None = None
+    """Processes that write the shards; None: this one does."""
 
     def __post_init__(self) -> None:
         check_method(self.digest)
@@ -63,3 +66,4 @@ class WriteFields(TypedDict, total=False):
     record: bool
     max_shard_size: str | int | None
     progress: Progress | None
+    pool: ShardPool | None

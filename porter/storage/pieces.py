@@ -354,9 +354,18 @@ def _made(late: Late) -> bytes:
     return late.made
 
 
+_most_threads = [4]
+
+
+def use_threads(count: int) -> None:
+    """Let this process use no more threads: others of this machine use its share of the cores."""
+    _most_threads[0] = max(1, count)
+
+
 def workers() -> int:
     """Return how many threads are worth having: memory, not arithmetic, is what limits."""
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    return min(_most_threads[0], cores)
 
 
 def run_all(

@@ -26,7 +26,10 @@ class Journal:
         rows = _rows(folder)
         self.parameters = str(rows.get("parameters", ""))
         self.done: dict[str, dict[str, Any]] = rows.get("done", {})
-        """Name of a shard to its bytes, its digest and those of its tensors."""
+        """Name of a shard to its `bytes`, its `digest` and those of its `tensors`.
+
+        Also those of the source's tensors as they come `back` from it, and what its `casts` cost.
+        """
         self.replaced = set(rows.get("replaced", ()))
         """Names of the shards of a checkpoint that is replaced: they are removed at the end."""
 
@@ -41,9 +44,8 @@ class Journal:
                     return os.path.join(folder, name)
         return ""
 
-    def note(self, name: str, written: Written) -> None:
+    def note(self, name: str, row: dict[str, Any]) -> None:
         """Add a complete shard."""
-        row = {"bytes": written.nbytes, "digest": written.digest, "tensors": dict(written.digests)}
         self.done[name] = row
         self.save()
 
@@ -94,10 +96,21 @@ def _is_row(row: object) -> bool:
     """Whether a row is what `Journal.note` writes."""
     if not isinstance(row, dict):
         return False
-    tensors = row.get("tensors")
     return (
         type(row.get("bytes")) is int
         and type(row.get("digest")) is str
-        and isinstance(tensors, dict)
-        and all(type(digest) is str for digest in tensors.values())
+        and "tensors" in row
+        and all(_are_digests(row.get(key, {})) for key in ("tensors", "back"))
+        and _are_costs(row.get("casts", {}))
+    )
+
+
+def _are_digests(value: object) -> bool:
+    return isinstance(value, dict) and all(type(digest) is str for digest in value.values())
+
+
+def _are_costs(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(cost, list) and len(cost) == 2 and all(isinstance(n, int | float) for n in cost)
+        for cost in value.values()
     )

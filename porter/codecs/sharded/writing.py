@@ -4,7 +4,8 @@ Shards are finished one by one in the folder `.NAME.porter-parts` next to the ta
 in a journal with its digest. When all are complete they get their names, and the index comes
 last: until then an old checkpoint of that name stays whole, and what reads by the index sees the
 old one or the new one. A run that was killed leaves the folder; the same run again keeps the
-shards that are complete and gives the same bytes.
+shards that are complete and gives the same bytes. With a pool (`tasks`) the shards are written by
+other processes, and the sources, of which each is read once more for its digest, by them too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from porter.storage.input_file import InputFile
 from porter.storage.lock import hidden
 from porter.storage.options import WriteOptions
 from porter.storage.pieces import Piece
+from porter.storage.tasks import Row, Task, Work
 from porter.tensors import shared_tensors
+from porter.tensors.casts import CastTensor
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
@@ -90,8 +93,12 @@ def write(
     """
     if format not in FORMATS:
         raise UsageError(f"{format} files have no shards; torch and safetensors files have", base)
+    run = _Run(output, format, pieces, base, shards)
+    pool = output.options.pool
+    if pool is not None and pool.is_worker:
+        pool.run(run.work())
     with output.locked():
-        return _Run(output, format, pieces, base, shards).finish()
+        return run.finish()
 
 
 @dataclass(slots=True)
@@ -134,9 +141,15 @@ class _Run:
             raise SystemFault(f"cannot be written: {fault.strerror}", self.base) from fault
         journal = self._journal()
         try:
+            self._write(journal)
             found: dict[str, LazyTensor] = {}
-            for path, names in zip(self.names, self.shards, strict=True):
-                found |= self.output.read(self._shard(os.path.basename(path), names, journal))
+            for path in self.names:
+                name = os.path.basename(path)
+                place = self._place(name)
+                self.output.note(place, journal.written(name, place))
+                self.output.back |= journal.done[name].get("back", {})
+                _take_costs(self.output.state, journal.done[name].get("casts", {}))
+                found |= self.output.read(place)
             self.output.prove(StateDict(found))
             found.clear()  # Not every system renames an open file.
             return self._publish(journal)
@@ -168,7 +181,8 @@ class _Run:
             output.options.method,
             sorted((output.metadata or {}).items()),
             output.metadata is None,
-            [(atomic_output.named(i), atomic_output.stamp(i)) for i in output.inputs],
+            # Without the device: another machine has the same file on another one.
+            [(atomic_output.named(i), atomic_output.stamp(i)[1:]) for i in output.inputs],
             [
                 [(n, output.state[n].dtype.name, output.state[n].shape) for n in names]
                 for names in self.shards
@@ -176,21 +190,72 @@ class _Run:
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
-    def _shard(self, name: str, names: list[str], journal: Journal) -> str:
-        """Return the path of a complete shard, written if it is not there yet."""
+    def _write(self, journal: Journal) -> None:
+        """Write the shards that are not complete: here, or by the processes of a pool."""
+        pool = self.output.options.pool
+        if pool is None:
+            for number in range(len(self.shards)):
+                self._note(number, self._shard(number, journal), journal)
+            return
+        journal.save()
+        pool.run(self.work(journal))
+        if self._parameters() != journal.parameters:
+            raise InputError("changed while it was being read", self.output.inputs_shown)
+
+    def work(self, journal: Journal | None = None) -> Work:
+        """Return the tasks; `journal` is that of the process that asks for them."""
+        shards = [Task("shard", number) for number in range(len(self.shards))]
+        sources = [Task("source", number) for number in range(len(self.output.sources))]
+
+        def done(task: Task, row: Row) -> None:
+            assert journal is not None
+            if task.kind == "source":
+                self.output.take_source(task.number, row)
+            else:
+                self._note(task.number, row, journal)
+
+        # The digest of a source takes as long as all shards together, if there is one source.
+        return Work([*sources, *shards], self._do, done)
+
+    def _note(self, number: int, row: Row, journal: Journal) -> None:
+        name = os.path.basename(self.names[number])
+        if journal.done.get(name) != row:  # It was not complete before.
+            journal.note(name, row)
+
+    def _do(self, task: Task) -> Row:
+        """Do a task in the place of the process that has the journal."""
+        journal = Journal(self.folder)
+        if journal.parameters != self._parameters():
+            what = "is not what it is to the process that asked for it, or porter is not"
+            raise InputError(what, self.output.inputs_shown)
+        if task.kind == "source":
+            return self.output.read_source(task.number)
+        self.output.leave_sources()
+        return self._shard(task.number, journal)
+
+    def _shard(self, number: int, journal: Journal) -> Row:
+        """Return the row of a complete shard, written if it is not there yet."""
+        name, output = os.path.basename(self.names[number]), self.output
+        if journal.place_of(name, (self.folder, self.home)):
+            return journal.done[name]
+        state, before = output.state, set(output.back)
+        part = StateDict({tensor: state[tensor] for tensor in self.shards[number]}, state.origin)
+        options = replace(output.options, force=True)
+        pieces = self.pieces(part, output.metadata or {})
+        written = output.file(
+            os.path.join(self.folder, name), pieces, part, shard=True, options=options,
+            like=self._replaced(name, journal),
+        )  # fmt: skip
+        return {
+            "bytes": written.nbytes, "digest": written.digest, "tensors": dict(written.digests),
+            "back": {name: text for name, text in output.back.items() if name not in before},
+            "casts": _costs(part),
+        }  # fmt: skip
+
+    def _place(self, name: str) -> str:
+        """Return where a complete shard is: an earlier run may have given it its name already."""
         path = os.path.join(self.folder, name)
-        if place := journal.place_of(name, (self.folder, self.home)):
-            self.output.note(place, journal.written(name, place))
-            return place
-        state = self.output.state
-        part = StateDict({tensor: state[tensor] for tensor in names}, state.origin)
-        options = replace(self.output.options, force=True)
-        pieces = self.pieces(part, self.output.metadata or {})
-        written = self.output.file(
-            path, pieces, part, options=options, like=self._replaced(name, journal)
-        )
-        journal.note(name, written)
-        return path
+        return path if os.path.exists(path) else os.path.join(self.home, name)
 
     def _replaced(self, name: str, journal: Journal) -> str:
         """Return a file that a shard replaces, or the index of such files."""
@@ -231,6 +296,22 @@ class _Run:
             for tensor in names
         }
         return sharded.text_of(files, self.output.state.nbytes)
+
+
+def _costs(part: StateDict) -> dict[str, list[float]]:
+    """Return what the casts of a shard cost, which only the process that writes it sees."""
+    return {
+        name: [tensor.cost.max_error, tensor.cost.overflows]
+        for name, tensor in part.items()
+        if isinstance(tensor, CastTensor)
+    }
+
+
+def _take_costs(state: StateDict, costs: Mapping[str, list[float]]) -> None:
+    for name, (error, overflows) in costs.items():
+        tensor = state[name]
+        if isinstance(tensor, CastTensor):
+            tensor.cost.max_error, tensor.cost.overflows = error, int(overflows)
 
 
 def _listed(index: str) -> set[str]:

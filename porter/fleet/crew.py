@@ -1,0 +1,182 @@
+"""Child processes that do tasks one after the other; one that is lost is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+Row = dict[str, Any]
+Item = TypeVar("Item")
+
+_WAIT = 5.0
+"""Seconds that a process gets to end before it is killed."""
+
+
+class Crew(Generic[Item]):
+    """Processes of a module that reads a task as a line of JSON, and answers by another."""
+
+    def __init__(
+        self, module: str, workers: int, as_row: Callable[[Item], Row], attempts: int,
+        first: Row | None = None,
+    ) -> None:  # fmt: skip
+        self._argv = [sys.executable, "-P", "-m", module, str(threads(workers))]
+        self._workers = workers
+        self._as_row = as_row
+        self._attempts = attempts
+        self._first = first
+        self._turn = threading.Lock()
+        self._live: set[_Child] = set()
+        self._faults: list[BaseException] = []
+
+    def run(
+        self,
+        items: Iterable[Item],
+        begin: Callable[[Item], None],
+        finish: Callable[[Item, Row | None, str], None],
+    ) -> None:
+        """Do tasks, as many at a time as there are processes.
+
+        `begin` and `finish` are called by one thread at a time; `finish` with the answer, or with
+        None and why the last process ended that had the task. An error that one of them raises
+        ends all processes, and is raised here.
+        """
+        waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        for item in items:
+            waiting.put(item)
+        count = min(self._workers, waiting.qsize())
+        threads = [
+            threading.Thread(target=self._serve, args=(waiting, begin, finish), name="porter_crew")
+            for _ in range(count)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException as fault:
+            self._fail(fault)
+            for thread in threads:
+                thread.join()
+            raise
+        if self._faults:
+            raise self._faults[0]
+
+    def _fail(self, fault: BaseException) -> None:
+        self._faults.append(fault)
+        for child in [*self._live]:
+            child.close(at_once=True)
+
+    def _serve(
+        self,
+        waiting: queue.SimpleQueue[Item],
+        begin: Callable[[Item], None],
+        finish: Callable[[Item, Row | None, str], None],
+    ) -> None:
+        child: _Child | None = None
+        try:
+            while not self._faults:
+                item, answer, why = waiting.get_nowait(), None, ""
+                for _ in range(self._attempts):
+                    with self._turn:
+                        begin(item)
+                    child = child or self._started()
+                    answer = child.ask(self._as_row(item))
+                    if answer is not None or self._faults:
+                        break
+                    why = self._ended(child)
+                    child = None
+                with self._turn:
+                    if not self._faults:
+                        finish(item, answer, why)
+        except queue.Empty:
+            return
+        except BaseException as fault:  # noqa: BLE001 - it is raised by the thread that waits
+            self._fail(fault)
+        finally:
+            if child is not None:
+                self._ended(child)
+
+    def _started(self) -> _Child:
+        child = _Child(self._argv)
+        self._live.add(child)
+        if self._first is not None:
+            child.tell(self._first)
+        return child
+
+    def _ended(self, child: _Child) -> str:
+        """Close a process; return why it ended."""
+        self._live.discard(child)
+        return child.close()
+
+
+class _Child:
+    """One child process."""
+
+    def __init__(self, argv: list[str]) -> None:
+        # Its last argument is its number of threads.
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        given = asked if asked.isdecimal() and int(asked) else str(max(1, int(argv[-1]) // 2))
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": given},  # Two frameworks run at the same time.
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the driver, which ends it.
+        )
+
+    def tell(self, row: Row) -> bool:
+        """Send a line; return whether the process is there to read it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(row, default=os.fspath) + "\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):  # It has ended, or was closed by another thread.
+            return False
+        return True
+
+    def ask(self, row: Row) -> Row | None:
+        """Return the answer to a task; None when the process ends before there is one."""
+        assert self._process.stdout is not None
+        if not self.tell(row):
+            return None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            return None
+        answer: Row = json.loads(line)
+        return answer
+
+    def close(self, *, at_once: bool = False) -> str:
+        """End the process: when its task is done, or now; return what ended it."""
+        if at_once:
+            self._process.kill()
+        with suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        try:
+            code = self._process.wait(_WAIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if self._process.stdout is not None and not at_once:  # Its thread may be reading it.
+            self._process.stdout.close()
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"its process was ended by {name}" + (" (out of memory?)" * (code == -9))
+        return f"its process ended with code {code}"
+
+
+def threads(workers: int) -> int:
+    """Return the threads of one of several processes, so that all have the cores together."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2
+    return max(1, cores // workers)
