@@ -10,7 +10,8 @@
 # make sweep   kill the processes that write one checkpoint's shards at 50 random moments
 # make bench   measure against cp and the scripts that people write
 # make gpu     on a GPU machine with torch: its tests, reports and load benchmark, from .whl/
-# make docs    write the generated documents
+# make docs    write the generated documents, build the site into site/; links are checked
+# make docs-serve  the same site in a browser, built again at each change
 # make dist    build what is released: source distribution and wheel, checked
 
 PYTHON ?= python3
@@ -19,11 +20,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench docs skeletons templates fuzz gpu-wheels gpu reports clean
+.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -14
+	@sed -n 's/^# make/make/p' Makefile
 
 setup: $(VENV)/.ready
 
@@ -92,8 +93,19 @@ sweep: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-docs: setup
-	$(BIN)/python docs/generate.py
+export NO_MKDOCS_2_WARNING := 1
+
+docs: .venv-docs/.ready
+	.venv-docs/bin/python docs/generate.py
+	.venv-docs/bin/mkdocs build --strict
+
+docs-serve: .venv-docs/.ready
+	.venv-docs/bin/mkdocs serve
+
+.venv-docs/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 skeletons: setup
 	$(BIN)/python -m porter.frameworks.skeletons
@@ -125,4 +137,4 @@ reports: setup
 	$(BIN)/python docs/reports/floors.py > docs/reports/floors.md
 
 clean:
-	rm -rf $(VENV) .venv-bare .venv-lowest .venv-old demo build dist *.egg-info
+	rm -rf $(VENV) .venv-bare .venv-lowest .venv-old .venv-docs site demo build dist *.egg-info

@@ -1,0 +1,56 @@
+"""The commands of a page: `$ porter …` lines of its console blocks, with what is shown below."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+from click.testing import CliRunner, Result
+
+from porter.cli import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"# exit code (\d+)$")
+
+
+class Command(NamedTuple):
+    """One command line, the exit code that the page states and the output that it shows."""
+
+    words: list[str]
+    code: int
+    output: str
+
+
+def commands(page: str) -> list[Command]:
+    """Return the commands of porter on a page, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = []
+    for block in _BLOCK.findall(text):
+        for line, output in re.findall(
+            r"^\$ (porter .*)\n((?:[^$\n].*\n|\n)*)", block, re.MULTILINE
+        ):
+            stated = _CODE.search(line)
+            words = shlex.split(line, comments=True)[1:]
+            found.append(Command(words, int(stated[1]) if stated else 0, output))
+    return found
+
+
+def run(command: Command) -> Result:
+    """Run a command in the working directory; its exit code must be the one that is stated."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(cli, command.words)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    code = getattr(result.exception, "exit_code", result.exit_code)
+    assert code == command.code, f"{command.words}\n{result.output}\n{result.exception!r}"
+    return result
+
+
+def shape(output: str) -> str:
+    """Return an output without its figures, as one line: wrapped or not."""
+    return re.sub(r"\d[\d.e+-]*", "0", " ".join(output.split()))

@@ -1,0 +1,31 @@
+"""The commands of README.md and of pages in docs/ run as they are written, in an empty folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import commands, run, shape
+
+PAGES = {"docs/README.md": 4, "docs/concepts.md": 8}
+"""{page: number of commands that it has at least}."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends with the exit code that the page states, 0 by default, after those before it."""
+    monkeypatch.chdir(tmp_path)
+    found = commands(page)
+    assert len(found) >= PAGES[page]
+    for command in found:
+        run(command)
+
+
+def test_the_session_of_the_readme_is_a_real_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its output is what the command prints, but for figures that differ between machines."""
+    monkeypatch.chdir(tmp_path)
+    (session,) = (command for command in commands("README.md") if command.output)
+    assert shape(run(session).stdout) == shape(session.output)
