@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from writers import command_line, concepts, gallery, names, schemas
+from writers import api, command_line, concepts, gallery, names, schema_pages, schemas
 
 from porter.mapping.schema import schema
 
@@ -21,6 +21,8 @@ def documents() -> dict[Path, str]:
     docs = ROOT / "docs"
     return {
         docs / "cli.md": command_line.command_reference(),
+        docs / "api.md": api.reference(),
+        docs / "schemas.md": schema_pages.page(ROOT),
         ROOT / "mappings" / "names.json": names.module_names(),
         ROOT / "mappings" / "table.schema.json": json.dumps(schema(), indent=1) + "\n",
         **schemas.report_schemas(ROOT),

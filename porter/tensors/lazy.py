@@ -77,10 +77,10 @@ class Strided(NamedTuple):
 class LazyTensor:
     """A tensor whose dtype and shape are known and whose elements are not yet read.
 
-    `extent` tells where the bytes lie when they lie in one run, so that a writer can copy
-    them without a look; `tie` is equal for tensors that share their memory at the source.
-    `read` returns an array of `dtype.numpy` and `shape`, perhaps a strided view, perhaps
-    read-only; call it once and let go.
+    `extent` tells where the bytes are when they are stored in one run, so that a writer can
+    copy them without looking at them; `tie` is equal for tensors that share their memory at
+    the source. `read` returns an array of `dtype.numpy` and `shape`, perhaps a strided view,
+    perhaps read-only; call it once and let go.
     """
 
     __slots__ = ("_read", "_strided", "dtype", "extent", "nbytes", "shape", "size", "tie")
@@ -116,7 +116,7 @@ class LazyTensor:
     def stored(
         cls, dtype: DType, shape: Shape, extent: Extent, *, tie: Hashable = None
     ) -> LazyTensor:
-        """Return the tensor whose elements lie in a file as they are, at `extent`."""
+        """Return the tensor whose elements are stored in a file as they are, at `extent`."""
 
         def read() -> Array:
             data = extent.file.pread(extent.offset, extent.nbytes)
@@ -164,7 +164,7 @@ class LazyTensor:
 
     @property
     def strided(self) -> Strided | None:
-        """Where the elements lie, if they lie in a file at regular steps."""
+        """Where the elements are, if a file stores them at regular steps."""
         if self.extent is None:
             return self._strided
         strides, step = [], self.dtype.itemsize
@@ -195,7 +195,7 @@ class LazyTensor:
 
     @property
     def held(self) -> int:
-        """Bytes that `blocks` holds beside one block."""
+        """Bytes that `blocks` keeps in memory besides one block."""
         if self.extent is not None:
             return 0
         strided = self.strided

@@ -13,7 +13,7 @@ from porter.tensors.lazy import LazyTensor
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a state dict was read from, and what was found beside its tensors."""
+    """Where a state dict was read from, and what was found next to its tensors."""
 
     path: str
     format: str
@@ -27,7 +27,7 @@ class Origin:
     others: tuple[str, ...] = ()
     """Other state dicts in the same file, by key path."""
     skipped: tuple[str, ...] = ()
-    """Entries that are no tensors (`epoch`, `optimizer`, `args`), each with its kind."""
+    """Entries other than tensors (`epoch`, `optimizer`, `args`), each with its kind."""
     notes: tuple[str, ...] = ()
     """What else the user should know, a sentence each."""
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from porter.tensors.lazy import LazyTensor
 
 @dataclass(frozen=True, slots=True)
 class WeightProof:
-    """What became of every tensor of a conversion; `problems` is empty when the proof holds."""
+    """What became of every tensor of a conversion; without `problems` all of them are right."""
 
     compared: int
     """Tensors of the source that were mapped back and compared."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import commands, run, shape
+from tests.docs.pages import ROOT, commands, run, shape
 
-PAGES = {"docs/README.md": 4, "docs/concepts.md": 8}
+PAGES = {"docs/README.md": 4, "docs/concepts.md": 8, "docs/faq.md": 7}
 """{page: number of commands that it has at least}."""
 
 
@@ -29,3 +30,14 @@ def test_the_session_of_the_readme_is_a_real_one(
     monkeypatch.chdir(tmp_path)
     (session,) = (command for command in commands("README.md") if command.output)
     assert shape(run(session).stdout) == shape(session.output)
+
+
+def test_every_variable_is_on_the_page() -> None:
+    """docs/environment.md names every variable of porter that the code reads, and no other."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "porter").rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r"\bPORTER_[A-Z]+(?:_[A-Z]+)*", text)}
+    page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(PORTER_[A-Z_]+)`", page))
+    assert len(read) >= 3
+    assert named == read - {"PORTER_COMPLETE"}
+    assert "_PORTER_COMPLETE" in page
