@@ -17,7 +17,7 @@ from typing import Any
 
 from porter.errors import InputError, PorterError, UsageError
 from porter.frameworks import exchange
-from porter.frameworks.live.cases import varied, write_cases
+from porter.frameworks.live.cases import Cases, varied, without_zeros, write_cases
 from porter.frameworks.live.diagnosis import diagnosed
 from porter.frameworks.live.search import LIMIT
 from porter.frameworks.live.units import Unit
@@ -32,6 +32,7 @@ from porter.infer.render import reasoned, render
 from porter.infer.tensor_file import TensorFile
 from porter.mapping.conventions import conventions
 from porter.mapping.table import CANONICAL, PADDLE
+from porter.planning.target import UNSEEN
 from porter.storage.progress import Progress
 from porter.tensors import operations
 from porter.tensors.blocks import Array
@@ -97,12 +98,26 @@ def infer_models(
         )
         step("building the models")
         sides = together([_opener(one, left), _opener(two, right)])
-        cases = varied(inputs)
         given, file, values = (
             os.fspath(folder / f"{what}.safetensors") for what in ("inputs", "left", "right")
         )
-        write_cases(given, cases)
-        recorded, match = _matched((one, left), (two, right), given, file, seconds, step)
+
+        def matched(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
+            write_cases(given, cases)
+            return _matched((one, left), (two, right), given, file, seconds, step)
+
+        recorded, match = matched(varied(inputs))
+        worst = max(match["errors"].values())
+        masked = None if worst <= LIMIT else without_zeros(inputs or {})
+        padding: tuple[str, ...] = ()
+        if masked is not None:
+            step("trying inputs without the token 0")
+            recorded, match = matched(varied(masked))
+            if max(match["errors"].values()) <= LIMIT:
+                padding = (
+                    f"the outputs differ by {worst:.1e} on the inputs, and are equal where no token"
+                    " is 0: one of the models masks 0 as padding",
+                )
         silent = set(one.request("live_silent", inputs=given)["silent"])
         two.request("live_values", output=values)
         (was, _), (made, _) = exchange.load(file), exchange.load(values)
@@ -112,7 +127,7 @@ def infer_models(
             {name: made[name] for name in sides[1]["tensors"]},
         )  # fmt: skip
         problems = () if proposal.agrees else (proposal.disagreement(one, two, given),)
-        return proposal.inferred(name, family or "inferred", swapped, problems)
+        return proposal.inferred(name, family or "inferred", swapped, (*problems, *padding))
 
 
 _Side = tuple[Worker, Reference]
@@ -241,13 +256,15 @@ class _Proposal:
             elif native not in trained[0]:
                 reasons[name] = "a constant that the other model does not store"
             elif native in self.silent and self.agrees:
-                reasons[name] = "no output of the model shows it"
+                reasons[name] = UNSEEN
             else:
                 reasons[name] = _UNMATCHED
         copies = self.sides[1]["aliases"]
         for name in list(self.pairs.free_right):
             if name in copies and copies[name] not in self.pairs.free_right:
                 self.pairs.copies[name] = copies[name]
+            elif name in self.match["silent"] and self.agrees:
+                reasons[name] = f"{UNSEEN}: a conversion keeps the target's"
             elif name in trained[1]:
                 reasons[name] = _UNMATCHED
             else:

@@ -15,6 +15,9 @@ from porter.mapping.link import Linked
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
+UNSEEN = "no output of the model shows it"
+"""Why a tensor of one side has no partner where nothing can tell whether it needs one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -31,10 +34,10 @@ class Target:
 
     def is_constant(self, name: str, linked: Linked) -> bool:
         """Whether the target keeps a tensor of its own that the table does not write."""
-        extra = linked.extra(name) is not None
+        extra = linked.extra(name)
         if self.trained is not None:
-            return name not in self.trained
-        return extra or not self.state[name].dtype.is_float
+            return name not in self.trained or (extra or "").startswith(UNSEEN)
+        return extra is not None or not self.state[name].dtype.is_float
 
 
 def completed(converted: StateDict, target: Target, linked: Linked) -> tuple[StateDict, list[str]]:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from porter.frameworks.live.cases import varied
+from porter.frameworks.live.cases import varied, without_zeros
 from porter.frameworks.live.diagnosis import diagnosed, other_eps
-from porter.frameworks.live.options import Recipe, likeness, options, reshaped, rotated
+from porter.frameworks.live.likeness import likeness
+from porter.frameworks.live.options import options, reshaped, rotated
+from porter.frameworks.live.recipes import Recipe
 from porter.frameworks.live.signature import SAME, distance, signature
 from porter.frameworks.live.units import Unit
 
@@ -30,7 +32,17 @@ def test_an_activation_is_recognised_in_any_order_of_its_axes() -> None:
     assert distance(INPUT, signature(X.transpose(0, 2, 3, 1))) < 1e-12
     assert distance(INPUT, signature(X.reshape(2, 3, 64) * (1 + 1e-5))) < SAME
     assert distance(INPUT, signature(X * 1.01)) > SAME
-    assert distance(INPUT, signature(X[:1])) == float("inf")
+    assert distance(INPUT, signature(X[:1])) > SAME
+
+
+def test_an_activation_may_be_repeated_or_padded() -> None:
+    """Positions are given once or for each sequence; a model may pad before its convolution."""
+    twice = signature(np.stack([X, X]))
+    around = signature(np.pad(X, ((0, 0), (0, 0), (1, 1), (2, 2))))
+    for other in (twice, around):
+        assert max(distance(INPUT, other), distance(other, INPUT)) < 1e-12
+    assert distance(INPUT, signature(np.pad(X, ((0, 0), (0, 0), (1, 1), (2, 2)), "edge"))) > SAME
+    assert distance(INPUT, signature(np.ones(7))) > SAME
 
 
 def test_a_fused_projection_is_cut_in_every_way() -> None:
@@ -45,6 +57,37 @@ def test_a_fused_projection_is_cut_in_every_way() -> None:
     by_head = value.reshape(2, 3, 4, 8)[:, 1].reshape(8, 8)
     assert np.array_equal(made["2,3,*"], by_head.T)
     assert {o.spans[0][1] for o in found} == {0, 8, 16}
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_matrix_after_flattening_is_a_convolution_of_the_whole_map(flipped: bool) -> None:
+    """By channel and place or by place and channel, either way; without channels, nothing."""
+    conv = Unit(
+        "whole", "conv", "whole", "Conv2d", {"weight": "whole.weight"}, {"weight": (5, 3, 8, 8)},
+        inputs=[INPUT],
+    )  # fmt: skip
+    fc = linear("fc", 5, 192, flipped=flipped)
+    value = np.random.default_rng(1).standard_normal((5, 3, 8, 8))
+    wanted = [value.reshape(5, -1), value.transpose(0, 2, 3, 1).reshape(5, -1)]
+    wanted = [w.T for w in wanted] if flipped else wanted
+    there, back = options(fc, [conv], []), options(conv, [fc], [])
+    assert len(there) == len(back) == 2
+    for option, reverse, matrix in zip(there, back, wanted, strict=True):
+        assert np.array_equal(option.recipes["fc.weight"].made({"whole.weight": value}), matrix)
+        assert np.array_equal(reverse.recipes["whole.weight"].made({"fc.weight": matrix}), value)
+
+
+def test_columns_after_flattening_may_be_in_another_order() -> None:
+    """Channels first on one side, last on the other: both orders are tried, for each number."""
+    conv = Unit("c", "conv", "c", "Conv2d", {"weight": "c.weight"}, {"weight": (3, 3, 1, 1)})
+    value = np.random.default_rng(1).standard_normal((5, 192))
+    found = options(linear("fc", 5, 192), [conv, linear("head", 5, 192)], [])
+    made = [o.recipes["fc.weight"].made({"head.weight": value}) for o in found]
+    last = value.reshape(5, 3, 64).transpose(0, 2, 1).reshape(5, 192)
+    first = value.reshape(5, 64, 3).transpose(0, 2, 1).reshape(5, 192)
+    assert len(made) == 3
+    for matrix, order in zip(made, (value, last, first), strict=True):
+        assert np.array_equal(matrix, order)
 
 
 def test_three_projections_are_joined() -> None:
@@ -101,6 +144,17 @@ def test_inputs_are_varied_within_what_they_are() -> None:
         assert sorted(case["ids"].ravel()) == [3, 5, 9]
         assert case["x"].dtype == np.float32
     assert cases["larger"]["x"].std() > 2.5 * cases["drawn anew"]["x"].std()
+
+
+def test_the_token_of_padding_is_replaced_by_another() -> None:
+    """Whole numbers keep their range; an array of zeros, and floats, stay as they are."""
+    given = {"ids": np.array([[3, 5, 0]]), "types": np.zeros((1, 3), int), "x": X}
+    found = without_zeros(given)
+    assert found is not None
+    assert found["ids"].tolist() == [[3, 5, 3]]
+    assert found["types"] is given["types"]
+    assert found["x"] is X
+    assert without_zeros({"x": X, "ids": np.array([4])}) is None
 
 
 def call(path: str, kind: str, inputs: Any, output: Any, **settings: Any) -> dict[str, Any]:

@@ -125,6 +125,29 @@ def test_a_wrong_row_is_refused_or_fails(
     assert not output.exists()
 
 
+def test_a_language_model_with_a_picture_is_proven_where_no_token_is_padding(
+    tmp_path: Path,
+) -> None:
+    """Positions of one row or of each, maps flattened channels last, a tied head, an idle pooler.
+
+    The right model masks token 0: that is named, and the table is found without it.
+    """
+    path, draw = tmp_path / "x.npz", np.random.default_rng(0)
+    ids = np.concatenate([draw.integers(1, 20, (1, 5)), [[4, 7, 2, 0, 0]]])
+    np.savez(path, ids=ids, x=draw.standard_normal((2, 3, 4, 6)).astype(np.float32))
+    models = {side: ref.replace(":Net", ":Reader") for side, ref in MODELS.items()}
+    found = infer(**models, inputs=path)
+    rows = [
+        '"whole" = { path = "fc", ops = { weight = ["permute 0 2 3 1", "reshape 8,4,6,6 -> 8,144"',
+        '"head.bias" = "bias"',
+        '"pooler.weight" = "no output of the model shows it: a conversion keeps the target',
+    ]
+    assert [row for row in rows if row not in found.text] == []
+    assert (found.exact, found.unproven, found.unmatched) == (True, (), ())
+    (problem,) = found.problems
+    assert "equal where no token is 0: one of the models masks 0 as padding" in problem
+
+
 def test_models_that_compute_otherwise_are_not_proven(tmp_path: Path) -> None:
     """All names and shapes fit, the outputs do not: the module and its setting are named."""
     path = tmp_path / "x.npz"

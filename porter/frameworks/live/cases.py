@@ -61,6 +61,19 @@ def varied(inputs: Mapping[str, Array] | None, seed: int = 7) -> dict[str, dict[
     }
 
 
+def without_zeros(inputs: Mapping[str, Array]) -> dict[str, Array] | None:
+    """Return the inputs with each whole number 0 replaced by another one of its array.
+
+    None where there is none: 0 is the token that models take for padding.
+    """
+    found = dict(inputs)
+    for name, array in inputs.items():
+        others = array[array != 0]
+        if array.dtype.kind in "iu" and 0 < others.size < array.size:
+            found[name] = np.where(array == 0, others[0], array).astype(array.dtype)
+    return None if all(found[name] is inputs[name] for name in inputs) else found
+
+
 def read_cases(path: str) -> dict[str, dict[str, Array]]:
     """Return the inputs of a file that `write_cases` wrote."""
     arrays, about = exchange.load(path)

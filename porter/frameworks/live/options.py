@@ -5,88 +5,29 @@ Operations are those of mapping tables, so that what was tried can be written do
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import permutations
 from math import prod
 
+from porter.frameworks.live.flattened import channel_counts, flattened
+from porter.frameworks.live.recipes import Ops, Option, Recipe
 from porter.frameworks.live.signature import Signature, distance
 from porter.frameworks.live.units import Unit
-from porter.tensors import operations
-from porter.tensors.blocks import Array
-from porter.tensors.lazy import LazyTensor, Shape
+from porter.tensors.lazy import Shape
 
-Ops = tuple[str, ...]
 GROUP = 4
 """Layers of which one projection is made, at most: gate and up; q, k and v."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How tensors of the left give one tensor of the right."""
-
-    left: tuple[str, ...]
-    first: Ops = ()
-    """On the one left tensor, before a part is cut out of it."""
-    join: str = ""
-    """How several left tensors are joined, or the one is cut."""
-    part: tuple[int, int, int] | None = None
-    """(axis, start, size) of the part."""
-    ops: Ops = ()
-    """After that."""
-
-    def made(self, values: Mapping[str, Array]) -> Array:
-        """Return the right tensor."""
-        tensors = [LazyTensor.of(values[name]) for name in self.left]
-        if len(tensors) > 1:
-            tensor = operations.parse_join(self.join, {}).join(tensors)
-        else:
-            tensor = _applied(self.first, tensors[0])
-        if self.part is not None:
-            axis, start, size = self.part
-            index = (slice(None),) * axis + (slice(start, start + size),)
-            tensor = LazyTensor.of(tensor.read()[index])
-        return _applied(self.ops, tensor).read()
-
-
-def _applied(chain: Ops, tensor: LazyTensor) -> LazyTensor:
-    return operations.apply([operations.parse(text, {}) for text in chain], tensor)
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One way to fill a unit of the right."""
-
-    left: tuple[str, ...]
-    """Keys of units of the left."""
-    recipes: Mapping[str, Recipe]
-    """{tensor of the right: recipe}."""
-    expects: Signature | None
-    """The input that the unit must then have; None where it is not known."""
-    layout: str = ""
-    """How parts are arranged in what is cut or joined."""
-    spans: tuple[tuple[str, int, int], ...] = ()
-    """Which outputs of the left units are used: (unit, start, stop)."""
-    variant: str = ""
-
-    def conflicts(self, other: Option) -> bool:
-        """Whether two options use the same part of a unit, or cut it in two ways."""
-        for key, start, stop in self.spans:
-            for key2, start2, stop2 in other.spans:
-                if key == key2 and (
-                    self.layout != other.layout or (start < stop2 and start2 < stop)
-                ):
-                    return True
-        return False
 
 
 def options(right: Unit, lefts: Sequence[Unit], group: Sequence[Unit]) -> list[Option]:
     """Return the ways to fill `right`; `group` are the right units that have its input."""
     found: list[Option] = []
+    channels = channel_counts(lefts)
     for left in lefts:
         if left.floating:
             found += _whole(left, right)
+            found += flattened(left, right, channels)
             found += _parts(left, right, group)
     found += _joined(lefts, right)
     return found
@@ -148,9 +89,10 @@ def _matrices(left: Unit, right: Unit) -> dict[str, Recipe] | None:
 
 def _single(left: Unit, right: Unit) -> dict[str, Recipe] | None:
     """Return the recipe for single tensors, at least one of which is in no known layer."""
-    if "bare" not in (left.kind, right.kind) or len(left.roles) != 1 or len(right.roles) != 1:
+    given, made = left.single, right.single
+    if "bare" not in (left.kind, right.kind) or given is None or made is None:
         return None
-    (source,), (target,) = left.shapes.values(), right.shapes.values()
+    source, target = left.shapes[given], right.shapes[made]
     chain = reshaped(source, target)
     if chain is None and len(source) == 2 and source[::-1] == target:
         chain = ("transpose",)
@@ -159,8 +101,7 @@ def _single(left: Unit, right: Unit) -> dict[str, Recipe] | None:
         chain = (f"reshape {' -> '.join(sizes)}",)
     if chain is None:
         return None
-    (name,), (given,) = right.roles.values(), left.roles.values()
-    return {name: Recipe((given,), ops=chain)}
+    return {right.roles[made]: Recipe((left.roles[given],), ops=chain)}
 
 
 def _parts(left: Unit, right: Unit, group: Sequence[Unit]) -> Iterator[Option]:
@@ -367,35 +308,3 @@ def reshaped(source: Shape, target: Shape) -> Ops | None:
     chain = [f"squeeze {axis}" for axis in reversed(range(len(source))) if source[axis] == 1]
     chain += [f"unsqueeze {axis}" for axis in range(len(target)) if target[axis] == 1]
     return tuple(chain)
-
-
-_SAME_WORDS = {
-    "query": "q", "key": "k", "value": "v", "out": "o", "output": "o", "dense": "fc",
-    "linear": "fc", "lin": "fc", "embeddings": "emb", "embedding": "emb", "embed": "emb",
-    "layernorm": "norm", "ln": "norm", "bn": "norm", "batchnorm": "norm", "attention": "attn",
-    "position": "pos", "positions": "pos", "word": "tok", "words": "tok", "token": "tok",
-    "tokens": "tok", "blocks": "block", "layers": "block", "layer": "block", "classifier": "head",
-    "intermediate": "up", "downsample": "shortcut", "self": "own",
-}  # fmt: skip
-_FEED_FORWARD = {"w1": "gate", "w2": "down", "w3": "up", "wq": "q", "wk": "k", "wv": "v", "wo": "o"}
-
-
-def words(name: str) -> list[str]:
-    """Return the words and numbers of a name, those of one meaning alike."""
-    parts = re.split(r"[._/]+", name.lower())
-    text = " ".join(_FEED_FORWARD.get(part, part) for part in parts)
-    return [_SAME_WORDS.get(word, word) for word in re.findall(r"[a-z]+|[0-9]+", text)]
-
-
-def likeness(one: str, other: str) -> float:
-    """Return how alike two names are, from 0 to 1: the last words count most."""
-    a, b = (words(name)[::-1] for name in (one, other))
-    if not a or not b:
-        return 0.0
-    total = 0.0
-    for mine, theirs in ((a, b), (b, a)):
-        weights = [0.7**index for index in range(len(mine))]
-        total += sum(w for word, w in zip(mine, weights, strict=True) if word in theirs) / sum(
-            weights
-        )
-    return total / 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 from typing import Any
@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from porter.frameworks.live.hooks import tensors_of
+from porter.frameworks.live.likeness import likeness
 from porter.frameworks.live.model import Live, Stop
-from porter.frameworks.live.options import Option, likeness, options, rotated
+from porter.frameworks.live.options import options, rotated
+from porter.frameworks.live.recipes import Option
 from porter.frameworks.live.signature import SAME, Signature, distance, signature
 from porter.frameworks.live.units import Unit
 from porter.tensors.blocks import Array
@@ -29,6 +31,8 @@ LIMIT = 1e-4
 """Relative rms difference of outputs, in float32, that counts as equal."""
 _GROUP_TRIALS = 120
 """Other choices that are tried for units of one input."""
+_SECONDS_PAST = 60.0
+"""Time for other choices behind an input that stays unknown."""
 _NUMBER = re.compile(r"\d+")
 
 
@@ -72,7 +76,9 @@ class Search:
     def __init__(
         self, right: Live, lefts: Sequence[Unit], values: Mapping[str, Array],
         inputs: Mapping[str, Array], outputs: Mapping[str, Array], seconds: float,
+        silent: Collection[str] = (),
     ) -> None:  # fmt: skip
+        """`silent` are the right's parameters that no output shows."""
         self.right, self.values = right, values
         self.lefts = {unit.key: unit for unit in lefts}
         self.inputs, self.wanted = inputs, outputs
@@ -87,6 +93,12 @@ class Search:
         self.units = [u for u in right.units if u.floating and not set(u.roles.values()) <= skipped]
         groups = _groups([u for u in self.units if u.inputs])
         self.options = {u.key: options(u, lefts, groups.get(u.key, [u])) for u in self.units}
+        self._accepted: set[str] = set()
+        own = set(right.model.parameters)
+        self._dead = {
+            u.key for u in self.units
+            if own & set(u.roles.values()) and own & set(u.roles.values()) <= set(silent)
+        }  # fmt: skip
         self._static = {
             u.key: [self._score(u, option) for option in self.options[u.key]] for u in self.units
         }
@@ -95,12 +107,25 @@ class Search:
         """Return the best attempt."""
         best = self._attempt({}, None)
         while not best.rank[0] and time.monotonic() < self.until:
-            better = self._better(best)
+            better = self._better(best) or self._past(best)
             if better is None:
                 break
             best = better
         self._fill(best)
         return best
+
+    def _past(self, best: Attempt) -> Attempt | None:
+        """Go on behind an input that no choice makes known, where later ones are known again."""
+        if best.diverged is None:
+            return None
+        later = best.choices[best.diverged + 1 :]
+        if not any(c.matched and c.known and c.unit.kind != "bare" for c in later):
+            return None
+        if not self._accepted:
+            self.until = min(self.until, time.monotonic() + _SECONDS_PAST)
+        self._accepted.add(best.choices[best.diverged].unit.key)
+        before = best.choices[: best.diverged + 1]
+        return self._attempt({c.unit.key: c.option for c in before if c.option is not None}, None)
 
     def _better(self, best: Attempt) -> Attempt | None:
         at = len(best.choices) if best.diverged is None else best.diverged
@@ -199,7 +224,7 @@ class Search:
         chosen: dict[str, Choice] = {}
         taken: list[Option] = list(forced.values())
         for unit in self.units:
-            if unit.call < 0:
+            if unit.call < 0 and unit.key not in self._dead:
                 option = forced.get(unit.key) or self._pick(unit, None, taken, -1)[0]
                 if option is not None:
                     self._assign(unit, option)
@@ -218,6 +243,8 @@ class Search:
             seen = [signature(self.right._array(t)) for t in tensors]
             for unit in fresh:
                 option, matched, fitting = self._pick(unit, seen, taken, at, forced.get(unit.key))
+                if unit.key in self._dead and not matched:
+                    continue
                 if option is not None:
                     self._assign(unit, option)
                     taken.append(option)
@@ -237,12 +264,27 @@ class Search:
             attempt.outputs = self.right.run(self.inputs, before, after)
         except Stop:
             return attempt
+        self._leftover(attempt, taken, chosen)
         attempt.error = apart(self.wanted, attempt.outputs)
         return attempt
+
+    def _leftover(
+        self, attempt: Attempt, taken: list[Option], chosen: Mapping[str, Choice]
+    ) -> None:
+        """Give what nothing else needs to units that no output shows."""
+        for unit in self.units:
+            if unit.key in chosen:
+                continue
+            option = self._pick(unit, None, taken, -1)[0]
+            if option is not None:
+                self._assign(unit, option)
+                taken.append(option)
+            attempt.choices.append(Choice(unit, option, False, False, (), None))
 
     def _judge(self, attempt: Attempt, choice: Choice, stop: int | None) -> None:
         """Record a choice whose input is unknown; end a trial that comes no further."""
         blind = choice.option is None or not choice.known or choice.unit.kind == "bare"
+        blind = blind or choice.unit.key in self._accepted
         if not choice.matched and not blind and self.options[choice.unit.key]:
             self._diverge(attempt, len(attempt.choices) - 1, stop)
 
@@ -314,6 +356,8 @@ class Search:
             score -= 0.4
         if option.layout == "rows" or option.variant.startswith("joined"):
             score += 0.3 * self._in_order(unit, option)
+        if option.variant.startswith("map") and option.variant != "map 0":
+            score -= 0.4
         if any(op.startswith("reshape") for r in option.recipes.values() for op in r.ops):
             score -= 0.5
         return score

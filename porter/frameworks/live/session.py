@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,12 +97,15 @@ class LiveSession:
             case: {key: arrays[f"output/{case}/{key}"] for key in keys}
             for case, keys in about["outputs"].items()
         }
-        search = Search(live, lefts, values, first, next(iter(wanted.values())), seconds)
+        search = Search(
+            live, lefts, values, first, next(iter(wanted.values())), seconds, self._silent([first])
+        )
         best = search.run()
         errors = {}
         for case, given in cases.items():
             errors[case] = apart(wanted[case], live.run(given))
         return {**_found(best), "errors": errors, "runs": search.runs,
+                "silent": self._silent(cases.values()),
                 "units": [unit.as_json() for unit in live.units]}  # fmt: skip
 
     def live_cast(self, precision: str) -> dict[str, Any]:
@@ -186,10 +189,13 @@ class LiveSession:
 
     def live_silent(self, inputs: str) -> dict[str, Any]:
         """Return the parameters that no output of any case shows, by its gradient."""
+        return {"silent": self._silent(read_cases(inputs).values())}
+
+    def _silent(self, cases: Iterable[Mapping[str, Array]]) -> list[str]:
         live = self.live
         draw = np.random.default_rng(3)
         seen: dict[str, float] = {}
-        for given in read_cases(inputs).values():
+        for given in cases:
             outputs = live.run(given)
             size = (
                 sum(float(np.square(a.astype(np.float64)).sum()) for a in outputs.values()) ** 0.5
@@ -203,7 +209,7 @@ class LiveSession:
                 effect = slope * float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0
                 seen[name] = max(seen.get(name, 0.0), effect / (size or 1.0))
         least = _SILENT_EXACT if "float64" in str(live.model.dtype) else _SILENT
-        return {"silent": [name for name, effect in seen.items() if effect <= least]}
+        return [name for name, effect in seen.items() if effect <= least]
 
 
 def _found(best: Attempt) -> dict[str, Any]:

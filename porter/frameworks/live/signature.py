@@ -30,9 +30,24 @@ def signature(array: Array) -> Signature:
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return how far two signatures are apart, relative to the rms; infinite for other sizes."""
-    if one[0] != other[0]:
+    """Return how far two signatures are apart, relative to the rms; infinite for other sizes.
+
+    One may repeat the other: positions are given once, or once for each sequence. One may also be
+    the other with zeros around it: a model may pad before its convolution.
+    """
+    few, many = sorted((one, other), key=lambda figures: figures[0])
+    if few[0] == many[0]:
+        return _apart(few, many)
+    if few[0] < 2:
         return float("inf")
+    ratio = many[0] / few[0]
+    padded = (few[0], many[1] * ratio**0.5, many[2] * ratio, many[3] * ratio,
+              many[4] * ratio**0.5, many[5], many[6])  # fmt: skip
+    around = _apart((*few[:5], max(few[5], 0.0), min(few[6], 0.0)), padded)
+    return min(around, _apart(few, many) if ratio.is_integer() else float("inf"))
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
     scale = max(one[1], other[1], 1e-12)
     far = max(abs(a - b) for a, b in zip(one[1:5], other[1:5], strict=True)) / scale
     peak = max(abs(one[5]), abs(one[6]), scale)

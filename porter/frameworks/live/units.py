@@ -58,6 +58,8 @@ class Unit:
     roles: dict[str, str] = field(default_factory=dict)
     """{role: name of the tensor}."""
     shapes: dict[str, Shape] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    """Roles of its tensors that are second names of others."""
     trained: bool = True
     """Whether one of its tensors is a parameter."""
     flipped: bool = False
@@ -72,6 +74,12 @@ class Unit:
     inputs: list[Signature] = field(default_factory=list)
     """Of the tensors of its first call."""
     output: Signature | None = None
+
+    @property
+    def single(self) -> str | None:
+        """The role of its one tensor that is no second name, None where there are several."""
+        own = [role for role in self.roles if role not in self.shared]
+        return own[0] if len(own) == 1 else None
 
     @property
     def matrix(self) -> Shape | None:
@@ -93,7 +101,8 @@ class Unit:
         return cls(**{
             **value,
             "shapes": {role: tuple(shape) for role, shape in value["shapes"].items()},
-            "sizes": tuple(value["sizes"]), "inputs": [tuple(s) for s in value["inputs"]],
+            "sizes": tuple(value["sizes"]), "shared": tuple(value["shared"]),
+            "inputs": [tuple(s) for s in value["inputs"]],
             "output": None if value["output"] is None else tuple(value["output"]),
         })  # fmt: skip
 
@@ -131,6 +140,7 @@ def units_of(model: Any) -> tuple[list[Unit], dict[str, str]]:
         found += _units(model, path, roles, path in parents or path == "")
     for index, unit in enumerate(found):
         unit.order = index
+        unit.shared = tuple(role for role, name in unit.roles.items() if name in aliases)
     return found, aliases
 
 

@@ -56,3 +56,25 @@ class Faded(nn.Layer):
 
     def forward(self, x):
         return self.body(x)
+
+
+class Reader(nn.Layer):
+    """Pads by itself, flattens channels last, masks word 0, and pools for nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.conv = nn.Pad2D(1), nn.Conv2D(3, 6, 3)
+        self.fc, self.pooler = nn.Linear(4 * 6 * 6, 8), nn.Linear(8, 8)
+        self.word_embeddings = nn.Embedding(20, 8)
+        self.position_embeddings = nn.Embedding(10, 8)
+        self.ln, self.k, self.q = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.bias = self.create_parameter([20], is_bias=True)
+
+    def forward(self, ids, x):
+        seen = F.relu(self.conv(self.pad(x))).transpose([0, 2, 3, 1]).flatten(1)
+        places = paddle.ones_like(ids).cumsum(1) - 1
+        y = self.word_embeddings(ids) + self.position_embeddings(places)
+        y = self.ln(y + self.fc(seen).unsqueeze(1))
+        self.pooler(y[:, 0])
+        y = paddle.tanh(self.q(y)) * self.k(y) * (ids != 0).unsqueeze(-1).astype(y.dtype)
+        return paddle.matmul(y, self.word_embeddings.weight, transpose_y=True) + self.bias
