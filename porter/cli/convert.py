@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
             equals = ""
         if not equals:
             raise click.BadParameter(f"{value!r} is not NAME=NUMBER")
+    if len(found) < len(values):
+        raise click.BadParameter("one tensor is given two values")
     return found
 
 
@@ -139,6 +142,7 @@ def command(
         raise click.UsageError("--report needs the proof that --no-verify leaves out")
     if require_proof and not options["verify"]:
         raise click.UsageError("--require-proof and --no-verify contradict each other")
+    _refuse_unused(ctx, source, reports, require_proof, options)
     onnx = taken(options)
     pool = pool_of(options)
     with progress(quiet or as_json) as move:
@@ -162,6 +166,27 @@ def command(
     if require_proof and outcome.ok and not outcome.proven and outcome.written is not None:
         raise click.exceptions.Exit(_unproven(outcome))
     ctx.exit(0 if outcome.ok else 1)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _refuse_unused(
+    ctx: click.Context,
+    source: str | None,
+    reports: tuple[str, ...],
+    require_proof: bool,
+    options: Mapping[str, Any],
+) -> None:
+    """Refuse options that would have no effect."""
+    if options["dry_run"] and (reports or require_proof):
+        name = "--report" if reports else "--require-proof"
+        raise click.UsageError(f"{name} needs the proof that --dry-run leaves out")
+    if not options["digests"] and _is_given(ctx, "digest"):
+        raise click.UsageError("--digest and --no-digests contradict each other")
+    if source is not None and not options["adapt"] and _is_given(ctx, "seed"):
+        raise click.UsageError("--seed is of weights that are made: without INPUT, or by --adapt")
 
 
 def _unproven(outcome: Conversion) -> int:

@@ -12,6 +12,7 @@ state dict is chosen by rules a person can follow, and what was left lying is sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -115,7 +116,7 @@ def unwrap(
     strip: bool = True,
     attributes: Iterable[dict[Any, Any]] = (),
 ) -> Unwrapped:
-    """Return the state dict inside `tree`, a dictionary or a tuple with one.
+    """Return the state dict inside `tree`: a dictionary, (name, tensor) pairs, a tuple of them.
 
     `leaf` tells tensors from the rest. With `strip`, the prefixes of wrappers are taken off;
     without, names stay as the file has them, with the key path of a state dict that no `key`
@@ -125,9 +126,7 @@ def unwrap(
     """
     if leaf(tree) is not None:
         raise InputError("contains one bare tensor, not a state dict with names")
-    if type(tree) in (tuple, list) and any(type(item) is dict for item in tree):  # type: ignore[attr-defined]
-        tree = {str(index): item for index, item in enumerate(tree)}  # type: ignore[var-annotated,arg-type]
-    top = _Survey(leaf).node(tree, 0)
+    top = _Survey(leaf).top(tree)
     if top is None:
         raise InputError(_without(tree))
     path = _descend(top) if key is None else _by_key(top, key)
@@ -199,9 +198,19 @@ class _Survey:
         self._open: set[int] = set()
         self._known: dict[int, _Node | None] = {}
 
+    def top(self, tree: Any) -> _Node | None:
+        """Return the node of what a file holds; the parts of a tuple are called 0, 1, …"""
+        node = self.node(tree, 0)
+        if node is None and type(tree) in (tuple, list) and not any(map(self._leaf, tree)):
+            return self.node({str(index): item for index, item in enumerate(tree)}, 0)
+        return node
+
     def node(self, value: object, depth: int) -> _Node | None:
-        """Return a node when `value`, `depth` levels down, is a dictionary with tensors."""
-        if type(value) is not dict:
+        """Return a node when `value`, `depth` levels down, is a dictionary with tensors.
+
+        A list of (name, tensor) pairs, `list(model.named_parameters())`, is one too.
+        """
+        if type(value) not in (dict, list, tuple):
             return None
         if id(value) in self._open:
             raise InputError("a dictionary contains itself")
@@ -210,13 +219,31 @@ class _Survey:
             raise InputError(f"dictionaries are nested deeper than {_DEEPEST}")
         return node
 
-    def _new(self, value: dict[Any, Any], depth: int) -> _Node | None:
+    def _is_pair(self, value: object) -> bool:
+        """Whether this is a name and its tensor."""
+        is_two = type(value) in (list, tuple) and len(value) == 2  # type: ignore[arg-type]
+        return is_two and type(value[0]) is str and self._leaf(value[1]) is not None  # type: ignore[index]
+
+    def _of_pairs(self, pairs: list[Any] | tuple[Any, ...]) -> _Node | None:
+        if not pairs or not all(map(self._is_pair, pairs)):
+            return None
+        node = _Node(dict(pairs))
+        if len(node.value) < len(pairs):
+            (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+            raise InputError(f"two tensors would both be called {printable(name)}")
+        node.direct = node.total = len(pairs)
+        return node
+
+    def _new(self, value: Any, depth: int) -> _Node | None:
+        if type(value) is not dict:
+            self._known[id(value)] = self._of_pairs(value)
+            return self._known[id(value)]
         if depth > _DEEPEST:
             raise InputError(f"dictionaries are nested deeper than {_DEEPEST}")
         self._open.add(id(value))
         node = _Node(value)
         for key, item in value.items():
-            if type(item) is dict:
+            if type(item) in (dict, list, tuple):
                 inner = self.node(item, depth + 1)
                 if inner is not None:
                     node.inner[key] = inner
@@ -226,8 +253,8 @@ class _Survey:
                 node.direct += 1
         self._open.discard(id(value))
         node.total += node.direct
-        self._known[id(value)] = found = node if node.total else None
-        return found
+        self._known[id(value)] = node if node.total else None
+        return self._known[id(value)]
 
 
 def _descend(node: _Node) -> _Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -17,8 +17,14 @@ from porter.mapping.table import CANONICAL, Table
 from porter.planning import custom_table
 from porter.planning.fit import fit
 from porter.planning.locate import below, option_of
-from porter.planning.pairing import dialect_of, format_of, recognised_in_both
-from porter.planning.recognise import shapes_of
+from porter.planning.pairing import (
+    dialect_of,
+    foreign_layout,
+    format_of,
+    recognised_in_both,
+    usual_framework,
+)
+from porter.planning.recognise import recognise, shapes_of
 from porter.remote import fetch
 from porter.storage.progress import Progress
 from porter.tensors.lazy import LazyTensor
@@ -103,7 +109,7 @@ def diff(
         state if prefix is None else below(state, prefix)
         for state, prefix in zip(states, (left_prefix, right_prefix), strict=True)
     ]
-    table, variant = None, None
+    table, variant, given = None, None, (left_dialect, right_dialect)
     if architecture is not None and custom_table.is_table(architecture):
         table = load(Path(architecture))
     elif architecture is not None:
@@ -112,8 +118,12 @@ def diff(
         found = recognised_in_both(states[0], states[1], left_dialect, right_dialect)
         if found is not None:
             variant, left_dialect, right_dialect = found
-        elif left_dialect or right_dialect:
+        elif (left_dialect or right_dialect) and not _is_known(states[0]):
             raise UsageError("a dialect needs --arch: no variant was recognised in both files")
+    if table is None:
+        ported = _compared_as_port(states, variant, given, progress)
+        if ported is not None:
+            return ported
     if variant is None and table is None:
         return _compared(states[0], states[1], "names", progress)
     with option_of("left"):
@@ -123,6 +133,36 @@ def diff(
     through = f"{one.architecture}: {one.dialect} and {two.dialect}"
     filled = one.filled | two.filled
     return _compared(one.without(filled), two.without(filled), through, progress)
+
+
+def _is_known(state: StateDict) -> bool:
+    return any(match.exact for match in recognise(shapes_of(state)))
+
+
+def _compared_as_port(
+    states: Sequence[StateDict],
+    variant: Architecture | None,
+    dialects: tuple[str | None, str | None],
+    progress: Progress | None,
+) -> Diff | None:
+    """Compare one side with what the other is in its framework, if it is in no naming of that.
+
+    None if both are, and if both are of one framework.
+    """
+    frameworks = [usual_framework(state) for state in states]
+    if not all(frameworks) or frameworks[0] == frameworks[1]:
+        return None
+    foreign = [foreign_layout(s, d, variant) for s, d in zip(states, dialects, strict=True)]
+    if all(foreign) or not any(foreign):
+        return None
+    at = 0 if foreign[0] else 1
+    match, sound = foreign[at], states[1 - at]
+    assert match is not None
+    fitted = fit(match.architecture, sound, dialects[1 - at], frameworks[at])
+    expected = fitted.plan.apply(fitted.state)
+    through = f"{match.architecture.name}: {frameworks[at]}, which one file is not"
+    one, other = (states[0], expected) if at == 0 else (expected, states[1])
+    return _compared(one, other, through, progress)
 
 
 class _Side(NamedTuple):

@@ -18,6 +18,8 @@ from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.references import Reference, parse, with_framework
 from porter.mapping.table import CANONICAL, PADDLE
 from porter.planning.fit import fit
+from porter.planning.locate import option_of
+from porter.planning.pairing import refuse_foreign_layout
 from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
 from porter.storage.progress import Progress
@@ -69,8 +71,10 @@ def verify_published(
     """
     if progress is not None:
         progress("reading the checkpoints", 0, 0)
-    one = _given(variant, left, left_dialect, left_key, left_model, python)
-    two = _given(variant, right, right_dialect, right_key, right_model, python)
+    with option_of("left"):
+        one = _given(variant, left, left_dialect, left_key, left_model, python)
+    with option_of("right"):
+        two = _given(variant, right, right_dialect, right_key, right_model, python)
     given = pictures(variant) if inputs is None else read_inputs(inputs)
     models = Models(one.reference, two.reference, given, python)
     fitted = fit(variant, one.state, one.dialect, two.dialect)
@@ -114,6 +118,7 @@ def _given(
     state = fetch.read(path, key=key)
     container = "" if state.origin is None else state.origin.format
     if dialect is None:
+        refuse_foreign_layout(state, variant)
         dialect = best_dialect(
             variant, shapes_of(state), PADDLE if container == PADDLE else CANONICAL
         )

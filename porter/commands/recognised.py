@@ -15,6 +15,7 @@ from porter.mapping.table import CANONICAL
 from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
+from porter.planning.locate import below
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import address, fetch
 from porter.remote.address import is_url
@@ -113,10 +114,7 @@ def _matches(
     from_: str | None,
     prefix: str | None,
 ) -> list[Match]:
-    shapes = shapes_of(state)
-    if prefix is not None:
-        begin = prefix if prefix.endswith((".", "/")) else f"{prefix}."
-        shapes = {n[len(begin) :]: row for n, row in shapes.items() if n.startswith(begin)}
+    shapes = shapes_of(state if prefix is None else below(state, prefix))
     matches = [match for match in recognise(shapes, among) if match.exact]
     if from_ is None:
         return matches

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
+from porter.checkpoints.placeholders import refuse_shard
 from porter.errors import InputError, MappingError, listed
 from porter.mapping.fold import fold
 from porter.planning.endpoint import spelled
@@ -79,6 +80,9 @@ def fit(
             notes.append(f"{name}: converted as that")
         return Fitted(variant, fitted, located.state, tuple(notes))
     assert refusal is not None
+    if path is not None and any(line.startswith("missing") for line in refusal.problems):
+        refuse_shard(path)
+    refusal.message = "; ".join((refusal.message, *located.notes))
     raise _with_hint(refusal, architecture, located.state, source_dialect) from refusal
 
 

@@ -8,7 +8,7 @@ head aside. Several such prefixes, a student's and a teacher's, are an error tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from porter.errors import UsageError, listed, printable
 from porter.mapping.fold import fold
 from porter.mapping.link import Linked
-from porter.mapping.prefix import without_words
+from porter.mapping.prefix import WRAPPER_WORDS, without_words
 from porter.planning.plan import link_variant
 from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture
@@ -121,7 +121,7 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
     renamed, words = without_words(state, (name for one in candidates for name in one.names))
     renamed = _with_usual_prefix(renamed, candidates)
     if prefix is not None:
-        chosen = _given(renamed, prefix, path)
+        chosen, below = _under(renamed, prefix, state)
     elif any(one.body <= set(renamed) for one in candidates):
         chosen = ""
     else:
@@ -133,7 +133,8 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
                 path,
             )
         chosen = complete[0] if complete else ""
-    below = {n[len(chosen) :]: old for n, old in renamed.items() if n.startswith(chosen)}
+    if prefix is None:
+        below = {n[len(chosen) :]: old for n, old in renamed.items() if n.startswith(chosen)}
     wrapped = _leading_word(below, candidates) if words else ""
     below = {n: old for n, old in below.items() if old.startswith(wrapped)}
     heads = {} if prefix is not None or not chosen else _heads_beside(renamed, below, candidates)
@@ -202,8 +203,7 @@ def below(state: StateDict, prefix: str) -> StateDict:
     `UsageError` for a prefix that no name begins with.
     """
     renamed, _ = without_words(state)
-    chosen = _given(renamed, prefix, state.origin.shown if state.origin is not None else None)
-    names = {name[len(chosen) :]: old for name, old in renamed.items() if name.startswith(chosen)}
+    chosen, names = _under(renamed, prefix, state)
     kept = set(names.values())
     left_out = [name for name in state if name not in kept]
     origin = state.origin and _moved(state.origin, chosen, left_out)
@@ -226,22 +226,35 @@ def _heads_beside(
 
 @contextmanager
 def option_of(side: str) -> Iterator[None]:
-    """Name the option of one side, `--left-prefix`, where an error proposes `--prefix`."""
+    """Name the option of one side where an error proposes it: `--left-prefix`, `--left`."""
     try:
         yield
     except UsageError as error:
-        error.message = error.message.replace("--prefix ", f"--{side}-prefix ")
+        message = error.message.replace("--prefix ", f"--{side}-prefix ")
+        error.message = message.replace("--side ", f"--{side} ")
         raise
 
 
-def _given(names: Collection[str], prefix: str, path: str | None) -> str:
-    """Return a prefix that the user names, with its separator."""
-    for chosen in (prefix, f"{prefix}.", f"{prefix}/"):
-        if chosen.endswith((".", "/")) and any(name.startswith(chosen) for name in names):
-            return chosen
+def _under(names: Mapping[str, str], prefix: str, state: StateDict) -> tuple[str, dict[str, str]]:
+    """Return a prefix that the user names, and {name without it: name in the state}.
+
+    It may be spelled as in the file, with the wrapper words that were removed from `names`.
+    """
+    origin = state.origin
+    stripped = "" if origin is None else origin.prefix
+    spellings = [p for p in (prefix, f"{prefix}.", f"{prefix}/") if p.endswith((".", "/"))]
+    for begin in spellings:
+        if found := {n[len(begin) :]: old for n, old in names.items() if n.startswith(begin)}:
+            return begin, found
+    for begin in spellings:
+        short = "".join(f"{p}." for p in begin[:-1].split(".") if p not in WRAPPER_WORDS)
+        in_file = {n: old for n, old in names.items() if (stripped + old).startswith(begin)}
+        if found := {n[len(short) :]: old for n, old in in_file.items() if n.startswith(short)}:
+            return short, found
     first = {name.partition(".")[0] + "." for name in names if "." in name}
     raise UsageError(
-        f"no names begin with {printable(prefix)!r}; there are {listed(sorted(first), 8)}", path
+        f"no names begin with {printable(prefix)!r}; there are {listed(sorted(first), 8)}",
+        None if origin is None else origin.shown,
     )
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from porter.errors import UsageError
+from porter.planning.endpoint import spelled
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+
+_FRAMEWORKS = {
+    "torch": "torch", "torch-legacy": "torch", "dcp": "torch", "deepspeed": "torch",
+    "paddle": "paddle",
+}  # fmt: skip
+"""The framework that a container is of."""
 
 
 def dialect_of(variant: Architecture, state: StateDict) -> str | None:
@@ -17,6 +24,48 @@ def dialect_of(variant: Architecture, state: StateDict) -> str | None:
 def format_of(state: StateDict) -> str:
     """Return the container of a checkpoint, empty if it was not read from a file."""
     return "" if state.origin is None else state.origin.format
+
+
+def foreign_layout(
+    state: StateDict, dialect: str | None, variant: Architecture | None = None
+) -> Match | None:
+    """Return what a checkpoint is, if it is in the container of a framework and not in its naming.
+
+    A `.pdparams` whose matrices are as PyTorch stores them is a port that was forgotten half way:
+    Paddle does not load it, or loads it wrong. A `dialect` that the user names is right.
+    """
+    framework = _FRAMEWORKS.get(format_of(state))
+    if framework is None or dialect is not None:
+        return None
+    among = None if variant is None else [variant]
+    matches = [match for match in recognise(shapes_of(state), among) if match.exact]
+    if any(_framework(match) == framework for match in matches):
+        return None
+    return matches[0] if matches else None
+
+
+def refuse_foreign_layout(state: StateDict, variant: Architecture) -> None:
+    """Raise `UsageError` for a file of one framework in the naming of another.
+
+    Running it as that other one would call a wrong port right.
+    """
+    match = foreign_layout(state, None, variant)
+    if match is not None:
+        framework, naming = usual_framework(state), spelled(variant.table.dialect(match.dialect))
+        raise UsageError(
+            f"is a {framework} file that fits {variant.name} only as {naming}: {framework} would"
+            f" not load it; --side {naming} compares it as that",
+            state.origin.shown if state.origin is not None else None,
+        )
+
+
+def _framework(match: Match) -> str:
+    return match.architecture.table.dialect(match.dialect).convention.framework
+
+
+def usual_framework(state: StateDict) -> str:
+    """Return the framework whose container a checkpoint is in, empty for none."""
+    return _FRAMEWORKS.get(format_of(state), "")
 
 
 def recognised_in_both(

@@ -40,6 +40,8 @@ def test_shard_without_the_others(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     refused(path, "give the index model.safetensors.index.json")
     assert list(porter.open(path)) == ["a"]
+    with pytest.raises(InputError, match="is shard 1 of 2"):
+        porter.convert("pvtv2-b0", path, tmp_path / "out.npz", verify=False, from_="torch")
     only = tmp_path / "model-00001-of-00001.safetensors"
     save_file({"a": torch.ones(2)}, only)
     porter.repack(only, tmp_path / "fine.npz")

@@ -262,6 +262,43 @@ def test_a_state_dict_with_its_description_in_a_tuple_is_found(tmp_path: Path) -
     assert (list(found), found.origin.wrapper) == (["w"], "0")
 
 
+@pytest.mark.parametrize(
+    ("saved", "wrapper"),
+    [
+        ([("w", torch.ones(2)), ("b", torch.zeros(3))], ""),
+        ((["w", torch.ones(2)], ["b", torch.zeros(3)]), ""),
+        ({"model": [("w", torch.ones(2)), ("b", torch.zeros(3))], "epoch": 3}, "model"),
+        (([("w", torch.ones(2)), ("b", torch.zeros(3))], {"epoch": 3}), "0"),
+    ],
+)
+def test_names_and_tensors_in_pairs_are_a_state_dict(
+    saved: object, wrapper: str, tmp_path: Path
+) -> None:
+    """`torch.save(list(model.named_parameters()))`."""
+    torch.save(saved, tmp_path / "a.pth")
+    found = codecs.read(str(tmp_path / "a.pth"))
+    assert ({n: t.shape for n, t in found.items()}, found.origin.wrapper) == (
+        {"w": (2,), "b": (3,)}, wrapper,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ([("w", torch.ones(2)), ("w", torch.ones(2))], "two tensors would both be called w"),
+        ([torch.ones(2), torch.ones(2)], "no tensors under names"),
+        ([("w", torch.ones(2)), torch.ones(2)], "no tensors under names"),
+    ],
+)
+def test_lists_without_a_name_for_each_tensor_are_refused(
+    saved: object, message: str, tmp_path: Path
+) -> None:
+    """No name is invented, and no tensor is left out."""
+    torch.save(saved, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=message):
+        codecs.read(str(tmp_path / "a.pth"))
+
+
 def test_a_dtype_that_changes_after_its_use_is_refused(tmp_path: Path) -> None:
     """One pickled dtype, big-endian for an array and turned around after it."""
 

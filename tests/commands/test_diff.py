@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import porter
+from porter import codecs
 from porter.errors import UsageError
 
 BASE = {
@@ -113,6 +114,26 @@ def test_one_changed_element_is_found_through_the_table(
     torch.save(state, tmp_path / "b.pth")
     (one,) = porter.diff(tmp_path / "b.pth", pair[1]).differences
     assert (one.name, one.what, one.differing) == ("block1.0.attn.q.weight", "values", 1)
+
+
+def test_a_port_in_the_layout_of_torch_is_not_equal(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A .pdparams whose matrices were not transposed: Paddle does not load it."""
+    import torch
+
+    wrong = tmp_path / "wrong.pdparams"
+    codecs.write(codecs.read(str(pair[0])), str(wrong), format="paddle")
+    found = porter.diff(pair[0], wrong)
+    kinds = {(d.name, d.what) for d in found.differences}
+    assert {("block1.0.attn.q.weight", "values"), ("head.weight", "shape")} <= kinds
+    assert ("head.bias", "values") not in kinds
+    assert porter.diff(wrong, pair[0], architecture="shunted-t").differences
+    assert porter.diff(pair[0], wrong, right_dialect="torch").equal
+    state = torch.load(pair[0], weights_only=True)
+    torch.save({name: tensor.T if tensor.ndim == 2 else tensor for name, tensor in state.items()},
+               tmp_path / "wrong.pth")  # fmt: skip
+    assert porter.diff(tmp_path / "wrong.pth", pair[1]).differences
 
 
 def test_two_models_are_not_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import porter
 from porter import codecs
 from porter.cli import cli
 from porter.commands.verify import record
-from porter.errors import UsageError
+from porter.errors import MappingError, UsageError
 
 SMALL = "pvtv2-b0"
 PAIR = "pair.pth"
@@ -73,3 +73,28 @@ def test_a_trace_has_no_prefix(folder: Path) -> None:
     record(SMALL, folder / "teacher.pth", trace)
     with pytest.raises(UsageError, match="is a trace"):
         porter.verify(SMALL, folder / "teacher.pth", trace, right_prefix="teacher")
+
+
+def test_a_prefix_may_be_spelled_as_in_the_file(folder: Path, tmp_path: Path) -> None:
+    """`--prefix _orig_mod.teacher` where the wrapper word is removed from every name."""
+    truth = codecs.read(str(folder / "teacher.pth"))
+    for number, prefix in enumerate(("_orig_mod.teacher", "_orig_mod.teacher.", "teacher")):
+        output = tmp_path / f"{number}.safetensors"
+        porter.convert(None, folder / PAIR, output, to="torch", verify=False, prefix=prefix)
+        found = codecs.read(str(output))
+        assert all(np.array_equal(found[name].read(), truth[name].read()) for name in truth)
+    with pytest.raises(UsageError, match=r"no names begin with 'module\.teacher'"):
+        porter.convert(
+            SMALL, folder / PAIR, tmp_path / "o.pth", from_="torch", verify=False,
+            prefix="module.teacher",
+        )  # fmt: skip
+
+
+def test_a_classifier_that_is_called_otherwise_is_named(folder: Path, tmp_path: Path) -> None:
+    """A backbone below its prefix and the head under another name: it says where the head is."""
+    state = torch.load(folder / "teacher.pth", weights_only=True)
+    named = {name.replace("head.", "head.fc.") if name.startswith("head.") else f"backbone.{name}":
+             tensor for name, tensor in state.items()}  # fmt: skip
+    torch.save({"state_dict": named}, tmp_path / "a.pth")
+    with pytest.raises(MappingError, match=r"the classifier is missing.*left out: head\.fc\."):
+        porter.convert(SMALL, tmp_path / "a.pth", tmp_path / "o.pth", verify=False, to="torch")

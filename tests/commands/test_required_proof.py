@@ -99,3 +99,24 @@ def test_masks_of_an_adapted_swin_are_computed_and_proven(tmp_path: Path) -> Non
     assert outcome.weights is not None
     assert outcome.weights.problems == ()
     assert outcome.proven
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--dry-run --report r.html", "--report needs the proof that --dry-run leaves out"),
+        ("--dry-run --require-proof", "--require-proof needs the proof"),
+        ("--no-verify --digest sha256 --no-digests", "--digest and --no-digests contradict"),
+        ("--no-verify --seed 3", "--seed is of weights that are made"),
+        ("--no-verify --fill head.bias=1 --fill head.bias=2", "given two values"),
+        ("--no-verify --fold-batchnorm", "--fold-batchnorm is for foreign ONNX models only"),
+    ],
+)
+def test_an_option_without_effect_is_refused(source: Path, options: str, message: str) -> None:
+    """An option that is accepted is carried out."""
+    output = source.with_name("o.pdparams")
+    line = ["convert", SMALL, str(source), "-o", str(output), *shlex.split(options)]
+    result = CliRunner().invoke(cli, line)
+    assert message in result.output + str(result.exception)
+    assert result.exit_code != 0
+    assert not output.exists()

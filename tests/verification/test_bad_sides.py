@@ -16,6 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+import porter
+from porter import codecs
 from porter.commands.verify import record, verify
 from porter.errors import InputError, PorterError, UsageError
 from porter.frameworks.process import Pool
@@ -288,3 +290,19 @@ def test_pipes_and_endless_files_are_refused(tmp_path: Path) -> None:
         pictures(tmp_path, VIT.preprocessing, 32)
     with pytest.raises(InputError, match="is a device, not a file"):
         arrays("/dev/zero", 32)
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("paddle", ".pdparams"), ("torch", ".pth")])
+def test_a_port_in_the_layout_of_the_other_framework(
+    format: str, suffix: str, tmp_path: Path
+) -> None:
+    """It is refused, and not run by the framework that it was to be ported from."""
+    right, wrong = tmp_path / "right.safetensors", tmp_path / f"wrong{suffix}"
+    porter.init("pvtv2-b0", right, to="paddle" if format == "torch" else "torch")
+    codecs.write(codecs.read(str(right)), str(wrong), format=format)
+    other = "paddle" if format == "torch" else "torch"
+    with pytest.raises(UsageError) as caught:
+        verify("pvtv2-b0", right, wrong)
+    message = refused(caught.value)
+    assert f"is a {format} file that fits pvtv2-b0 only as {other}" in message
+    assert f"--right {other} compares" in message

@@ -91,6 +91,8 @@ def read(
         state = fetch.read(source, key=key, progress=progress)
         is_graph = state.origin is not None and state.origin.format in endpoint.GRAPHS
         if not is_graph or subject.variant is None or left.dialect != CANONICAL:
+            if fold_batchnorm:
+                raise UsageError("--fold-batchnorm is for foreign ONNX models only", left.text)
             return state
     from porter.onnx.recover.read import read
 

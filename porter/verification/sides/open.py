@@ -10,6 +10,7 @@ import numpy as np
 
 from porter.errors import UsageError, listed, printable
 from porter.frameworks import exchange
+from porter.planning.pairing import refuse_foreign_layout
 from porter.planning.preprocessing import Chosen, chosen
 from porter.tensors.blocks import Array
 from porter.verification import inputs as sources
@@ -50,6 +51,8 @@ def opened(
     if prepared.is_graph and (key is not None or prefix is not None):
         text = "is an ONNX model: there is no state dict in it to choose from"
         raise UsageError(text, prepared.report.file)
+    if not isinstance(given, Mapping) and dialect is None:
+        refuse_foreign_layout(prepared.state, architecture)
     return Graph(prepared) if prepared.is_graph else Model(prepared)
 
 
