@@ -8,11 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+WIDE = "gallery/README.md"
+"""The page whose table takes the place of the contents."""
 PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 """{page of the site: file of the repository}."""
 NOT_ON_THE_SITE = (".py", ".log")
@@ -53,6 +56,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
     """Lead links to files that are not on the site to the repository."""
+    if page.file.src_uri == WIDE:
+        page.meta["hide"] = ["toc"]
     source = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     generated = page.file.src_uri in PAGES
 
@@ -70,3 +75,11 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
         return match[0]
 
     return _LINK.sub(address, markdown)
+
+
+def on_post_build(config: Any) -> None:
+    """Refuse a site without its scripts or styles, which mkdocs leaves out in silence."""
+    wanted = [*config.extra_css, *map(str, config.extra_javascript)]
+    missing = [name for name in wanted if not (Path(config.site_dir) / name).is_file()]
+    if missing:
+        raise PluginError(f"not on the site: {', '.join(missing)}")
