@@ -10,6 +10,7 @@
 # make sweep   kill the processes that write one checkpoint's shards at 50 random moments
 # make bench   measure against cp and the scripts that people write
 # make gpu     on a GPU machine with torch: its tests, reports and load benchmark, from .whl/
+# make gallery  infer the tables for pairs of public packages again, and prove them
 # make docs    write the generated documents, build the site into site/; links are checked
 # make docs-serve  the same site in a browser, built again at each change
 # make dist    build what is released: source distribution and wheel, checked
@@ -19,8 +20,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
+# Models of public packages; what they ask for would bring torchvision, and OpenCV.
+MODELS := timm paddleclas ppim
 
-.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
+.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +34,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(MODELS)
 	touch $@
 
 demo: setup
@@ -109,6 +113,9 @@ docs-serve: .venv-docs/.ready
 
 skeletons: setup
 	$(BIN)/python -m porter.frameworks.skeletons
+
+gallery: setup
+	PYTHONPATH=tests/infer/stubs $(BIN)/python -m benchmarks.gallery
 
 templates: setup
 	rm -f porter/onnx/templates/*.onnx.gz

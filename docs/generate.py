@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from writers import api, command_line, concepts, gallery, names, schema_pages, schemas
+from writers import api, command_line, concepts, gallery, names, pairs, schema_pages, schemas
 
 from porter.mapping.schema import schema
 
@@ -22,6 +22,7 @@ def documents() -> dict[Path, str]:
     return {
         docs / "cli.md": command_line.command_reference(),
         docs / "api.md": api.reference(),
+        docs / "public-pairs.md": pairs.page(),
         docs / "schemas.md": schema_pages.page(ROOT),
         ROOT / "mappings" / "names.json": names.module_names(),
         ROOT / "mappings" / "table.schema.json": json.dumps(schema(), indent=1) + "\n",

@@ -13,14 +13,20 @@ from porter.cli.shared import complete
 from porter.planning.endpoint import purposes, spellings
 
 if TYPE_CHECKING:
+    from porter.mapping.gallery import Differing, Family
     from porter.zoo.architectures import Architecture
 
 
 @click.command("list")
 @click.argument("family", required=False, shell_complete=complete.families)
+@click.option("--gallery", "of_pairs", is_flag=True,
+              help="List the tables for pairs of public packages instead.")  # fmt: skip
 @json_option
-def command(family: str | None, as_json: bool) -> None:
+def command(family: str | None, of_pairs: bool, as_json: bool) -> None:
     """List families, variants and dialects, or those of FAMILY only."""
+    if of_pairs:
+        _list_gallery(family, as_json)
+        return
     from porter.errors import UsageError, listed, nearest
     from porter.zoo.architectures import families
 
@@ -47,6 +53,41 @@ def command(family: str | None, as_json: bool) -> None:
             for v in variants
         ]  # fmt: skip
         click.echo(columns(rows, "  ") + "\n")
+
+
+def _list_gallery(chosen: str | None, as_json: bool) -> None:
+    """Print the pairs of the gallery, and those that have no table since they compute otherwise."""
+    from porter.errors import UsageError, listed, nearest
+    from porter.mapping.gallery import PREFIX, differences, families
+
+    known = families()
+    if chosen is not None:
+        if chosen not in known:
+            near = nearest(chosen, known) or list(known)
+            raise UsageError(f"unknown table {chosen!r} of the gallery; use {listed(near[:12])}")
+        known = {chosen: known[chosen]}
+    others = differences() if chosen is None else {}
+    if as_json:
+        tables = {name: _plain(found) for name, found in known.items()}
+        apart = {name: _plain(found) for name, found in others.items()}
+        say_json({"schema": "porter.gallery/1", "tables": tables, "differences": apart})
+        return
+    for name, found in known.items():
+        versions = ", ".join(f"{package} {number}" for package, number in found.versions.items())
+        click.echo(wrapped(f"{name}  {found.title}"))
+        proof = f"{found.difference:.1e} in {found.precision} (limit {found.limit:.0e})"
+        click.echo(wrapped(f"outputs differ by {proof}; {versions}; {found.date}", "  "))
+        rows = [(f"{PREFIX}{entry}", *models.values()) for entry, models in found.models.items()]
+        click.echo(columns(rows, "  ") + "\n")
+    for name, pair in others.items():
+        click.echo(wrapped(f"{name}  {pair.title}: no table, the two models differ"))
+        click.echo(wrapped(f"{' and '.join(pair.models.values())}: {pair.about}", "  "))
+        click.echo(wrapped(pair.note, "  ") + "\n" if pair.note else "")
+
+
+def _plain(found: Family | Differing) -> dict[str, Any]:
+    """Return a row of the gallery for machines."""
+    return {key: value for key, value in found._asdict().items() if key != "name"}
 
 
 def as_dict(known: Mapping[str, list[Architecture]]) -> dict[str, Any]:

@@ -68,8 +68,9 @@ def check(
     """
     from porter.errors import UsageError
     from porter.planning.check import check as proofs
+    from porter.planning.custom_table import is_table
 
-    own = [name for name in archs if name.endswith(".toml")]
+    own = [name for name in archs if is_table(name)]
     if (checkpoint or dialect) and (len(own) != 1 or len(archs) != 1 or not checkpoint):
         raise UsageError("--with FILE, and --dialect with it, go with one TABLE.toml")
     if like is not None and checkpoint is None:
@@ -148,14 +149,18 @@ def _own(
     name: str, checkpoint: str | None, dialect: str | None, like: str | None = None
 ) -> list[Proof]:
     """Return a proof of each dialect, as far as it can be made without a checkpoint."""
+    from porter.mapping import gallery
     from porter.mapping.reader import load
     from porter.planning import custom_table
     from porter.planning.check import Proof
+    from porter.planning.gallery import proofs as by_skeletons
     from porter.planning.recognise import shapes_of
     from porter.remote.fetch import read
 
     table = load(Path(name))
     problems = tuple(custom_table.unknown_operations(table))
+    if checkpoint is None and not problems and gallery.is_entry(name):
+        return list(by_skeletons(table, name, gallery.sides(name)))
     if checkpoint is None or problems:
         return [Proof(name, ", ".join(table.dialects), 0, problems)]
     state = read(checkpoint)

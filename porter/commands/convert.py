@@ -35,7 +35,7 @@ from porter.commands.options import (
 from porter.commands.outgoing import in_shards, to_addresses
 from porter.errors import UsageError
 from porter.mapping.table import Table
-from porter.planning import endpoint
+from porter.planning import endpoint, gallery
 from porter.planning.endpoint import Endpoint
 from porter.planning.plan import Plan
 from porter.planning.target import Target, completed
@@ -236,8 +236,11 @@ def convert(
         converted, kept = completed(converted, other, ready.target.target)
         ready = ready.keeping(kept)
     with ExitStack() as stack:
-        session = None if models is None else stack.enter_context(models.opened())
-        if session is not None:
+        session, missing = (None, "") if models is None else models.opened_or_missing(stack)
+        if missing:
+            states = {left.dialect: ready.state, right.dialect: converted}
+            outcome = outcome.noting(*gallery.checked(architecture, states))
+        elif session is not None:
             session.check_source(ready.state)
             converted, kept = session.completed(converted, ready.target)
             ready = ready.keeping(kept)
@@ -264,7 +267,11 @@ def convert(
         stack.enter_context(proving(written))
         if proof is not None:
             outcome = replace(outcome, weights=proof.proven(outcome, dtype))
-        if session is not None:
+        if models is not None and session is None:
+            sides = (left.dialect, right.dialect)
+            verdict = models.not_made(ready.plan.architecture.name, sides, missing)
+            outcome = replace(outcome, verdict=verdict)
+        elif session is not None:
             outcome = replace(
                 outcome, verdict=_by_models(session, ready, outcome, (left, right), key, dtype)
             )

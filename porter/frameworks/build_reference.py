@@ -10,19 +10,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from porter.errors import InputError, printable
+from porter.errors import InputError, MissingPackage, printable
 
 
 def build(
     text: str, place: str, name: str, options: Mapping[str, Any], build: str | None = None
 ) -> Any:
-    """Return the model of `Reference.request`; `InputError` where the code fails."""
+    """Return the model of `Reference.request`.
+
+    `InputError` where the code fails, `MissingPackage` where a provider's package is missing.
+    """
     try:
         if build is not None:
             module, _, function = build.partition(":")
             return getattr(importlib.import_module(module), function)(name, **options)
         return member(place, name)(**options)
-    except InputError:
+    except (InputError, MissingPackage):
         raise
     except Exception as error:
         raise InputError(

@@ -166,6 +166,11 @@ def paddle_vision(name: str, **options: Any) -> Any:
     return _named(models, name, "paddle.vision.models")(**options)
 
 
+def ppim(name: str, **options: Any) -> Any:
+    """Return the model of a function of Paddle Image Models."""
+    return _named(_package("ppim.models", "--no-deps ppim"), name, "ppim.models")(**options)
+
+
 def paddleclas(name: str, **options: Any) -> Any:
     """Return PaddleClas's backbone of a name.
 

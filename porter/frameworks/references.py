@@ -46,6 +46,7 @@ PROVIDERS = {
     "transformers": Provider("torch", "porter.frameworks.providers:transformers"),
     "paddle.vision": Provider("paddle", "porter.frameworks.providers:paddle_vision"),
     "paddleclas": Provider("paddle", "porter.frameworks.providers:paddleclas"),
+    "ppim": Provider("paddle", "porter.frameworks.providers:ppim"),
     "paddlex": Provider("paddle", "porter.frameworks.providers:paddlex"),
 }
 """The providers that come with porter, by the word before the colon."""

@@ -71,7 +71,9 @@ def _widened(group: Sequence[Item]) -> list[Wide]:
     row = _row(tuple(group))
     if row is not None:
         return [row]
-    return [row for part in _cut(group, _varying(group)[0]) for row in _widened(part)]
+    slots = _varying(group)
+    choices = [[row for part in _cut(group, slot) for row in _widened(part)] for slot in slots]
+    return min(choices, key=len)
 
 
 def _varying(group: Sequence[Item]) -> list[int]:

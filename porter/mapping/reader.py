@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from porter.errors import PorterError, TableError, listed, printable
-from porter.mapping import schema
+from porter.mapping import gallery, schema
 from porter.mapping.dialects import Dialects, no_overlap
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, Layer, Table
@@ -36,8 +36,12 @@ def load(path: Path) -> Table:
     """Read a custom table; a `TableError` begins with its path.
 
     A name without a folder that is not a file here is looked for among the tables that other
-    packages bring: entry points of the group `porter.tables`, whose values are folders.
+    packages bring: entry points of the group `porter.tables`, whose values are folders. A pair of
+    the gallery (`gallery/resnet50`) is its table, with the models of the pair.
     """
+    if gallery.is_entry(path.as_posix()):
+        data, models = gallery.find(path.as_posix())
+        return _checked(data, path.as_posix())._replace(models=models)
     path = path if path.parent != Path() or path.exists() else _installed(path)
     try:
         data = read_small(path, _LARGEST)

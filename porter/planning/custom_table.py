@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from porter.errors import MappingError, TableError, listed
+from porter.mapping import gallery
 from porter.mapping.fold import fold
 from porter.mapping.layers import instances, place_of
 from porter.mapping.linking import link_dialect
@@ -50,8 +51,8 @@ class CustomArchitecture(Architecture):
 
 
 def is_table(name: str) -> bool:
-    """Whether an ARCH argument is the path of a table rather than a variant's name."""
-    return name.endswith(".toml")
+    """Whether an ARCH argument is the path of a table, or a pair of the gallery."""
+    return name.endswith(".toml") or gallery.is_entry(name)
 
 
 def custom_architecture(

@@ -29,7 +29,7 @@ FILES = {
 }
 TABLE = '[layers]\n"fc" = "linear"\n[dialects.paddle]\nframework = "paddle"\n'
 RUNS = {
-    "list": ["list", "list vit"],
+    "list": ["list", "list vit", "list --gallery", "list --gallery resnet"],
     "show": ["show pvtv2-b0", "show vit-tiny-p16-224 --dialect google --full"],
     "doctor": ["doctor"],
     "inspect": [

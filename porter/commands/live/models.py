@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from porter import codecs
-from porter.errors import MappingError, UsageError
+from porter.errors import MappingError, MissingPackage, UsageError
 from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.references import Reference, parse, with_framework
 from porter.mapping.reader import load as load_table
@@ -46,6 +46,8 @@ class Models:
     right: Reference
     inputs: Mapping[str, Array] | None = None
     python: Mapping[str, str] | None = field(default=None)
+    asked: bool = True
+    """Whether a person named them; otherwise their table did."""
 
     @contextmanager
     def opened(self) -> Iterator[Session]:
@@ -56,6 +58,26 @@ class Models:
                 live.opened(self.left, self.right, self.inputs, self.python, folder)
             )
             yield Session(pair, folder)
+
+    def opened_or_missing(self, stack: ExitStack) -> tuple[Session | None, str]:
+        """Build both models until the stack ends.
+
+        Where a table's own cannot be built because a package is missing, say what to install.
+        """
+        try:
+            return stack.enter_context(self.opened()), ""
+        except MissingPackage as error:
+            if self.asked:
+                raise
+            return None, str(error)
+
+    def not_made(self, name: str, dialects: tuple[str, str], reason: str) -> Verdict:
+        """Return the verdict of models that could not be built."""
+        left, right = (
+            SideReport(label=r.text, framework=r.framework, dialect=d, file="", format="")
+            for r, d in zip((self.left, self.right), dialects, strict=True)
+        )
+        return Verdict(name, NOT_MADE, reason, left, right, num_classes=0, image_size=0)
 
 
 def models_of(
@@ -92,7 +114,8 @@ def models_of(
     if len(references) == 1:
         raise UsageError("--left-model and --right-model are needed both")
     given = None if inputs is None else read_inputs(inputs)
-    return Models(references[0], references[1], given, python)
+    asked = left is not None or right is not None
+    return Models(references[0], references[1], given, python, asked)
 
 
 class Side(NamedTuple):

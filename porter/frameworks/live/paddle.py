@@ -15,10 +15,11 @@ from porter.tensors.blocks import Array
 
 
 def begin() -> None:
-    """Build models in float32 from now on."""
+    """Build models in float32 from now on; one whose tensors have names may be built again."""
     import paddle
 
     paddle.set_default_dtype("float32")
+    paddle.utils.unique_name.switch()
 
 
 class PaddleModel:

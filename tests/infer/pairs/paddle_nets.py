@@ -27,7 +27,8 @@ class Net(nn.Layer):
 
     def __init__(self, depth=2, dim=12, classes=5):
         super().__init__()
-        self.fc = nn.Linear(dim, classes)
+        named = paddle.ParamAttr(name="fc_weight")  # a second model of this name is refused
+        self.fc = nn.Linear(dim, classes, weight_attr=named)
         self.table = self.create_parameter([1, 4, dim])
         self.norms = nn.LayerList([nn.LayerNorm(dim) for _ in range(2 * depth)])
         self.attn = nn.LayerList([Attention(dim, 3) for _ in range(depth)])
