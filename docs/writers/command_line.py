@@ -22,6 +22,7 @@ COMMON = """\
 | 141 | the reader of the output has gone, as when `head` has seen enough |
 
 An error is one line on standard error: file, tensor, the expected and the actual value, the remedy.
+Variables of the environment: [environment](environment.md).
 
 ## Output
 
@@ -31,7 +32,7 @@ An error is one line on standard error: file, tensor, the expected and the actua
   `NO_COLOR=1` turns colours off.
 - `--json` prints one JSON value. Its `schema`, such as `porter.conversion/1`, names a JSON Schema
   in the package: `porter/schemas/conversion.json`; that of a verdict is
-  `porter/report/verdict.schema.json`. The number changes when a field changes or is removed.
+  `porter/report/verdict.schema.json`; [schemas](schemas.md) lists their fields. The number changes when a field changes or is removed.
 
 ## Completion
 

@@ -12,6 +12,11 @@ from tests.docs.pages import ROOT, commands, run, shape
 PAGES = {"docs/README.md": 4, "docs/concepts.md": 8, "docs/faq.md": 7}
 """{page: number of commands that it has at least}."""
 
+WORDS = (
+    "variant", "family", "dialect", "canonical name", "kind", "table", "plan", "tensor travels",
+    "behaviour", "trace", "template", "verdict", "total", "exact", "proven", "exit codes",
+)  # fmt: skip
+
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +46,19 @@ def test_every_variable_is_on_the_page() -> None:
     assert len(read) >= 3
     assert named == read - {"PORTER_COMPLETE"}
     assert "_PORTER_COMPLETE" in page
+
+
+def test_every_concept_has_a_drawing() -> None:
+    """Each word has a section with one drawing, and each drawing its place."""
+    page = (ROOT / "docs/concepts.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    words = " ".join(sections).lower()
+    for word in WORDS:
+        assert word in words, word
+    drawn = {
+        name: re.findall(r"\(img/concepts/(\S+)\.svg\)", text) for name, text in sections.items()
+    }
+    text_only = {"Which proof shows what", "Exit codes"}
+    assert {name for name, found in drawn.items() if len(found) != 1} == text_only
+    files = {path.stem for path in (ROOT / "docs/img/concepts").glob("*.svg")}
+    assert {name for found in drawn.values() for name in found} == files
