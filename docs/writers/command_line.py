@@ -32,7 +32,8 @@ Variables of the environment: [environment](environment.md).
   `NO_COLOR=1` turns colours off.
 - `--json` prints one JSON value. Its `schema`, such as `porter.conversion/1`, names a JSON Schema
   in the package: `porter/schemas/conversion.json`; that of a verdict is
-  `porter/report/verdict.schema.json`; [schemas](schemas.md) lists their fields. The number changes when a field changes or is removed.
+  `porter/report/verdict.schema.json`; [schemas](schemas.md) lists their fields. The number changes
+  when a field changes or is removed.
 
 ## Completion
 

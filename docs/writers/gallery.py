@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from porter.mapping.gallery import PREFIX
+from porter.mapping.gallery import families as public_pairs
 from porter.planning.behaviour import short
 from porter.planning.endpoint import spelled
 from porter.planning.preprocessing import chosen
@@ -80,11 +82,25 @@ def index(every: list[Family]) -> str:
         " one variant.",
         "The last column is the largest error of a float32 run over its limit, of the variants that"
         f" were measured ({LIMITS}); *weights* means that porter has no reference model, so the"
-        " weights are compared and not the outputs.",
+        " weights are compared and not the outputs. Families from `gallery/` are"
+        " [pairs of public packages](../public-pairs.md), whose outputs were compared in float64.",
         '<div class="searchable" markdown>\n\n'
-        + table(("family", "model", "dialects", "variants", "error / limit"), rows)
+        + table(("family", "model", "dialects", "variants", "error / limit"), [*rows, *_pairs()])
         + "\n\n</div>",
     )
+
+
+def _pairs() -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the tables for pairs of public packages."""
+    for name, family in public_pairs().items():
+        first = next(iter(family.models.values()))
+        yield (
+            f"[gallery/{name}](../public-pairs.md)",
+            family.title,
+            code(first.values()),
+            code(f"{PREFIX}{model}" for model in family.models),
+            f"{family.difference:.0e} of {family.limit:.0e}",
+        )
 
 
 def _best(family: Family) -> str:
