@@ -132,7 +132,8 @@ def _class(value: type) -> str:
     """Return a class: its docstring, fields, properties and methods, a line each."""
     members = [*_fields(value), *_members(value)]
     return sections(
-        f"### {value.__module__}.{value.__name__}",
+        f"### {value.__name__}",
+        f"`from {value.__module__} import {value.__name__}`",
         _documentation(value),
         "\n".join(f"- {line}" for line in members),
     )
