@@ -46,5 +46,7 @@ def command(ctx: click.Context, /, left: str, right: str, as_json: bool, **optio
         if rows:
             click.echo(columns(rows))
         verdict = "equal, bit for bit" if result.equal else f"{len(rows)} differ"
+        for note in result.notes:
+            say(f"note: {note}")
         say(f"{result.compared} tensors compared by {result.through}: {verdict}")
     ctx.exit(0 if result.equal else 1)

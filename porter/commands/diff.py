@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +53,8 @@ class Diff:
     through: str
     """How names were paired: `names`, or `VARIANT: DIALECT and DIALECT`."""
     differences: tuple[Difference, ...]
+    notes: tuple[str, ...] = ()
+    """What was not compared, and why."""
 
     def __repr__(self) -> str:
         outcome = "equal" if self.equal else f"{len(self.differences)} differ"
@@ -125,14 +127,26 @@ def diff(
         if ported is not None:
             return ported
     if variant is None and table is None:
-        return _compared(states[0], states[1], "names", progress)
+        by_names = _compared(states[0], states[1], "names", progress)
+        return by_names if by_names.equal else replace(by_names, notes=tuple(_unknown(states)))
     with option_of("left"):
         one = _canonical(states[0], table, variant, left_dialect)
     with option_of("right"):
         two = _canonical(states[1], table, variant, right_dialect)
     through = f"{one.architecture}: {one.dialect} and {two.dialect}"
     filled = one.filled | two.filled
-    return _compared(one.without(filled), two.without(filled), through, progress)
+    result = _compared(one.without(filled), two.without(filled), through, progress)
+    notes = [f"{side}: {note}" for side, by in (("left", one), ("right", two)) for note in by.notes]
+    return replace(result, notes=tuple(notes))
+
+
+def _unknown(states: Sequence[StateDict]) -> Iterator[str]:
+    """Yield that layouts were not considered, where the frameworks of two files have others."""
+    if len({usual_framework(state) for state in states} - {""}) > 1:
+        yield (
+            "no architecture is recognised in both files: layouts, which differ between frameworks,"
+            " are compared as they are"
+        )
 
 
 def _is_known(state: StateDict) -> bool:
@@ -173,6 +187,7 @@ class _Side(NamedTuple):
     tensors: dict[str, LazyTensor]
     filled: frozenset[str]
     """Tensors that the checkpoint does not have and the table gives a value."""
+    notes: tuple[str, ...]
 
     def without(self, names: frozenset[str]) -> dict[str, LazyTensor]:
         return {name: tensor for name, tensor in self.tensors.items() if name not in names}
@@ -196,7 +211,9 @@ def _canonical(
     found = fitted.plan
     skip = {*found.computed, *found.filled}
     tensors = {name: t for name, t in found.read(fitted.state).items() if name not in skip}
-    return _Side(variant.name, found.source.dialect.name, tensors, frozenset(found.filled))
+    return _Side(
+        variant.name, found.source.dialect.name, tensors, frozenset(found.filled), fitted.notes
+    )
 
 
 def _compared(

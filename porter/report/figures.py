@@ -141,3 +141,11 @@ def blind_lines(verdict: Verdict) -> dict[str, str]:
             [*filter(None, [lines.get(BY_BYTES)]), f"{line}: {listed(fold(keys))}"]
         )
     return lines
+
+
+def sameness(verdict: Verdict) -> str:
+    """Return how the tensors of both sides are the same: the files may differ in element types."""
+    left, right = (", ".join(side.weights) for side in (verdict.left, verdict.right))
+    return (
+        "bit for bit" if left == right else f"equal but for the element types: {left} and {right}"
+    )

@@ -16,6 +16,7 @@ from porter.report.figures import (
     number,
     origin_lines,
     pixels,
+    sameness,
     share,
     side_line,
     worst_checks,
@@ -132,7 +133,7 @@ def _tensors(verdict: Verdict) -> str:
     names = ("", "tensors of a row", "count", "differ")
     differ = [(_NO, _folded(n), str(count), str(bad)) for n, count, bad in sizes if bad]
     agree = [(_YES, _folded(n), str(count)) for n, count, bad in sizes if not bad]
-    note = f"{wrong} differ" if wrong else "the same on both sides, bit for bit"
+    note = f"{wrong} differ" if wrong else f"the same on both sides, {sameness(verdict)}"
     summary = f"{len(agree)} rows of the table that agree" if wrong else "by row of the table"
     return _section(
         f"Tensors ({len(verdict.tensors)})",

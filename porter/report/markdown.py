@@ -14,6 +14,7 @@ from porter.report.figures import (
     number,
     origin_lines,
     pixels,
+    sameness,
     share,
     side_line,
     worst_checks,
@@ -98,7 +99,7 @@ def _outputs(verdict: Verdict) -> str:
 def _tensors(verdict: Verdict) -> str:
     wrong = sum(not check.passed for check in verdict.tensors)
     if not wrong:
-        return f"{len(verdict.tensors)} tensors are the same on both sides, bit for bit."
+        return f"{len(verdict.tensors)} tensors are the same on both sides, {sameness(verdict)}."
     rows = [
         (_code(", ".join(names[:3])), str(count), str(bad))
         for names, count, bad in row_sizes(verdict).values()

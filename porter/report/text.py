@@ -8,7 +8,15 @@ from rich.text import Text
 
 from porter.errors import listed, visible
 from porter.mapping.fold import fold
-from porter.report.figures import behaviour_lines, blind_lines, file_of, headline, number, pixels
+from porter.report.figures import (
+    behaviour_lines,
+    blind_lines,
+    file_of,
+    headline,
+    number,
+    pixels,
+    sameness,
+)
 from porter.verification.checks import BY_BYTES, CAUSES, ON_FUZZED, UNPROVEN, Check
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
@@ -112,7 +120,8 @@ def _row(check: Check, verdict: Verdict) -> tuple[str | Text, ...]:
 def _tensors(verdict: Verdict) -> Text:
     wrong = sum(not check.passed for check in verdict.tensors)
     if not wrong:
-        return Text.assemble(("✓", "green"), f"  {len(verdict.tensors)} tensors, bit for bit")
+        line = f"  {len(verdict.tensors)} tensors, {sameness(verdict)}"
+        return Text.assemble(("✓", "green"), line)
     return Text.assemble(("✗", "red"), f"  {wrong} of {len(verdict.tensors)} tensors differ")
 
 

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 import porter
 from porter import codecs
 from porter.errors import UsageError
+from porter.tensors.state_dict import StateDict
 
 BASE = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -158,3 +159,28 @@ def test_a_table_of_one_s_own_pairs_names(tmp_path: Path) -> None:
     assert found.equal
     assert found.through == "t: torch and other"
     assert not porter.diff(*paths).equal
+
+
+def test_what_is_outside_of_a_prefix_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Files that are equal but for a tensor of the training are not called equal without a word."""
+    import torch
+
+    state = torch.load(pair[0], weights_only=True)
+    wrapped = {f"model.{name}": tensor for name, tensor in state.items()}
+    torch.save({**wrapped, "criterion.weight": torch.ones(3)}, tmp_path / "a.ckpt")
+    found = porter.diff(tmp_path / "a.ckpt", pair[1])
+    assert found.equal
+    assert found.notes == ("left: prefix 'model.'; left out: criterion.weight",)
+
+
+def test_layouts_that_are_not_considered_are_named(tmp_path: Path) -> None:
+    """Two frameworks' files of an unknown model are compared as they are, and it says so."""
+    arrays = {"fc.weight": np.ones((2, 3), np.float32)}
+    states = [StateDict.of(arrays), StateDict.of({"fc.weight": arrays["fc.weight"].T})]
+    for state, name, format in zip(
+        states, ("a.pth", "b.pdparams"), ("torch", "paddle"), strict=True
+    ):
+        codecs.write(state, str(tmp_path / name), format=format)
+    found = porter.diff(tmp_path / "a.pth", tmp_path / "b.pdparams")
+    assert not found.equal
+    assert found.notes[0].startswith("no architecture is recognised in both files")
