@@ -116,6 +116,8 @@ def _matches(inspection: Inspection) -> list[tuple[str, str]]:
     for match in inspection.matches[:3]:
         framework = match.architecture.table.dialect(match.dialect).convention.framework
         label = f"{match.architecture.name}, naming {match.dialect} ({framework})"
+        if inspection.origin.format == "paddle-inference":
+            label = f"{match.architecture.name}, by its operations"
         if match.prefix:
             label += f", prefix {match.prefix}"
         if match.exact:

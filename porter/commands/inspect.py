@@ -107,6 +107,8 @@ def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
 
     Several variants may have the same tensors: the metadata of the file decides.
     """
+    if origin.format == "paddle-inference":
+        return _of_program(state)
     if not signature.resembles_any(state):
         return ()
     from porter.planning.recognise import recognise, shapes_of
@@ -114,6 +116,21 @@ def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
     recorded = origin.metadata.get("porter.architecture")
     found = recognise(shapes_of(state))
     return tuple(sorted(found, key=lambda m: not (m.exact and m.architecture.name == recorded)))
+
+
+def _of_program(state: StateDict) -> tuple[Match, ...]:
+    """Return the architectures whose operations an inference model of Paddle has."""
+    from porter.planning.program.names import DIALECT, fitting
+    from porter.planning.recognise import Match
+
+    try:
+        found = fitting(state)
+    except InputError:  # operations that porter does not read; the weights are sound
+        return ()
+    return tuple(
+        Match(named.architecture, DIALECT, True, 1.0, plan.num_classes, plan.image_size)
+        for named, plan in found
+    )
 
 
 def _graph(state: StateDict) -> str:

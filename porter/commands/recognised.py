@@ -16,6 +16,7 @@ from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
 from porter.planning.locate import below
+from porter.planning.program.names import fitting as of_program
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import address, fetch
 from porter.remote.address import is_url
@@ -77,15 +78,16 @@ def _is_program(given: Path) -> bool:
 
 
 def _of_program(architecture: str | None, among: Sequence[Architecture] | None, given: Path) -> str:
-    """Return the variant of an inference model, by the shapes of its tensors if none is named."""
+    """Return the variant of an inference model, by its operations or shapes if none is named."""
     if architecture is not None and among is None:
         return architecture
     state = fetch.read(given)
-    fitting = variants_of([t.shape for t in state.values() if t.dtype.is_float])
+    fitting = [named.architecture for named, _ in of_program(state)]
+    fitting = fitting or variants_of([t.shape for t in state.values() if t.dtype.is_float])
     names = [v.name for v in fitting if among is None or v in among]
     if not names:
         raise InputError(
-            "fits no architecture that porter knows by the shapes of its tensors; name it as ARCH"
+            "fits no architecture that porter knows by its operations or shapes; name it as ARCH"
             " if it is one, or take them under the program's names with `porter repack`",
             os.fspath(given),
         )

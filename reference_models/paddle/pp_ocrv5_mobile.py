@@ -233,10 +233,10 @@ class Neck(nn.Layer):
         self.input_conv = nn.LayerList([NeckConv(dim, dim // 4, 3) for _ in in_dims])
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        inner = [conv(x) for conv, x in zip(self.insert_conv, maps, strict=True)]
+        inner = [conv(maps[level]) for level, conv in enumerate(self.insert_conv)]
         for level in range(len(inner) - 2, -1, -1):
             inner[level] = inner[level] + enlarged(inner[level + 1], 2)
-        outer = [conv(x) for conv, x in zip(self.input_conv, inner, strict=True)]
+        outer = [conv(inner[level]) for level, conv in enumerate(self.input_conv)]
         outer = [enlarged(x, 2**level) for level, x in enumerate(outer)]
         return paddle.concat(outer[::-1], 1)
 
@@ -304,7 +304,7 @@ class DetectorModel(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.backbone(x)[-4:]
-        return self.neck([conv(x) for conv, x in zip(self.layer, maps, strict=True)])
+        return self.neck([conv(maps[level]) for level, conv in enumerate(self.layer)])
 
 
 class PPOCRv5MobileDet(nn.Layer):
@@ -400,22 +400,14 @@ class TokenBlock(nn.Layer):
         return x + self.drop_path(self.mlp(self.layer_norm2(x)))
 
 
-class LineConv(nn.Layer):
+class LineConv(ConvNorm):
     """1×k convolution along a line, batch norm and SiLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2D(
-            in_channels,
-            out_channels,
-            (1, kernel_size),
-            padding=(0, kernel_size // 2),
-            bias_attr=False,
-        )
-        self.normalization = nn.BatchNorm2D(out_channels)
+        super().__init__(in_channels, out_channels, (1, kernel_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.normalization(self.convolution(x)))
+        return F.silu(super().forward(x))
 
 
 class LineEncoder(nn.Layer):

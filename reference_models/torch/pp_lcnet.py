@@ -37,6 +37,11 @@ def rounded(channels: float, divisor: int) -> int:
     return multiple + divisor if multiple < 0.9 * channels else multiple
 
 
+def both(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a kernel, which is square where one number is given."""
+    return (size, size) if isinstance(size, int) else size
+
+
 class ConvNorm(nn.Module):
     """Convolution that keeps the size at stride 1, and batch norm."""
 
@@ -44,17 +49,18 @@ class ConvNorm(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         stride: Stride = 1,
         groups: int = 1,
     ) -> None:
         super().__init__()
+        height, width = both(kernel_size)
         self.convolution = nn.Conv2d(
             in_channels,
             out_channels,
             kernel_size,
             stride=stride,
-            padding=(kernel_size - 1) // 2,
+            padding=(height // 2, width // 2),
             groups=groups,
             bias=False,
         )

@@ -3,7 +3,8 @@
 A file with the graph that porter wrote contains it under its names. In any other, one of porter's
 that another tool rewrote included, each weight is found by what it does (`search`). The result is
 exported again and both files are run: only what computes the same is accepted. A Paddle inference
-model is such a file too, once its program is written as ONNX.
+model is such a file too, once its program is written as ONNX; where the program of the variant is
+recorded, the operations are compared instead.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from porter.checkpoints.read import read as read_checkpoint
 from porter.codecs.onnx.transposed import straightened
 from porter.codecs.onnx.weights import initializers
 from porter.codecs.paddle import inference
-from porter.errors import InputError, PorterError, UsageError
+from porter.errors import InputError, PorterError, UsageError, listed
+from porter.mapping.fold import fold
 from porter.onnx.export import metadata as notes
 from porter.onnx.graph.constants import weights as weights_of
 from porter.onnx.program import translate
 from porter.onnx.recover.recorded import is_as_written
 from porter.onnx.recover.search import Recovered, Search
+from porter.planning.program.names import canonical, named_as, steps_of
 from porter.remote import fetch
 from porter.remote.address import is_url
 from porter.storage.input_file import InputFile
@@ -31,6 +34,7 @@ from porter.storage.progress import Progress
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.wiring import wiring_of
 
 FORMATS = ("onnx", inference.FORMAT)
 """What is read by its graph."""
@@ -51,8 +55,9 @@ def recover(
     without onnx, onnxscript and onnxruntime, which a foreign file needs.
     """
     name = os.fspath(path)
-    if detect(name) == "paddle-inference":
-        return _of_program(architecture, name, fold_batchnorm)
+    if detect(name) == inference.FORMAT:
+        read_program = _of_steps if wiring_of(architecture) else _of_program
+        return read_program(architecture, name, fold_batchnorm)
     state = initializers(InputFile(name))  # stricter than what reads the graph
     if is_as_written(name):  # its Constant nodes, if there are any, belong to the graph
         return Recovered(restore(state))
@@ -64,6 +69,28 @@ def recover(
             name,
         )
     return Search(architecture, name, weights, fold_batchnorm).recovered()
+
+
+def _of_steps(architecture: Architecture, path: str, fold_batchnorm: bool) -> Recovered:
+    """Return that of an inference model by what its operations do with each tensor."""
+    state = read_checkpoint(path)
+    named = named_as(architecture, steps_of(state))
+    if named is None:
+        raise InputError(
+            f"its operations are not those of {architecture.name}; `porter inspect` says what it"
+            f" is, if porter knows it, and `porter repack` takes its tensors as they are named;"
+            f" of a model that was optimised, {SAVE_AGAIN}",
+            path,
+        )
+    merged = named.form.merged
+    if merged and not fold_batchnorm:
+        raise InputError(
+            f"{len(merged)} layers were merged for deployment and cannot be separated again:"
+            f" {listed(fold(merged), 4)}; {SAVE_AGAIN}, or take them as they are with"
+            " --fold-batchnorm",
+            path,
+        )
+    return Recovered(*canonical(named, state))
 
 
 def _of_program(architecture: Architecture, path: str, fold_batchnorm: bool) -> Recovered:

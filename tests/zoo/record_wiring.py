@@ -1,0 +1,101 @@
+"""Record the wiring of published models: `python -m tests.zoo.record_wiring VARIANT...`.
+
+PaddleX is not installed with the tests; where it is (3.7.2, `pip install --no-deps`), its class is
+saved as an inference model, with the picture as input and what comes before the postprocessing as
+output. What is recorded is which operation reads which tensor; no weight has a part in it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from porter.codecs.paddle import operations, wiring
+from porter.codecs.paddle.program import parameters
+from porter.frameworks import providers
+from porter.reference_models import FOLDER
+from porter.storage.input_file import InputFile
+from porter.zoo.architectures import find
+from porter.zoo.published import published_config
+from porter.zoo.wiring import render
+
+SIZES = {"uvdoc": (712, 488), "rt_detr": (640, 640), "pp_doclayout_v2": (640, 640),
+         "pp_doclayout_v3": (640, 640)}  # fmt: skip
+"""Height and width that a kind of model is traced for; others take any."""
+
+
+class Bare(paddle.nn.Layer):  # type: ignore[misc]
+    """A class of PaddleX from a picture to the outputs before postprocessing."""
+
+    def __init__(self, model: Any, kind: str) -> None:
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, x: Any) -> Any:
+        model = self.model
+        if self.kind == "pp_lcnet":
+            x = model.act_fn(model.last_convolution(model.avg_pool(model.encoder(x))))
+            return model.head(model.flatten(x * (1 - model.hidden_dropout_prob)))
+        if self.kind == "hgnet_v2":
+            return model.fc(model.flatten(model.avg_pool(model.encoder(model.embedder(x))[0])))
+        if self.kind == "uvdoc":
+            return model.head(paddle.concat(model.backbone(x), axis=1))
+        if self.kind == "pp_doclayout_v2":
+            found = model.model(x)
+            boxes = found["intermediate_reference_points"][:, -1]
+            logits = found["intermediate_logits"][:, -1]
+            kept = paddle.nn.functional.sigmoid(logits.max(axis=-1)) >= 0.5
+            order = paddle.argsort(kept.astype("int32"), axis=1, descending=True)
+            labels = paddle.take_along_axis(logits.argmax(axis=-1), order, axis=1)
+            places = order.unsqueeze(-1).expand([-1, -1, 4])
+            sorted_boxes = paddle.take_along_axis(boxes.clip(0.0, 1.0) * 1000, places, axis=1)
+            return boxes, logits, model.reading_order(boxes=sorted_boxes, labels=labels, mask=kept)
+        if self.kind in SIZES:
+            found = model.model(x)
+            rest = [found[name] for name in sorted(found) if "mask" in name or "order" in name]
+            kept = ("intermediate_reference_points", "intermediate_logits")
+            return [*(found[name][:, -1] for name in kept), *rest]
+        return model.head(model.model(x))
+
+
+def record(name: str) -> None:
+    """Write the file of one variant."""
+    architecture = find(name)
+    config = published_config(architecture)
+    assert config is not None
+    kind = config["model_type"]
+    model = providers.paddlex(name)
+    keys: dict[str, list[str]] = {}
+    for key, tensor in model.state_dict().items():
+        keys.setdefault(tensor.name, []).append(key)
+    names = {name: "=".join(shared) for name, shared in keys.items()}
+    bare = Bare(model, kind)
+    bare.eval()
+    shape = [None, 3, *_sides(architecture.sides(), kind)]
+    spec = [paddle.static.InputSpec(shape, "float32", "x")]
+    with tempfile.TemporaryDirectory() as folder:
+        saved = paddle.jit.to_static(bare, input_spec=spec, full_graph=True)
+        paddle.jit.save(saved, f"{folder}/inference")
+        with InputFile(f"{folder}/inference.json") as file:
+            steps = wiring.steps(operations.program(file), list(parameters(file)))
+    named = [replace(s, parameters=tuple(names[n] for n in s.parameters)) for s in steps]
+    path = Path(FOLDER) / "wirings" / f"{name}.txt"
+    path.write_text(render(named), encoding="utf-8")
+    print(path.name, len(steps), "steps")
+
+
+def _sides(usual: Sequence[int], kind: str) -> Sequence[int | None]:
+    if kind in SIZES:
+        return SIZES[kind]
+    return (usual[0], 320) if kind.endswith("_rec") else (None, None)
+
+
+if __name__ == "__main__":
+    for variant in sys.argv[1:]:
+        record(variant)
