@@ -6,7 +6,8 @@ A file of `reference_models/wirings/` has a line for each step, in the order of 
     batch_norm:1e-05 model.backbone.bn1.{_mean,_variance,weight,bias} < 1
 
 with the names of the parameters that it reads in Paddle's naming and, after `<`, how many lines
-above the steps are whose results it reads. Shared tensors are joined by `=`. `tests/zoo/record_wiring.py` makes the files.
+above the steps are whose results it reads. Shared tensors are joined by `=`; `constant_0` is a
+table of the program that is no weight. `tests/zoo/record_wiring.py` makes the files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from functools import cache
 from porter.codecs.paddle.wiring import Step
 from porter.reference_models import FOLDER
 from porter.zoo.architectures import Architecture
+
+CONSTANT = "constant_"
+"""How the names begin of what a program stores and the model does not."""
 
 
 def wiring_of(architecture: Architecture) -> tuple[Step, ...]:

@@ -14,16 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
+from porter.reference_models import FOLDER
 
+from porter import codecs
 from porter.codecs.paddle import operations, wiring
 from porter.codecs.paddle.program import parameters
 from porter.frameworks import providers
-from porter.reference_models import FOLDER
 from porter.storage.input_file import InputFile
+from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import find
 from porter.zoo.published import published_config
-from porter.zoo.wiring import render
+from porter.zoo.wiring import CONSTANT, render
 
 SIZES = {"uvdoc": (712, 488), "rt_detr": (640, 640), "pp_doclayout_v2": (640, 640),
          "pp_doclayout_v3": (640, 640)}  # fmt: skip
@@ -74,6 +77,8 @@ def record(name: str) -> None:
     keys: dict[str, list[str]] = {}
     for key, tensor in model.state_dict().items():
         keys.setdefault(tensor.name, []).append(key)
+    for key, tensor in model.state_dict().items():  # fresh buffers are alike
+        tensor.set_value(_noise(key, tensor.shape))
     names = {name: "=".join(shared) for name, shared in keys.items()}
     bare = Bare(model, kind)
     bare.eval()
@@ -82,12 +87,29 @@ def record(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         saved = paddle.jit.to_static(bare, input_spec=spec, full_graph=True)
         paddle.jit.save(saved, f"{folder}/inference")
+        names = _with_captured(names, model, codecs.read(f"{folder}/inference.json"))
         with InputFile(f"{folder}/inference.json") as file:
             steps = wiring.steps(operations.program(file), list(parameters(file)))
     named = [replace(s, parameters=tuple(names[n] for n in s.parameters)) for s in steps]
     path = Path(FOLDER) / "wirings" / f"{name}.txt"
     path.write_text(render(named), encoding="utf-8")
     print(path.name, len(steps), "steps")
+
+
+def _noise(name: str, shape: Sequence[int]) -> Any:
+    return np.random.default_rng(list(name.encode())).random(shape, np.float32)
+
+
+def _with_captured(names: dict[str, str], model: Any, program: StateDict) -> dict[str, str]:
+    """Return the names with those of captured buffers, which have others in the program."""
+    known = {(t.shape[0], t.numpy().tobytes()): key for key, t in model.state_dict().items()}
+    every = dict(names)
+    for name in program:
+        value = program[name].read()
+        if name not in names:
+            key = known.get((*value.shape[:1], value.tobytes()))
+            every[name] = key or f"{CONSTANT}{len(every)}"
+    return every
 
 
 def _sides(usual: Sequence[int], kind: str) -> Sequence[int | None]:

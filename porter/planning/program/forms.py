@@ -1,13 +1,13 @@
 """The forms of a variant's program: as it is trained, or merged for deployment.
 
 Deployment folds a batch norm into the convolution before it, and PP-LCNetV3's parallel branches
-into one convolution. What was merged cannot be taken apart; it has a place in the first of the tensors
-that it was merged from, and the others are set so that they change nothing.
+into one convolution. What was merged cannot be taken apart; it has a place in the first of the
+tensors that it was merged from, and the others are set so that they change nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from porter.codecs.paddle.wiring import Step
@@ -114,7 +114,7 @@ _Chain = tuple[tuple[str, str], ...]
 """Steps one after the other: (label, parameter)."""
 
 
-def _collapsed(steps: Sequence[Step], chains: dict[tuple[int, ...], _Chain]) -> list[Step]:
+def _collapsed(steps: Sequence[Step], chains: Mapping[tuple[int, ...], _Chain]) -> list[Step]:
     """Return the steps with each group of them replaced by a chain, at the place of its first."""
     group_of = {at: group for group in chains for at in group}
     found: list[Step] = []

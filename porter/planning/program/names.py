@@ -24,7 +24,7 @@ from porter.planning.recognise import shapes_of
 from porter.storage.input_file import InputFile
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, all_variants
-from porter.zoo.wiring import wiring_of
+from porter.zoo.wiring import CONSTANT, wiring_of
 
 DIALECT = "paddle"
 """The naming of what is recorded."""
@@ -121,7 +121,12 @@ def planned(named: Named, state: StateDict) -> tuple[Plan, StateDict, list[str]]
     `MappingError` where the sizes are not the variant's.
     """
     tensors = StateDict(
-        {one: state[name] for name, shared in named.names.items() for one in shared.split("=")},
+        {
+            one: state[name]
+            for name, shared in named.names.items()
+            for one in shared.split("=")
+            if not one.startswith(CONSTANT)
+        },
         state.origin,
     )
     fill: dict[str, float] = {}
@@ -148,7 +153,7 @@ def canonical(named: Named, state: StateDict) -> tuple[StateDict, tuple[str, ...
         notes.append(f"merged for deployment, one way: {listed(fold(named.form.merged), 6)}")
     if unread:
         notes.append(f"not in the program, neutral values: {listed(fold(unread), 6)}")
-    left = [name for name in state if name not in named.names]
+    left = [name for name in state if named.names.get(name, CONSTANT).startswith(CONSTANT)]
     if left:
-        notes.append(f"left out, since no operation reads them: {listed(left, 6)}")
+        notes.append(f"left out, not of the model: {listed(left, 6)}")
     return StateDict(found.read(tensors), state.origin), tuple(notes)
