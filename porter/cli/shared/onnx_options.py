@@ -66,7 +66,7 @@ _OPTIONS = (
                  help="ONNX: take pixels, uint8 (N, height, width, 3), and normalise them."),
     click.option("--with-softmax", is_flag=True, help="ONNX: give probabilities, not scores."),
     click.option("--fold-batchnorm", is_flag=True,
-                 help="From foreign ONNX or a Paddle program: take folded batch norms as they are."),
+                 help="Of foreign ONNX or a Paddle program: take folded norms as they are."),
 )  # fmt: skip
 
 
