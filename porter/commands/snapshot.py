@@ -19,7 +19,7 @@ from porter.storage.read_back import Proof
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
 from porter.zoo.preprocessing import RESAMPLE, Preprocessing
-from porter.zoo.published import published_config
+from porter.zoo.published import published_config, published_processor
 
 _WEIGHTS = "model.safetensors"
 _COMMON: dict[str, Any] = {
@@ -50,10 +50,12 @@ def write(
     exists: a folder is never replaced, unless it is empty.
     """
     files = {"config.json": config(architecture, plan)}
-    if published_config(architecture) is None:  # Of those porter knows no image processor.
+    if published_config(architecture) is None:
         files["preprocessor_config.json"] = preprocessor(
             preprocessing or architecture.preprocessing, plan
         )
+    else:
+        files |= published_processor(architecture)
     path = os.path.abspath(path)
     if os.path.lexists(path) and not _is_empty_folder(path):
         raise UsageError("exists already; a folder is not replaced: name another", path)

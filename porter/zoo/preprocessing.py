@@ -143,6 +143,10 @@ def _of(body: Mapping[str, Any], size: int) -> Preprocessing:
     return checked(Preprocessing(**body))
 
 
+_BLUE_FIRST = ("PPLCNet", "PPOCRV5ServerDet")
+"""Image processors of transformers that give the blue channel first, and state means so."""
+
+
 def understood(given: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Return the fields of `Preprocessing` that a JSON object states, empty if it states none.
 
@@ -161,6 +165,8 @@ def understood(given: Mapping[str, Any], size: int) -> dict[str, Any]:
         )
         if given.get(key) is not None
     }  # fmt: skip
+    if str(given.get("image_processor_type", "")).startswith(_BLUE_FIRST):
+        found |= {key: tuple(found[key])[::-1] for key in ("mean", "std") if key in found}
     if given.get("do_normalize") is False:
         found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if "crop_mode" in given:

@@ -1,6 +1,8 @@
-"""`config.json` of the models that transformers publishes and porter has no reference model for.
+"""`config.json` of PaddleOCR's models in transformers, and how their pictures are prepared.
 
-The files are those of the published folders, one a variant: `reference_models/configs/`.
+The configurations are those of the published folders, one a variant: `reference_models/configs/`;
+`preprocessors.json` has what transformers' image processors are told, of every variant. Means and
+deviations are in the order of the processor's channels: blue first for text and PP-LCNet.
 """
 
 from __future__ import annotations
@@ -41,3 +43,17 @@ def published_config(
     if "id2label" in config:
         config["label2id"] = {label: int(number) for number, label in config["id2label"].items()}
     return config
+
+
+def published_processor(architecture: Architecture) -> dict[str, dict[str, Any]]:
+    """Return {file name: content} of a variant's preprocessing; empty where none is published.
+
+    PP-FormulaNet's processor has a tokenizer, too, and another file than the others. The
+    characters of a recogniser are not in it: they belong to the dictionary it was trained with.
+    """
+    path = FOLDER / "configs" / "preprocessors.json"
+    content = json.loads(path.read_text(encoding="utf-8")).get(architecture.name)
+    if content is None:
+        return {}
+    is_nested = "image_processor" in content
+    return {"processor_config.json" if is_nested else "preprocessor_config.json": content}

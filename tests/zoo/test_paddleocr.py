@@ -22,7 +22,8 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.weights import prove_weights
 from porter.zoo.architectures import find
-from porter.zoo.published import published_config
+from porter.zoo.preprocessing import understood
+from porter.zoo.published import published_config, published_processor
 from porter.zoo.seeded import noise
 
 NAMES: dict[str, dict[str, tuple[int, str]]] = json.loads(
@@ -203,7 +204,8 @@ def test_a_folder_that_transformers_loads(name: str, tmp_path: Path) -> None:
     codecs.write(state, str(source), "paddle")
     made = porter.convert(name, source, folder, from_="paddle:train", to="torch:hf")
     assert made.ok
-    assert {"config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
+    files = {"config.json", "model.safetensors", *published_processor(find(name))}
+    assert files <= {path.name for path in folder.iterdir()}
     config = json.loads((folder / "config.json").read_text())
     assert config == {**(published_config(find(name)) or {}), "torch_dtype": "float32"}
     back = porter.convert(name, folder, tmp_path / "b.pdparams", to="paddle:paddlex")
@@ -221,3 +223,23 @@ def test_another_number_of_classes_has_numbered_labels() -> None:
     recogniser = published_config(find("pp-ocrv6-tiny-rec"), 99)
     assert recogniser is not None
     assert recogniser["head_out_channels"] == 99
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_folder_says_how_pictures_are_prepared(name: str) -> None:
+    """Means, sizes and interpolation of transformers' image processor are those of the variant."""
+    variant = find(name)
+    files = published_processor(variant)
+    if published_config(variant) is None or variant.family == "hgnet-v2":  # a backbone
+        assert not files
+        return
+    ((file, body),) = files.items()
+    assert file == ("processor_config.json" if "formula" in name else "preprocessor_config.json")
+    body = body.get("image_processor", body)
+    assert body["image_processor_type"].endswith("ImageProcessor")
+    found, known = understood(body, variant.image_size), variant.preprocessing
+    assert found["interpolation"] == known.interpolation
+    if body.get("do_normalize"):
+        assert (tuple(found["mean"]), tuple(found["std"])) == (known.mean, known.std)
+    if "size" in body:
+        assert (body["size"]["height"], body["size"]["width"]) == variant.sides()
