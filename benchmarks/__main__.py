@@ -40,7 +40,7 @@ def main() -> None:
         }
         out = Path(chosen.out)
         out.mkdir(parents=True, exist_ok=True)
-        if chosen.add:
+        if chosen.add or chosen.groups:
             result["groups"] = _kept(result, out / "results.json")
         for group in _groups(setting, chosen.groups):
             load = [os.getloadavg()[0]]
@@ -53,6 +53,7 @@ def main() -> None:
                 "machine": result["machine"],
                 "file_system": result["file_system"],
                 "date": result["date"],
+                "bytes": result["bytes"],
                 "rounds": chosen.rounds,
                 "rows": rows,
             }
@@ -75,26 +76,27 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep the data")
     parser.add_argument("--out", default=str(HERE / "results"), help="folder for the results")
     parser.add_argument(
-        "--add", action="store_true", help="keep what an earlier run measured of other groups"
+        "--add",
+        action="store_true",
+        help="keep what an earlier run measured of other groups (the default with --groups)",
     )
     parser.add_argument("--render", metavar="JSON", help="only write docs/performance.md again")
     return parser.parse_args()
 
 
 def _kept(result: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Return the groups of an earlier run with data of the same size.
+    """Return the groups of an earlier run.
 
-    Each says on which machine it was measured: ratios are within a group.
+    Each says on which machine it was measured, and with how much data: ratios are within a group.
     """
     if not path.exists():
         return []
     earlier: dict[str, Any] = json.loads(path.read_text())
-    for key in ("schema", "bytes"):
-        if earlier[key] != result[key]:
-            sys.exit(f"{path} was measured with another {key}: {earlier[key]}")
+    if earlier["schema"] != result["schema"]:
+        sys.exit(f"{path} has another schema: {earlier['schema']}")
     groups: list[dict[str, Any]] = earlier["groups"]
     for group in groups:
-        for key in ("machine", "file_system", "date"):
+        for key in ("machine", "file_system", "date", "bytes"):
             group.setdefault(key, earlier[key])
     return groups
 
@@ -129,7 +131,8 @@ def _groups(setting: Setting, chosen: str) -> Iterator[Group]:
         if name == "series":
             yield from cases.series(setting)
         elif name != "scripts" or setting.scripts:
-            yield cases.GROUPS[name](setting)
+            made = cases.GROUPS[name](setting)
+            yield from [made] if isinstance(made, Group) else made
 
 
 def _run(group: Group, folder: Path, rounds: int) -> list[dict[str, Any]]:
@@ -199,6 +202,7 @@ def _row(
         "walls": [round(wall, 4) for wall in walls],
         "processor": round(median(s.user + s.system for s in samples), 4),
         "memory": max(sample.memory for sample in samples),
+        "own_memory": max(sample.own_memory for sample in samples),
         "ratio": round(median(walls) / median(s.wall for s in base), 3) if base else None,
         "ratio_of_fastest": round(walls[0] / min(s.wall for s in base), 3) if base else None,
     }

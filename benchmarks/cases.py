@@ -346,7 +346,15 @@ def _served(folder: Path) -> int:
 _servers: list[subprocess.Popen[str]] = []
 
 
-def _fleet(setting: Setting) -> Group:
+def _fleet(setting: Setting) -> Iterator[Group]:
+    """Yield what a manifest is measured by: proofs, large conversions, very many small files."""
+    yield _proofs(setting)
+    yield _transposing(setting)
+    yield _one_checkpoint(setting)
+    yield _small_files(setting)
+
+
+def _proofs(setting: Setting) -> Group:
     """Small proofs by one command each, and by one manifest."""
     import porter
 
@@ -357,11 +365,11 @@ def _fleet(setting: Setting) -> Group:
         porter.init("shunted-t", source, to="torch")
     count = 6
     out = setting.folder / "fleet-out"
-    table = (
+    manifest = folder / "proofs.toml"
+    manifest.write_text(
         f'[defaults]\narch = "shunted-t"\nfrom = "torch"\nto = "paddle"\ninput = "{source}"\n'
         f'[[jobs]]\nn = {list(range(count))}\noutput = "{out}/{{n}}.pdparams"\n'
     )
-    (folder / "proofs.toml").write_text(table)
     one = f'"{PORTER}" convert shunted-t "{source}" --from torch --to paddle -o "{out}'
     commands = " && ".join(f'{one}/{n}.pdparams"' for n in range(count))
     group = Group("fleet", f"{count} small proofs", made=(folder,))
@@ -369,11 +377,88 @@ def _fleet(setting: Setting) -> Group:
         Case(
             f"{count} commands", ("sh", "-c", f'mkdir -p "{out}" && {commands}'), (source,), (out,)
         ),
+        *(_manifest(manifest, n, f"porter fleet, {_counted(n)}", (source,), out) for n in (1, 2)),
     ]
-    for workers in (1, 2):
-        argv = (PORTER, "fleet", str(folder / "proofs.toml"), "--workers", str(workers))
-        name = f"porter fleet, {workers} worker{'s' * (workers > 1)}"
-        group.cases.append(Case(name, argv, (source,), (out,)))
+    return group
+
+
+def _manifest(
+    path: Path, workers: int, name: str, reads: tuple[Path, ...], out: Path, cores: int = 0
+) -> Case:
+    pinned = ("taskset", "-c", f"0-{cores - 1}") if cores else ()
+    argv = (*pinned, PORTER, "fleet", str(path), "--workers", str(workers), "--quiet")
+    return Case(name, argv, reads, (out,))
+
+
+def _counted(workers: int) -> str:
+    return f"{workers} worker{'s' * (workers > 1)}"
+
+
+def _transposing(setting: Setting) -> Group:
+    """Four conversions of a quarter of the large checkpoint, every Linear of it transposed."""
+    source = setting.source("torch", nbytes=setting.nbytes // 4)
+    out, manifest = setting.folder / "fleet-out", setting.folder / "transposing.toml"
+    manifest.write_text(
+        f'[defaults]\narch = "{_table("plain")}"\nfrom = "torch"\nto = "paddle"\n'
+        f'verify = false\nsync = false\nread-back = false\ninput = "{source}"\n'
+        f'[[jobs]]\nn = [0, 1, 2, 3]\noutput = "{out}/{{n}}.pdparams"\n'
+    )
+    group = Group("fleet", "4 transposing conversions in one manifest", made=(source, manifest))
+    group.cases = [
+        _manifest(manifest, 1, "1 worker on 1 core", (source,), out, 1),
+        _manifest(manifest, 2, "2 workers on 2 cores", (source,), out, 2),
+        _manifest(manifest, 1, "1 worker on 2 cores", (source,), out, 2),
+    ]
+    return group
+
+
+def _one_checkpoint(setting: Setting) -> Group:
+    """The large checkpoint in shards, every Linear transposed, read back and proven."""
+    source, folder = setting.source("torch"), setting.folder / "shards"
+    group = Group("fleet", "one large checkpoint in shards, proven", made=(source,))
+    base = (PORTER, "convert", _table("plain"), str(source), "-o", str(folder / "m.safetensors"),
+            "--from", "torch", "--to", "safetensors:paddle", "--no-sync",
+            "--max-shard-size", f"{max(1, setting.nbytes // 16 // 10**6)}MB")  # fmt: skip
+    for workers, cores in ((0, 1), (0, 2), (1, 1), (2, 2)):
+        options = ("--workers", str(workers)) if workers else ()
+        name = f"{_counted(workers) if workers else 'no workers'}, {cores} core{'s' * (cores > 1)}"
+        argv = ("taskset", "-c", f"0-{cores - 1}", *base, *options)
+        group.cases.append(Case(name, argv, (source,), (folder,), folder))
+    return group
+
+
+_SMALL_FILES = 5000
+_SIDE = 64
+"""Of the matrices in a small file: 8 of them, with a bias each, are 133 kB."""
+
+
+def _small_files(setting: Setting) -> Group:
+    """Very many small files in one manifest, against `cp -r`."""
+    folder, out = setting.folder / "small", setting.folder / "fleet-out"
+    folder.mkdir(exist_ok=True)
+    first = folder / "00000.pth"
+    shapes = {
+        name: shape
+        for i in range(8)
+        for name, shape in ((f"layers.{i}.weight", (_SIDE, _SIDE)), (f"layers.{i}.bias", (_SIDE,)))
+    }
+    data.make(shapes, first, "torch")
+    for number in range(1, _SMALL_FILES):
+        (folder / f"{number:05d}.pth").write_bytes(first.read_bytes())
+    manifest = setting.folder / "small.toml"
+    manifest.write_text(
+        f'[defaults]\narch = "{_table("many")}"\nfrom = "torch"\nto = "paddle"\n'
+        "verify = false\nsync = false\nread-back = false\n"
+        f'[[jobs]]\ninput = "{folder}/*.pth"\noutput = "{out}/{{stem}}.pdparams"\n'
+    )
+    nbytes = _SMALL_FILES * first.stat().st_size
+    title = f"{_SMALL_FILES:,} small files, {nbytes // 10**6} MB"
+    group = Group("fleet", title, made=(folder, manifest))
+    reads = tuple(sorted(folder.iterdir()))
+    group.cases = [Case("cp -r", ("cp", "-r", str(folder), str(out)), reads, (out,))]
+    group.cases += [
+        _manifest(manifest, n, f"porter fleet, {_counted(n)}", reads, out) for n in (1, 2)
+    ]
     return group
 
 
@@ -422,7 +507,7 @@ def series(setting: Setting) -> Iterator[Group]:
         yield group
 
 
-GROUPS: dict[str, Callable[[Setting], Group]] = {
+GROUPS: dict[str, Callable[[Setting], Group | Iterator[Group]]] = {
     "torch": lambda setting: _pairs(setting, "torch"),
     "paddle": lambda setting: _pairs(setting, "paddle"),
     "safetensors": lambda setting: _pairs(setting, "safetensors"),

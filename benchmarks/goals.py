@@ -75,6 +75,11 @@ def _within(
     return values
 
 
+def _one(groups: dict[str, list[Row]], name: str) -> Row:
+    (row,) = [row for row in groups["fleet"] if row["name"] == name]
+    return row
+
+
 def _scripts(groups: dict[str, list[Row]], time: str) -> dict[str, float]:
     """Return {script: how many times the time of porter's job before it}."""
     found, ours = {}, 1.0
@@ -123,6 +128,23 @@ GOALS = (
          _within("remote", "fetching the file", "porter convert, names")),
     Goal("small proofs, one command each, against one manifest and one worker", 4, "×",
          lambda groups, time: [
-             groups["fleet"][0][time] / row[time] for row in _named(groups["fleet"], "1 worker")
+             groups["fleet"][0][time] / row[time]
+             for row in groups["fleet"] if row["name"] == "porter fleet, 1 worker"
+         ][:1], most=False),
+    Goal("transposing conversions: two workers on two cores, against one on one", 1.8, "×",
+         lambda groups, time: [
+             _one(groups, "1 worker on 1 core")[time] / _one(groups, "2 workers on 2 cores")[time]
          ], most=False),
+    Goal("one checkpoint in shards: two workers on two cores, against one on one", 1.8, "×",
+         lambda groups, time: [
+             _one(groups, "1 worker, 1 core")[time] / _one(groups, "2 workers, 2 cores")[time]
+         ], most=False),
+    Goal("5,000 small files in one manifest, the rate of `cp -r`", 60, "%",
+         lambda groups, time: [
+             100 * _one(groups, "cp -r")[time] / _named(groups["fleet"], "fleet, 2")[-1][time]
+         ], most=False),
+    Goal("memory of the process that runs a manifest, or one checkpoint's shards", 150, "MB",
+         lambda groups, time: [
+             row["own_memory"] / 1e6 for row in groups["fleet"] if "worker" in row["name"]
+         ]),
 )  # fmt: skip

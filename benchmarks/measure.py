@@ -28,7 +28,9 @@ class Sample:
     user: float
     system: float
     memory: int
-    """Peak of the anonymous memory, bytes."""
+    """Peak of the anonymous memory of the process and its descendants, bytes."""
+    own_memory: int
+    """Of the process only."""
 
 
 class Failed(Exception):
@@ -64,14 +66,14 @@ def measure(argv: Sequence[str], folder: Path, limit: float = 1800) -> Sample:
             said.seek(0)
             text = said.read().decode(errors="replace").strip().splitlines()
             raise Failed(f"exit code {process.returncode}: {' '.join(text[-3:])}")
-    return Sample(wall, usage.ru_utime, usage.ru_stime, watcher.peak)
+    return Sample(wall, usage.ru_utime, usage.ru_stime, watcher.peak, watcher.own)
 
 
 class _Watcher:
     """Samples the anonymous memory of a process and its descendants until it is stopped."""
 
     def __init__(self, pid: int) -> None:
-        self.peak = 0
+        self.peak = self.own = 0
         self._pid = pid
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -79,7 +81,8 @@ class _Watcher:
 
     def _watch(self) -> None:
         while not self._ended.wait(_INTERVAL):
-            self.peak = max(self.peak, sum(map(_anonymous, _family(self._pid))))
+            each = [*map(_anonymous, _family(self._pid))]
+            self.peak, self.own = max(self.peak, sum(each)), max(self.own, each[0])
 
     def stop(self) -> None:
         self._ended.set()

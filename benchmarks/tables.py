@@ -31,7 +31,10 @@ def table(group: dict[str, Any]) -> str:
 
 def _where(group: dict[str, Any]) -> str:
     """Return the machine and the day, where a group says its own."""
-    return f"{group['machine']}, {group['date']}; " if "machine" in group else ""
+    if "machine" not in group:
+        return ""
+    size = f"{group['bytes'] / 1e9:g} GB; " if "bytes" in group else ""
+    return f"{group['machine']}, {group['date']}; {size}"
 
 
 def _line(row: dict[str, Any]) -> str:

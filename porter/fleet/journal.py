@@ -1,4 +1,4 @@
-"""What a run has finished: a line of JSON each, on the disk before the next job is begun.
+"""What a run has finished: a line of JSON each, on the disk before another job is begun.
 
 The journal is in a folder next to the manifest, `.MANIFEST.fleet`. A run that was killed leaves at
 most a line cut short, which is passed over.
@@ -59,6 +59,7 @@ class Journal:
                         self._write({"resumed": True})
                     yield
                 finally:
+                    os.fsync(self._fd)
                     os.close(self._fd)
         except Timeout:
             raise SystemFault("another run of it goes on", self.manifest) from None
@@ -66,8 +67,9 @@ class Journal:
             raise SystemFault(f"cannot be written: {fault.strerror}", self.folder) from fault
 
     def begin(self, job: Job) -> None:
-        """Note that a job is about to be run."""
+        """Note that a job is about to be run, and bring all rows to the disk."""
         self._write({"begun": job.name, "fingerprint": job.fingerprint})
+        os.fsync(self._fd)
 
     def finish(self, job: Job, result: Result) -> None:
         """Note what came of a job."""
@@ -86,7 +88,6 @@ class Journal:
 
     def _write(self, row: dict[str, Any]) -> None:
         os.write(self._fd, (json.dumps(row) + "\n").encode())
-        os.fsync(self._fd)
 
     def _read(self) -> None:
         try:

@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     folder = os.path.dirname(os.path.abspath(name))
     jobs: list[Job] = []
     for number, row in enumerate(rows, 1):
-        for values in _combinations({**defaults, **row}, folder, name, number):
+        for values in _combinations({**_taken(defaults, row), **row}, folder, name, number):
             jobs.append(_job(values, folder, f"{name}: job {number}"))
             if len(jobs) > _MOST_JOBS:
                 raise InputError(f"is more than {_MOST_JOBS:,} jobs", name)
@@ -172,6 +172,14 @@ def _known(row: Mapping[str, Any]) -> set[str]:
     if "left" in row or "right" in row:
         return {*signature(verify).parameters, *keys_of(RunOptions), *_OURS} - _NEVER
     return {*signature(convert).parameters, *keys_of(WriteKeywords), *_OURS} - _NEVER
+
+
+def _taken(defaults: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a row: a proof takes no option of a conversion, nor the reverse."""
+    both = _known({}) | _known({"left": ""})
+    return {
+        k: v for k, v in defaults.items() if _spelled(k) in _known(row) | ({_spelled(k)} - both)
+    }
 
 
 def _job(values: Mapping[str, Any], folder: str, where: str) -> Job:

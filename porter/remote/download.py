@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from typing import NamedTuple
 
 from porter.errors import InputError, SystemFault
 from porter.remote.address import Address
@@ -32,8 +33,13 @@ _BLOCK = 1 << 20
 _OTHER_FOLDER = "PORTER_CACHE_DIR or TMPDIR names another folder"
 
 
-_whole: dict[tuple[str, str], str] = {}
-"""Address and SHA-256 to a copy that has it."""
+class _Copied(NamedTuple):
+    path: str
+    sha256: str
+
+
+_whole: dict[tuple[str, str], _Copied] = {}
+"""Address, and SHA-256 or the server's tag and date, to the copy that has them."""
 
 
 @cache
@@ -52,13 +58,16 @@ def download(source: Address, store: Store | None, progress: Progress | None) ->
     the disk fails.
     """
     if source.sha256 is not None and (known := _whole.get((source.url, source.sha256))):
-        return known  # The digest says what it is, whatever the server has now.
+        return known.path  # The digest says what it is, whatever the server has now.
     path = base = os.environ.get("PORTER_CACHE_DIR") or tempfile.gettempdir()
     try:
         path = os.path.join(tempfile.mkdtemp(dir=_folder(base)), source.name)
-        digest = _from_store(store, path, progress) if store else _plainly(source, path, progress)
-        if source.sha256 is not None and digest != source.sha256:
-            raise InputError(f"its sha256 is {digest}, not {source.sha256}", source.shown)
+        if store:
+            copied = _Copied(path, _from_store(store, path, progress))
+        else:
+            copied = _plainly(source, path, progress)
+        if source.sha256 is not None and copied.sha256 != source.sha256:
+            raise InputError(f"its sha256 is {copied.sha256}, not {source.sha256}", source.shown)
     except BaseException as error:
         if path != base:
             with suppress(OSError):
@@ -69,8 +78,8 @@ def download(source: Address, store: Store | None, progress: Progress | None) ->
             raise SystemFault(f"{what} ({_OTHER_FOLDER})", path) from None
         raise
     if source.sha256 is not None:
-        _whole[source.url, source.sha256] = path
-    return path
+        _whole[source.url, source.sha256] = copied
+    return copied.path
 
 
 def _from_store(store: Store, path: str, progress: Progress | None) -> str:
@@ -78,18 +87,30 @@ def _from_store(store: Store, path: str, progress: Progress | None) -> str:
     return _written(path, blocks, store.size, store.shown, progress)
 
 
-def _plainly(source: Address, path: str, progress: Progress | None) -> str:
-    """Fetch by one request, again from the beginning where it is cut."""
+def _plainly(source: Address, path: str, progress: Progress | None) -> _Copied:
+    """Fetch by one request, again from the beginning where it is cut.
 
-    def fetch() -> str:
+    A file whose tag or date is that of a copy is not fetched again: one command reads it several
+    times.
+    """
+
+    def fetch() -> _Copied:
         with get(source.url, headers({}), TIMEOUT) as answer:
             if answer.status != 200:
                 what = f"is answered with HTTP {answer.status}, which was not asked for"
                 raise InputError(what, source.shown)
             refuse_compressed(answer, source.shown)
             total = _length(answer)
+            tags = [answer.headers.get(key, "") for key in ("ETag", "Last-Modified")]
+            state = f"{total} {tags}" if any(tags) else ""
+            known = _whole.get((source.url, state))
+            if known is not None and os.path.exists(known.path):
+                return known
             blocks = _blocks(answer, total, source.shown)
-            return _written(path, blocks, total, source.shown, progress)
+            copied = _Copied(path, _written(path, blocks, total, source.shown, progress))
+            if state:
+                _whole[source.url, state] = copied
+            return copied
 
     return persistently(fetch)
 

@@ -354,6 +354,8 @@ def _made(late: Late) -> bytes:
     return late.made
 
 
+_LITTLE = 2 * WRITE_BLOCK
+"""Bytes that one thread works on sooner than others are started."""
 _most_threads = [4]
 
 
@@ -368,6 +370,18 @@ def workers() -> int:
     return min(_most_threads[0], cores)
 
 
+def _run_here(
+    jobs: Iterable[Callable[[], None]], meter: Meter, total: int, progress: Advance | None
+) -> None:
+    try:
+        for job in jobs:
+            job()
+            if progress is not None:
+                progress(meter.done, total)
+    finally:
+        free_lent()
+
+
 def run_all(
     jobs: Iterable[Callable[[], None]],
     meter: Meter,
@@ -376,8 +390,12 @@ def run_all(
 ) -> None:
     """Run the jobs over a few threads; stop them all at the first error and raise it.
 
-    They are begun in their order, each when a thread is free.
+    They are begun in their order, each when a thread is free. A little work is done by the thread
+    that calls: to start others would take longer.
     """
+    if workers() == 1 or total <= _LITTLE:
+        _run_here(jobs, meter, total, progress)
+        return
     # What the standard library has for it takes longer to load than most files to be read.
     waiting, turn = iter(jobs), threading.Lock()
     faults: list[BaseException] = []

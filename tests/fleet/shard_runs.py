@@ -56,7 +56,7 @@ def argv(source: Path, folder: Path, *options: str) -> list[str]:
     """Return the command that writes the shards into a folder; q, k and v are apart in them."""
     return [
         sys.executable, "-P", "-m", "porter", "convert", VARIANT, str(source), "-q", "--no-verify",
-        "-o", str(folder / NAME), "--to", "safetensors:hf", "--max-shard-size", SIZE, "--no-sync",
+        "-o", str(folder / NAME), "--to", "safetensors:hf", "--max-shard-size", SIZE,
         *options,
     ]  # fmt: skip
 
@@ -135,6 +135,20 @@ def kill(
     return Killed(driver, hit, again)
 
 
+def after(shards: int, seconds: float) -> Callable[[subprocess.Popen[bytes], Made], None]:
+    """Return a moment: when so many shards were begun, and a little later."""
+
+    def moment(process: subprocess.Popen[bytes], made: Made) -> None:
+        for _ in range(12_000):
+            if made.shards() >= shards or process.poll() is not None:
+                break
+            time.sleep(0.005)
+        assert made.shards() >= shards, "the shards were not begun"
+        time.sleep(seconds)
+
+    return moment
+
+
 def main(count: int) -> None:
     """Kill at random moments of a run, every third time the driver, and print what came of it."""
     with tempfile.TemporaryDirectory(prefix="porter-sweep-") as name:
@@ -142,25 +156,20 @@ def main(count: int) -> None:
         source = folder / "source.pth"
         porter.init(VARIANT, source)
         reference = whole(source, folder / "whole")
-        begun = time.monotonic()
-        kill(source, folder / "timed", reference, lambda process, made: None, driver=False)
-        length = time.monotonic() - begun
+        shards = sum("-of-" in name for name in reference)
         rows = []
         for number in range(count):
-            place = folder / str(number)
-            wait = random.uniform(0, length)
-            rows.append(
-                kill(
-                    source, place, reference, lambda process, made, wait=wait: time.sleep(wait),
-                    driver=number % 3 == 0,
-                )
-            )  # fmt: skip
-            print(f"{number + 1}/{count}  after {wait:.2f} s  {rows[-1]}", flush=True)
-    hit = [row for row in rows if row.hit]
-    again = sum(row.again for row in rows)
+            begun, wait = random.randint(0, shards), random.uniform(0, 0.1)
+            driver = number % 3 == 0
+            moment = after(begun, wait)
+            rows.append(kill(source, folder / str(number), reference, moment, driver=driver))
+            where = f"when {begun} shards were begun, and {wait:.3f} s later"
+            print(f"{number + 1}/{count}  {where}  {rows[-1]}", flush=True)
+    again = [row.again for row in rows]
     print(
-        f"{len(rows)} kills, {len(hit)} of a process that was there, {again} shards begun again,"
-        f" of {sum('-of-' in n for n in reference)}; outputs byte-identical, nothing left over"
+        f"{count} kills, {sum(row.hit for row in rows)} of a process that was there; of {shards}"
+        f" shards {sum(again)} begun again, at most {max(again)} a kill; outputs byte-identical,"
+        " nothing left over"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from porter.errors import InputError, SystemFault, UsageError
 from porter.fleet.shards import Local
 from porter.storage.tasks import Task, Work
 from tests.fleet import shard_runs
-from tests.fleet.shard_runs import Made, children, content, kill
+from tests.fleet.shard_runs import children, content, kill
 
 KEYWORDS: dict[str, Any] = {"sync": False, "verify": True}
 
@@ -134,14 +133,7 @@ def test_killed(
     driver: bool, begun: int, source: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     """At most one shard is begun again for each process that was killed; the result is the same."""
-
-    def moment(process: object, made: Made) -> None:
-        for _ in range(3000):
-            if made.shards() >= begun:
-                return
-            time.sleep(0.01)
-        raise AssertionError("no shard was begun")
-
+    moment = shard_runs.after(begun, 0)
     assert kill(source, tmp_path / "out", reference, moment, driver=driver).hit
 
 

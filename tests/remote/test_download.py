@@ -118,3 +118,18 @@ def test_attempts_are_counted(site: Site, folder: Path) -> None:
     with pytest.raises(SystemFault, match="cut at byte 10"):
         fetch.local(good(site))
     assert len(site.cuts) == 20 - http_store.ATTEMPTS
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_one_command_fetches_a_whole_file_once(site: Site, tags: bool) -> None:
+    """A server without ranges sends it once while its tag is the same, else each time."""
+    site.ranges = False
+    if not tags:
+        site.etag = site.modified = None
+    done: list[int] = []
+    for _ in range(3):
+        assert list(fetch.read(good(site), progress=lambda _, now, total: done.append(now)))
+    assert done.count(len(BODY)) == (1 if tags else 3)
+    site.etag = '"two"'
+    site.files["/dir/model.safetensors"] = changed = BODY[:-4] + bytes(4)
+    assert Path(fetch.local(good(site)).path).read_bytes() == changed
