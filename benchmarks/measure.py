@@ -94,11 +94,12 @@ def _family(pid: int) -> list[int]:
     while waiting:
         one = waiting.pop()
         found.append(one)
-        try:
-            text = Path(f"/proc/{one}/task/{one}/children").read_text()
+        try:  # Each thread has the processes that it has started.
+            for thread in os.listdir(f"/proc/{one}/task"):
+                text = Path(f"/proc/{one}/task/{thread}/children").read_text()
+                waiting += map(int, text.split())
         except OSError:
             continue
-        waiting += map(int, text.split())
     return found
 
 

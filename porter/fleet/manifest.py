@@ -176,10 +176,8 @@ def _known(row: Mapping[str, Any]) -> set[str]:
 
 def _taken(defaults: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of a row: a proof takes no option of a conversion, nor the reverse."""
-    both = _known({}) | _known({"left": ""})
-    return {
-        k: v for k, v in defaults.items() if _spelled(k) in _known(row) | ({_spelled(k)} - both)
-    }
+    others = (_known({}) | _known({"left": ""})) - _known(row)
+    return {key: value for key, value in defaults.items() if _spelled(key) not in others}
 
 
 def _job(values: Mapping[str, Any], folder: str, where: str) -> Job:
