@@ -190,6 +190,7 @@ def _row(value: dict[str, Any]) -> Row:
         dict(value.get("leaves", {})),
         tuple(value.get("first", ())),
         value.get("fold", ""),
+        value.get("stack", ""),
     )
 
 
@@ -200,6 +201,9 @@ def check_row(row: Row, layers: Sequence[Layer], where: str) -> None:
     if row.fold and (len(row.canonical) + len(row.dialect) > 2 or row.ops or row.leaves):
         raise TableError(f"{where} {row}: `fold` takes one layer and one path, nothing else")
     names = [set(path.placeholders) for path in (*row.canonical, *row.dialect)]
+    if row.stack:
+        _check_stack(row, where)
+        names = [one - {row.stack} for one in names]
     if any(one != names[0] for one in names):
         raise TableError(f"{where} {row}: both sides must have the same placeholders")
     if row.first and (len(row.canonical) > 1 or len(row.dialect) == 1):
@@ -215,6 +219,17 @@ def check_row(row: Row, layers: Sequence[Layer], where: str) -> None:
     if unknown:
         has = f"its parameters are {listed(sorted(leaves))}" if leaves else "it is a bare tensor"
         raise TableError(f"{where} {row}: unknown parameter {listed(sorted(unknown))}; {has}")
+
+
+def _check_stack(row: Row, where: str) -> None:
+    """Raise `TableError` where the placeholder of a stack is not one number of each layer."""
+    if row.fold:
+        raise TableError(f"{where} {row}: `fold` and `stack` cannot be together")
+    found = [path.placeholders.get(row.stack) for path in row.canonical]
+    if not all(one is not None and not one.words for one in found):
+        raise TableError(f"{where} {row}: stack {row.stack!r} needs {{{row.stack}}} in each name")
+    if any(row.stack in path.placeholders for path in row.dialect):
+        raise TableError(f"{where} {row}: the stacked tensor has no {{{row.stack}}}")
 
 
 def _absent(path: str, value: str | dict[str, Any]) -> Absent:

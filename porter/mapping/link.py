@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from porter.errors import MappingError, listed
 from porter.mapping.table import Dialect
 from porter.tensors import operations as ops
 from porter.tensors.folds import Fold
 from porter.tensors.lazy import LazyTensor, Shape
-from porter.tensors.operations import Cut, Join, Op
+from porter.tensors.operations import Cut, Join, Op, Stack
+
+T = TypeVar("T")
+_STACK = Stack(0)
 
 
 class Link(NamedTuple):
@@ -20,6 +23,8 @@ class Link(NamedTuple):
     One side is a single tensor. Canonical tensors are joined by `join` if there are several;
     the result is split by `join` if the dialect has several; `ops` then act on each of those.
     A `fold` makes several canonical tensors of several of the dialect's, and has no way back.
+    Of a `stack` of so many equal layers all this is done for each, whose canonical tensors follow
+    those of the layer before; the dialect's tensors have them along a new first axis.
     """
 
     canonical: tuple[str, ...]
@@ -38,6 +43,7 @@ class Link(NamedTuple):
     fold: Fold | None = None
     same: str | None = None
     """The canonical tensor whose values are used where the dialect leaves this one out."""
+    stack: int = 0
 
     @property
     def loses(self) -> bool:
@@ -48,6 +54,9 @@ class Link(NamedTuple):
         """Return the dialect's shapes for canonical ones; `ShapeError` if they do not fit."""
         if self.fold is not None:
             return self.fold.part_shapes(shapes[0])
+        if self.stack:
+            one = self._one_of(shapes)
+            return [(self.stack, *shape) for shape in self._layer.dialect_shapes(one)]
         shapes = [ops.shape_after(self.first, s) for s in shapes]
         return [ops.shape_after(self.ops, s) for s in self._fan(shapes, self.dialect)]
 
@@ -55,9 +64,42 @@ class Link(NamedTuple):
         """Return the canonical shapes for the dialect's; `ShapeError` if they do not fit."""
         if self.fold is not None:
             return self.fold.shapes_of(shapes)
+        if self.stack:
+            one = [_STACK.split_shapes(shape, self.stack)[0] for shape in shapes]
+            return self._layer.canonical_shapes(one) * self.stack
         undone = [ops.shape_after(ops.inverse(self.ops), s) for s in shapes]
         fanned = self._fan(undone, self.canonical)
         return [ops.shape_after(ops.inverse(self.first), s) for s in fanned]
+
+    @property
+    def _layer(self) -> Link:
+        """What is done for each layer of the stack."""
+        return self._replace(stack=0, canonical=self.canonical[: self._width])
+
+    @property
+    def _width(self) -> int:
+        return len(self.canonical) // self.stack
+
+    def _layers(self, values: Sequence[T]) -> list[Sequence[T]]:
+        """Return what belongs to each layer of the stack."""
+        return [values[at : at + self._width] for at in range(0, len(values), self._width)]
+
+    def _one_of(self, shapes: Sequence[Shape]) -> Sequence[Shape]:
+        """Return the shapes of one layer, which must be those of all; `ShapeError` otherwise."""
+        first, *others = self._layers(shapes)
+        for number, other in enumerate(others, 1):
+            if other != first:
+                raise ops.ShapeError(
+                    "all layers of a stack must have the same shapes: number"
+                    f" {number} has {_text(other)}, number 0 {_text(first)}"
+                )
+        return first
+
+    def _stacked(self, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        try:
+            return _STACK.join(tensors)
+        except ops.ShapeError as error:  # shapes were planned, dtypes were not
+            raise MappingError(f"{self.row}: {error} to become {listed(self.dialect)}") from error
 
     def _fan(self, shapes: Sequence[Shape], names: Sequence[str]) -> list[Shape]:
         if self.join is None:
@@ -68,6 +110,9 @@ class Link(NamedTuple):
     def to_dialect(self, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
         """Return the dialect's tensors, still unread; plans with a fold never ask for them."""
         assert self.fold is None, self.row
+        if self.stack:
+            each = [self._layer.to_dialect(some) for some in self._layers(tensors)]
+            return [self._stacked(some) for some in zip(*each, strict=True)]
         tensors = [ops.apply(self.first, t) for t in tensors]
         return [ops.apply(self.ops, t) for t in self._fan_tensors(tensors, self.dialect)]
 
@@ -75,6 +120,9 @@ class Link(NamedTuple):
         """Return the canonical tensors, still unread."""
         if self.fold is not None:
             return self.fold.apply(tensors)
+        if self.stack:
+            apart = zip(*(_STACK.split(tensor, self.stack) for tensor in tensors), strict=True)
+            return [one for parts in apart for one in self._layer.to_canonical(parts)]
         undone = [ops.apply(ops.inverse(self.ops), t) for t in tensors]
         fanned = self._fan_tensors(undone, self.canonical)
         return [ops.apply(ops.inverse(self.first), t) for t in fanned]
@@ -94,7 +142,8 @@ class Link(NamedTuple):
         if self.fold is not None:
             return f"no way back from {self.fold}"
         words = [*map(str, self.first), *self._join_words(len(self.dialect) > 1)]
-        return ", ".join([*words, *map(str, self.ops)])
+        stacked = [f"stack {self.stack}"] if self.stack else []
+        return ", ".join([*words, *map(str, self.ops), *stacked])
 
     @property
     def how_back(self) -> str:
@@ -102,11 +151,17 @@ class Link(NamedTuple):
         if self.fold is not None:
             return str(self.fold)
         undone = map(str, ops.inverse(self.ops))
-        words = [*undone, *self._join_words(len(self.canonical) > 1)]
+        parts = self._width if self.stack else len(self.canonical)
+        apart = [f"unstack {self.stack}"] if self.stack else []
+        words = [*apart, *undone, *self._join_words(parts > 1)]
         return ", ".join([*words, *map(str, ops.inverse(self.first))])
 
     def _join_words(self, splits: bool) -> list[str]:
         return [] if self.join is None else [f"split {self.join}" if splits else str(self.join)]
+
+
+def _text(shapes: Iterable[Shape]) -> str:
+    return " and ".join(str(list(shape)) for shape in shapes)
 
 
 class Gap(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-from porter.errors import TableError, listed
+from porter.errors import MappingError, TableError, listed
 from porter.mapping.conventions import Leaf
 from porter.mapping.fold import fold
 from porter.mapping.layers import Instance, instances
@@ -17,6 +17,11 @@ from porter.tensors import folds
 from porter.tensors import operations as ops
 from porter.tensors.operations import Join, Op
 
+_Key = tuple[Table, str, tuple[str, ...], Mapping[str, int]]
+_latest: list[tuple[_Key, Linked]] = []
+"""A plan and its checks link the same names several times."""
+_MOST_KEPT = 4
+
 
 def link_dialect(
     table: Table, dialect: str, names: Iterable[str], sizes: Mapping[str, int]
@@ -25,10 +30,21 @@ def link_dialect(
 
     `sizes` are the whole numbers of the variant's configuration that operations may name.
     """
-    names = list(names)
+    names = tuple(names)
+    for (for_table, *key), linked in _latest:
+        if for_table is table and key == [dialect, names, sizes]:
+            return linked
+    linked = _linked(table, dialect, names, sizes)
+    _latest[_MOST_KEPT - 1 :] = []
+    _latest.insert(0, ((table, dialect, names, dict(sizes)), linked))
+    return linked
+
+
+def _linked(table: Table, dialect: str, names: tuple[str, ...], sizes: Mapping[str, int]) -> Linked:
     form = table.dialect(dialect).of(names)
     links: dict[tuple[str, ...], Link] = {}
     gaps: list[Gap] = []
+    stacks: dict[tuple[str, ...], dict[int, Link]] = {}
     recipes: dict[tuple[int, int, str], _Recipe] = {}
     for instance in instances(table, names):
         row, values = _row(form, instance.path)
@@ -50,6 +66,10 @@ def link_dialect(
             if absent is not None:
                 link = link._replace(optional=True, fill=absent.fill, same=same)
             links.setdefault(link.dialect, link)
+            if row is not None and row.stack:
+                stacks.setdefault(link.dialect, {}).setdefault(int(values[row.stack]), link)
+    for names_there, layers in stacks.items():
+        links[names_there] = _stacked(layers)
     linked = Linked(form, links.values(), gaps)
     _check_once(linked, form, table)
     return linked
@@ -62,6 +82,17 @@ def _row(dialect: Dialect, path: str) -> tuple[Row | None, dict[str, str]]:
             if values is not None:
                 return row, values
     return None, {}
+
+
+def _stacked(layers: Mapping[int, Link]) -> Link:
+    """Return one link for all layers of a stack, given by their numbers."""
+    first = next(iter(layers.values()))
+    missing = [n for n in range(min(max(layers) + 1, 2 * len(layers))) if n not in layers]
+    if missing:
+        numbers = f"number {listed(map(str, missing))} of 0 to {max(layers)}"
+        raise MappingError(f"{numbers} is missing for {listed(first.dialect)} ({first.row})")
+    canonical = chain.from_iterable(layers[n].canonical for n in range(len(layers)))
+    return first._replace(canonical=tuple(canonical), stack=len(layers))
 
 
 def _absent(dialect: Dialect, name: str) -> tuple[Absent | None, str | None]:

@@ -52,6 +52,11 @@ class Pattern:
         """Its placeholders by name."""
         return {part.name: part for part in self.parts if isinstance(part, Placeholder)}
 
+    @cached_property
+    def _moved(self) -> dict[str, int]:
+        """By how much the numbers of its placeholders are moved, of those that are."""
+        return {name: one.shift for name, one in self.placeholders.items() if one.shift}
+
     @property
     def words(self) -> dict[str, tuple[str, ...]]:
         """The words of each placeholder that lists some."""
@@ -66,9 +71,10 @@ class Pattern:
             found = match and match.groupdict()
         if found is None:
             return None
-        known = self.placeholders
+        if not self._moved:
+            return found
         values = {
-            key: str(int(value) - known[key].shift) if known[key].shift else value
+            key: str(int(value) - self._moved[key]) if key in self._moved else value
             for key, value in found.items()
         }
         return None if any(value.startswith("-") for value in values.values()) else values

@@ -69,6 +69,7 @@ _ROW_PROPERTIES = {
     ),
     "first": {**_CHAIN, "description": "operations before the one canonical tensor is split"},
     "leaves": _each("the dialect's names of parameters, by PyTorch's", _text("a name")),
+    "stack": _text("the placeholder of the layers that are stacked along a new first axis"),
     "fold": _text("a fold such as 'rep_dw' or 'dilated 7', which has no way back"),
 }
 _NAMED_ROW = _object("a row", _ROW_PROPERTIES, ("path",))

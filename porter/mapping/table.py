@@ -46,6 +46,9 @@ class Row(NamedTuple):
     """Operations on the one canonical tensor before it is split."""
     fold: str = ""
     """How the dialect's tensors below the path become the layer's weight and bias: one way."""
+    stack: str = ""
+    """The placeholder, of the canonical paths only, that numbers the layers of a stack (experts):
+    what the row makes of each is one entry along a new first axis of the dialect's tensors."""
 
     def __str__(self) -> str:
         sides = (" + ".join(p.text for p in side) for side in (self.canonical, self.dialect))

@@ -20,6 +20,7 @@ from porter.mapping.pattern import Pattern
 from porter.mapping.table import BARE, CANONICAL, Dialect, Row, Table
 from porter.planning.sizes import Shapes
 from porter.tensors import folds, operations
+from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
 from porter.zoo.preprocessing import Preprocessing
 from porter.zoo.skeleton import Skeleton, SkeletonTensor
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 NAMES_UNCHECKED = "total and exact; names of the target not checked"
 """What a check of a custom table shows for one checkpoint."""
+_MOST_STACKED = 1 << 16
+"""Layers of one stack: a shape may say anything."""
 _NEUTRAL = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", 1.0)
 _NO_TABLE = Table("", (), {}, {}, "", "", "")
 
@@ -188,8 +191,8 @@ def _canonical_names(table: Table, dialect: Dialect, source: Shapes) -> tuple[li
     names: dict[str, None] = {}
     unknown = []
     sides = [side for row in dialect.rows for side in row.canonical]
-    for name in source:
-        canonical = list(_canonical(table, dialect, sides, name))
+    for name, (_, shape) in source.items():
+        canonical = list(_canonical(table, dialect, sides, name, shape))
         if not canonical and not any(extra.match(name) for extra in dialect.extra):
             unknown.append(name)
         names.update(dict.fromkeys(canonical))
@@ -226,11 +229,12 @@ def _counters(table: Table, dialect: Dialect, names: list[str]) -> Iterator[str]
 
 
 def _canonical(
-    table: Table, dialect: Dialect, sides: Sequence[Pattern], name: str
+    table: Table, dialect: Dialect, sides: Sequence[Pattern], name: str, shape: Shape
 ) -> Iterator[str]:
     """Yield the canonical names of the elements of a tensor of the dialect.
 
-    `sides` are the canonical paths of the dialect's rows.
+    `sides` are the canonical paths of the dialect's rows; the `shape` says how many layers a stack
+    has.
     """
     separator = dialect.convention.separator
     path, _, end = name.rpartition(separator)
@@ -243,14 +247,14 @@ def _canonical(
                         yield from (f"{paths[0]}.weight", f"{paths[0]}.bias")
                         return
                 continue
-            paths = _paths(row, side, name)
+            paths = _paths(row, side, name, shape)
             if paths and all(_is_bare(table, bare) for bare in paths):
                 yield from paths
                 return
-            paths = _paths(row, side, path)
-            for leaf in _leaves(table, dialect, paths[0], end, row.leaves) if paths else ():
-                yield from (f"{canonical}.{leaf}" for canonical in paths)
-                return
+            for found, last in ((paths, ""), (_paths(row, side, path, shape), end)):
+                for leaf in _leaves(table, dialect, found[0], last, row.leaves) if found else ():
+                    yield from (f"{canonical}.{leaf}" for canonical in found)
+                    return
     if any(side.match(path) is not None or side.match(name) is not None for side in sides):
         return  # the dialect has another name for this layer
     if _is_bare(table, name):
@@ -261,15 +265,29 @@ def _canonical(
         return
 
 
-def _paths(row: Row, side: Pattern, name: str) -> list[str]:
-    """Return the row's canonical paths where one of its dialect's paths fits a name."""
+def _paths(row: Row, side: Pattern, name: str, shape: Shape = ()) -> list[str]:
+    """Return the row's canonical paths where one of its dialect's paths fits a name.
+
+    Those of a stack are repeated for each of its layers, which are the first axis of the `shape`.
+    """
     values = side.match(name)
     if values is None:
         return []
+    count = 1
+    if row.stack:
+        values[row.stack] = "0"
+        count = shape[0] if shape else 0
+        if count > _MOST_STACKED:
+            raise MappingError(f"{name} has {count:,} layers, more than {_MOST_STACKED:,}")
     paths = [canonical.format(values) for canonical in row.canonical]
     # A number moved by the row may be one that its canonical side does not take.
     fits = zip(row.canonical, paths, strict=True)
-    return paths if all(canonical.match(path) is not None for canonical, path in fits) else []
+    if not all(canonical.match(path) is not None for canonical, path in fits):
+        return []
+    for n in range(1, count):
+        values[row.stack] = str(n)
+        paths += [canonical.format(values) for canonical in row.canonical]
+    return paths if count else []
 
 
 def _is_bare(table: Table, name: str) -> bool:

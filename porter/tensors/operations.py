@@ -9,7 +9,7 @@ No values are computed and none are lost, but by `Cut`: every other rule moves e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -17,118 +17,12 @@ from math import prod
 import numpy as np
 
 from porter.errors import TableError, printable
-from porter.tensors.blocks import Array
-from porter.tensors.lazy import BLOCK, Extent, LazyTensor, Shape, Strided
+from porter.tensors.lazy import LazyTensor, Shape
+from porter.tensors.views import Concatenated, Permuted, Reshaped, sliced
 
 
 class ShapeError(ValueError):
     """A shape does not fit an operation; the mapping layer says which tensor."""
-
-
-class Permuted(LazyTensor):
-    """`base` with its axes in another order; two that cancel give the base back."""
-
-    __slots__ = ("axes", "base")
-
-    def __init__(self, base: LazyTensor, axes: tuple[int, ...]) -> None:
-        shape = tuple(base.shape[a] for a in axes)
-        super().__init__(
-            base.dtype,
-            shape,
-            lambda: base.read().transpose(axes),
-            tie=_tie(base, ("permute", axes)),
-        )
-        self.base = base
-        self.axes = axes
-
-    @property
-    def strided(self) -> Strided | None:
-        """Where the elements lie: where those of `base` do, the axes in the other order."""
-        found = self.base.strided
-        if found is None:
-            return None
-        return Strided(found.file, found.offset, tuple(found.strides[a] for a in self.axes))
-
-
-class Concatenated(LazyTensor):
-    """Several tensors one behind the other along `axis`."""
-
-    __slots__ = ("axis", "parts")
-
-    def __init__(self, parts: Sequence[LazyTensor], axis: int) -> None:
-        first = parts[0]
-        shape = list(first.shape)
-        shape[axis] = sum(part.shape[axis] for part in parts)
-        super().__init__(
-            first.dtype,
-            tuple(shape),
-            lambda: np.concatenate([part.read() for part in parts], axis),
-            extent=_adjacent(parts) if axis == 0 else None,
-        )
-        self.parts = tuple(parts)
-        self.axis = axis
-
-    @property
-    def place(self) -> tuple[str, int] | None:
-        """Where reading begins: with the first part."""
-        return self.parts[0].place
-
-    def blocks(self, limit: int = BLOCK) -> Iterator[memoryview]:
-        """Yield the parts one after the other where that is the order of the bytes."""
-        if self.axis == 0 and self.extent is None:
-            for part in self.parts:
-                yield from part.blocks(limit)
-        else:
-            yield from super().blocks(limit)
-
-
-def _tie(base: LazyTensor, view: object) -> object:
-    return None if base.tie is None else (base.tie, view)
-
-
-def _adjacent(parts: Sequence[LazyTensor]) -> Extent | None:
-    """Return the one extent that the parts fill in order, if they do."""
-    extents = [part.extent for part in parts]
-    first = extents[0]
-    if first is None:
-        return None
-    end = first.offset
-    for extent in extents:
-        if extent is None or extent.file is not first.file or extent.offset != end:
-            return None
-        end += extent.nbytes
-    return Extent(first.file, first.offset, end - first.offset)
-
-
-def _reshaped(tensor: LazyTensor, shape: Shape, view: object) -> LazyTensor:
-    return LazyTensor(
-        tensor.dtype,
-        shape,
-        lambda: tensor.read().reshape(shape),
-        extent=tensor.extent,
-        tie=_tie(tensor, view),
-    )
-
-
-def _sliced(tensor: LazyTensor, axis: int, start: int, size: int) -> LazyTensor:
-    """Return `size` entries from `start` along `axis`; bytes stay in the file where they can."""
-    shape = (*tensor.shape[:axis], size, *tensor.shape[axis + 1 :])
-    index = (slice(None),) * axis + (slice(start, start + size),)
-    extent = None
-    if tensor.extent is not None and prod(tensor.shape[:axis]) == 1:
-        row = prod(tensor.shape[axis + 1 :]) * tensor.dtype.itemsize
-        extent = Extent(tensor.extent.file, tensor.extent.offset + start * row, size * row)
-
-    def read() -> Array:
-        if extent is None:
-            return tensor.read()[index]
-        return (
-            np.frombuffer(extent.file.pread(extent.offset, extent.nbytes), np.uint8)
-            .view(tensor.dtype.numpy)
-            .reshape(shape)
-        )
-
-    return LazyTensor(tensor.dtype, shape, read, extent=extent, tie=_tie(tensor, (axis, start)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +63,7 @@ class Reshape:
         return self.after
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
-        return _reshaped(tensor, self.shape(tensor.shape), str(self))
+        return Reshaped(tensor, self.shape(tensor.shape), str(self))
 
     def inverse(self) -> Reshape:
         return Reshape(self.after, self.before)
@@ -192,7 +86,7 @@ class Unflatten:
         return (*shape[:a], self.first, shape[a] // self.first, *shape[a + 1 :])
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
-        return _reshaped(tensor, self.shape(tensor.shape), str(self))
+        return Reshaped(tensor, self.shape(tensor.shape), str(self))
 
     def inverse(self) -> Flatten:
         return Flatten(self.axis, self.first)
@@ -215,7 +109,7 @@ class Flatten:
         return (*shape[:a], shape[a] * shape[a + 1], *shape[a + 2 :])
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
-        return _reshaped(tensor, self.shape(tensor.shape), str(self))
+        return Reshaped(tensor, self.shape(tensor.shape), str(self))
 
     def inverse(self) -> Unflatten:
         return Unflatten(self.axis, self.first)
@@ -236,7 +130,7 @@ class Unsqueeze:
         return (*shape[: self.axis], 1, *shape[self.axis :])
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
-        return _reshaped(tensor, self.shape(tensor.shape), str(self))
+        return Reshaped(tensor, self.shape(tensor.shape), str(self))
 
     def inverse(self) -> Squeeze:
         return Squeeze(self.axis)
@@ -257,7 +151,7 @@ class Squeeze:
         return shape[: self.axis] + shape[self.axis + 1 :]
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
-        return _reshaped(tensor, self.shape(tensor.shape), str(self))
+        return Reshaped(tensor, self.shape(tensor.shape), str(self))
 
     def inverse(self) -> Unsqueeze:
         return Unsqueeze(self.axis)
@@ -391,7 +285,7 @@ class Cut:
 
     def apply(self, tensor: LazyTensor) -> LazyTensor:
         kept = self.shape(tensor.shape)[self.axis]
-        return _sliced(tensor, self.axis, 0, kept)
+        return sliced(tensor, self.axis, 0, kept)
 
     def inverse(self) -> Pad:
         return Pad(self.axis, self.count)
@@ -465,7 +359,7 @@ class Concat:
                 return list(tensor.parts)
         parts, start = [], 0
         for size in self._sizes(tensor.shape, count):
-            parts.append(_sliced(tensor, self.axis, start, size))
+            parts.append(sliced(tensor, self.axis, start, size))
             start += size
         return parts
 
@@ -525,7 +419,7 @@ def apply(ops: Sequence[Op], tensor: LazyTensor) -> LazyTensor:
 
 def shape_after(ops: Sequence[Op], shape: Shape) -> Shape:
     """Return the shape after all operations; `ShapeError` where one does not fit."""
-    return reduce(lambda value, op: op.shape(value), ops, shape)
+    return reduce(lambda value, op: op.shape(value), ops, shape) if ops else shape
 
 
 def inverse(ops: Sequence[Op]) -> tuple[Op, ...]:

@@ -25,6 +25,7 @@ LAYERS = """
 "blocks.{i}.{n:norm1,norm2}" = "norm"
 "blocks.{i}.attn.qkv" = "attention"
 "blocks.{i}.token_conv" = "conv"
+"layers.{i}.experts.{e}.{n:gate_proj,up_proj}" = "linear"
 "head" = "linear"
 """
 HF = '[dialects.hf]\nlike = "vit:hf"\n'
