@@ -1,7 +1,8 @@
 """From names to rows with placeholders: `blocks.0.q = layers.0.wq`, … becomes `blocks.{i}.q`.
 
 A row is widened only as far as it still covers exactly the names that it comes from: one that
-would match another row's names is limited to its own numbers (`conv.{i:0,3,6}`), or cut.
+would match another row's names is limited to its own numbers (`conv.{i:0,3,6}`), or cut. Numbers
+that follow by steps are multiplied: `net.{3i:0,1,2}` and `stages.{4i+1}`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from math import gcd
 from typing import Any
 
+from porter.mapping.matching import Placeholder
 from porter.mapping.pattern import Pattern
 
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,17})(?![0-9])")
 _LETTERS = "ijklmnpqrst"
 _Numbers = tuple[int, ...]
+_Steps = Mapping[int, tuple[int, int]]
+"""{place of a number: (step, shift) of what is counted there}."""
+_CUTS = 2
+"""Ways to cut items into rows that are compared."""
+_PERIODS = range(2, 9)
+"""Places after which a flat list may begin again."""
+_STEEPEST = 1000
+"""Steps of a rule are smaller than this."""
+_LEAST = 3
+"""Items of a row whose numbers follow by steps: any two numbers are on a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +84,44 @@ def _widened(group: Sequence[Item]) -> list[Wide]:
     row = _row(tuple(group))
     if row is not None:
         return [row]
-    slots = _varying(group)
-    choices = [[row for part in _cut(group, slot) for row in _widened(part)] for slot in slots]
-    return min(choices, key=len)
+    slots = _slots(group)
+    cuts = [_cut(group, slot) for slot in slots]
+    cuts += [_cut(group, slot, step) for slot in slots if slot[0] == 0 for step in _PERIODS]
+    cuts = [cut for cut in cuts if 1 < len(cut) < len(group)]
+    cuts.sort(key=lambda cut: sum(1 if _row(tuple(part)) else len(part) for part in cut))
+    choices = [[row for part in cut for row in _widened(part)] for cut in cuts[:_CUTS]]
+    return min([*choices, _runs(group)], key=len)
+
+
+def _runs(group: Sequence[Item]) -> list[Wide]:
+    """Return rows for neighbours that follow one rule, each as long as it can be."""
+    ordered = sorted(group, key=lambda item: _numbers(item.names[0]))
+    rows: list[Wide] = []
+    while ordered:
+        count = 1
+        while count < len(ordered) and (
+            count + 1 < _LEAST or _row(tuple(ordered[: count + 1])) is not None
+        ):
+            count += 1
+        row = _row(tuple(ordered[:count]))
+        while row is None:
+            count -= 1
+            row = _row(tuple(ordered[:count]))
+        rows.append(row)
+        ordered = ordered[count:]
+    return rows
+
+
+def _slots(group: Sequence[Item]) -> list[tuple[int, int]]:
+    """Return which numbers of which names differ, (name, place), those with few values first."""
+    columns = {
+        (name, place): {numbers[place] for numbers in numbered}
+        for name in range(len(group[0].names))
+        for numbered in [[_numbers(item.names[name]) for item in group]]
+        for place in range(len(numbered[0]))
+    }
+    slots = [slot for slot, distinct in columns.items() if len(distinct) > 1]
+    return sorted(slots, key=lambda slot: len(columns[slot]))
 
 
 def _varying(group: Sequence[Item]) -> list[int]:
@@ -84,10 +132,12 @@ def _varying(group: Sequence[Item]) -> list[int]:
     return sorted(slots, key=lambda slot: len(values[slot]))
 
 
-def _cut(group: Sequence[Item], slot: int) -> list[list[Item]]:
+def _cut(group: Sequence[Item], slot: tuple[int, int], step: int | None = None) -> list[list[Item]]:
+    """Return the items of each value of one number, or of each rest of it by `step`."""
     parts: dict[int, list[Item]] = {}
     for item in group:
-        parts.setdefault(_numbers(item.names[0])[slot], []).append(item)
+        value = _numbers(item.names[slot[0]])[slot[1]]
+        parts.setdefault(value if step is None else value % step, []).append(item)
     return list(parts.values())
 
 
@@ -105,10 +155,38 @@ def _row(group: tuple[Item, ...], words: frozenset[int] = frozenset()) -> Wide |
     letters = dict(zip(varying, _LETTERS, strict=False))
     if not letters or len(set(base)) < len(base):
         return None
-    limits = {slot: sorted({numbers[slot] for numbers in base}) for slot in words}
+    plain = dict.fromkeys(varying, (1, 0))
+    for steps in (plain, _counted(base, varying)) if len(group) >= _LEAST else (plain,):
+        row = _filled(group, base, letters, words, steps)
+        if row is not None:
+            return row
+    return None
+
+
+def _counted(base: Sequence[_Numbers], varying: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Return the step and the first of the numbers at each place that differs."""
+    found = {}
+    for slot in varying:
+        values = sorted({numbers[slot] for numbers in base})
+        step = gcd(*(value - values[0] for value in values))
+        found[slot] = (step, values[0] % step)
+    return found
+
+
+def _filled(
+    group: tuple[Item, ...], base: Sequence[_Numbers], letters: Mapping[int, str],
+    words: frozenset[int], steps: _Steps,
+) -> Wide | None:  # fmt: skip
+    """Return the row whose placeholders count by `steps` in the first name."""
+    counts = [
+        tuple((n - steps[s][1]) // steps[s][0] if s in steps else n for s, n in enumerate(numbers))
+        for numbers in base
+    ]
+    stepping = {slot for slot, (step, _) in steps.items() if step > 1}
+    limits = {slot: sorted({one[slot] for one in counts}) for slot in words | stepping}
     texts = []
     for place in range(len(group[0].names)):
-        text = _named([item.names[place] for item in group], base, letters, limits)
+        text = _named([item.names[place] for item in group], counts, letters, limits)
         if text is None:
             return None
         texts.append(text)
@@ -133,25 +211,34 @@ def _named(
         source = _source(values, place, base, letters)
         if source is None:
             return None
-        slot, shift = source
+        slot, step, shift = source
         used.add(slot)
-        words = ":" + ",".join(map(str, limits[slot])) if slot in limits else ""
-        pieces.append(f"{{{letters[slot]}{f'{shift:+d}' if shift else ''}{words}}}")
+        listed = limits.get(slot, ())
+        one = Placeholder(letters[slot], tuple(map(str, listed)), shift, step)
+        pieces.append(str(one))
     rest = iter(pieces)
     return _NUMBER.sub(lambda _: next(rest), names[0]) if used == set(letters) else None
 
 
 def _source(
     values: Sequence[int], place: int, base: Sequence[_Numbers], letters: Iterable[int]
-) -> tuple[int, int] | None:
-    """Return which number of the first name these follow, and moved by how much."""
+) -> tuple[int, int, int] | None:
+    """Return which number of the first name these follow, by which step, and moved by how much."""
     candidates = []
     for slot in letters:
-        shifts = {value - one[slot] for value, one in zip(values, base, strict=True)}
-        if len(shifts) == 1:
+        counts = [one[slot] for one in base]
+        first = min(range(len(counts)), key=counts.__getitem__)
+        last = max(range(len(counts)), key=counts.__getitem__)
+        step, rest = divmod(values[last] - values[first], (counts[last] - counts[first]) or 1)
+        shifts = {value - step * count for value, count in zip(values, counts, strict=True)}
+        steps = step == 1 or (1 < step < _STEEPEST and len(base) >= _LEAST)
+        if not rest and len(shifts) == 1 and steps:
             shift = shifts.pop()
-            candidates.append((abs(shift), slot != place, slot, shift))
-    return min(candidates)[2:] if candidates else None
+            candidates.append((step, abs(shift), slot != place, slot, shift))
+    if not candidates:
+        return None
+    step, _, _, slot, shift = min(candidates)
+    return slot, step, shift
 
 
 def _apart(rows: list[Wide]) -> list[Wide]:
@@ -189,7 +276,9 @@ def _narrower(row: Wide) -> list[list[Wide]]:
         limited = _row(row.items, row.words | words)
         if limited is not None and limited.words > row.words:
             choices.append([limited])
-    choices += [[one for part in _cut(row.items, slot) for one in _widened(part)] for slot in slots]
+    choices += [
+        [one for part in _cut(row.items, (0, slot)) for one in _widened(part)] for slot in slots
+    ]
     return [*choices, [Wide((item,), item.canonical, item.dialect) for item in row.items]]
 
 

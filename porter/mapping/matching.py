@@ -19,11 +19,31 @@ _MOST_PAIRS = 1_000_000
 
 
 class Placeholder(NamedTuple):
-    """One placeholder: its name, its words (none: a number), by how much the number is moved."""
+    """One placeholder: its name, its words (none: a number), and where the number is then.
+
+    In a name is `step` times the number, moved by `shift`.
+    """
 
     name: str
     words: tuple[str, ...] = ()
     shift: int = 0
+    step: int = 1
+
+    @property
+    def moves(self) -> bool:
+        """Whether the number in a name is another one than the placeholder's."""
+        return self.shift != 0 or self.step != 1
+
+    def written(self, value: str) -> str:
+        """Return how a value is written in a name."""
+        return str(int(value) * self.step + self.shift) if self.moves else value
+
+    def read(self, text: str) -> str | None:
+        """Return the value that is written in a name, None where none is written so."""
+        if not self.moves:
+            return text
+        value, rest = divmod(int(text) - self.shift, self.step)
+        return None if rest or value < 0 else str(value)
 
     @property
     def expression(self) -> str:
@@ -33,13 +53,12 @@ class Placeholder(NamedTuple):
     @property
     def texts(self) -> tuple[str, ...]:
         """Its words as they are in a name: numbers that are moved."""
-        if not self.shift:
-            return self.words
-        return tuple(str(int(word) + self.shift) for word in self.words)
+        return tuple(map(self.written, self.words))
 
     def __str__(self) -> str:
         words = ":" + ",".join(self.words) if self.words else ""
-        return f"{{{self.name}{f'{self.shift:+d}' if self.shift else ''}{words}}}"
+        step, shift = self.step if self.step > 1 else "", f"{self.shift:+d}" if self.shift else ""
+        return f"{{{step}{self.name}{shift}{words}}}"
 
 
 Parts = tuple[str | Placeholder, ...]

@@ -1,7 +1,8 @@
 """Names with placeholders: `block{stage}.{i}.attn.q`.
 
 `{i}` is one number, `{n:0,3,6}` or `{n:fc1,fc2}` one of the words listed, and, on a dialect's
-side, `{i+1}` is a number moved by a constant; in `{i+1:0,3}` it was one of those listed.
+side, `{i+1}` is a number moved by a constant, `{3i+1}` three times that number and 1; in
+`{i+1:0,3}` it was one of those listed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from porter.mapping.matching import Placeholder, ambiguous, find, meet
 from porter.mapping.signature import plain
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_INSIDE = re.compile(r"(?P<name>[a-z_]+)(?P<shift>[+-][0-9]{1,9})?(?::(?P<words>[^{}+]+))?")
+_INSIDE = re.compile(
+    r"(?P<step>[2-9]|[1-9][0-9]{1,3})?(?P<name>[a-z_]+)(?P<shift>[+-][0-9]{1,9})?"
+    r"(?::(?P<words>[^{}+]+))?"
+)
 _MOST_CHOICES = 10_000
 """Choices of the words of one name."""
 
@@ -53,9 +57,9 @@ class Pattern:
         return {part.name: part for part in self.parts if isinstance(part, Placeholder)}
 
     @cached_property
-    def _moved(self) -> dict[str, int]:
-        """By how much the numbers of its placeholders are moved, of those that are."""
-        return {name: one.shift for name, one in self.placeholders.items() if one.shift}
+    def _moved(self) -> dict[str, Placeholder]:
+        """Those of its placeholders that move their numbers."""
+        return {name: one for name, one in self.placeholders.items() if one.moves}
 
     @property
     def words(self) -> dict[str, tuple[str, ...]]:
@@ -73,23 +77,26 @@ class Pattern:
             return None
         if not self._moved:
             return found
-        values = {
-            key: str(int(value) - self._moved[key]) if key in self._moved else value
-            for key, value in found.items()
-        }
-        return None if any(value.startswith("-") for value in values.values()) else values
+        values = {}
+        for key, text in found.items():
+            value = self._moved[key].read(text) if key in self._moved else text
+            if value is None:
+                return None
+            values[key] = value
+        return values
 
     def format(self, values: Mapping[str, str]) -> str:
         """Return the name with these values for its placeholders."""
         return "".join(
-            part if isinstance(part, str) else self._formatted(part, values) for part in self.parts
+            part if isinstance(part, str) else part.written(values[part.name])
+            for part in self.parts
         )
 
     def limited(self, words: Mapping[str, tuple[str, ...]]) -> Pattern:
         """Return it with each plain placeholder named in `words` limited to those."""
         parts = [
             part
-            if isinstance(part, str) or part.words or (part.shift and not _are_numbers(words, part))
+            if isinstance(part, str) or part.words or (part.moves and not _are_numbers(words, part))
             else part._replace(words=words.get(part.name, ()))
             for part in self.parts
         ]
@@ -98,17 +105,12 @@ class Pattern:
     def fixed(self, values: Mapping[str, str]) -> Pattern:
         """Return it with values for some of its placeholders."""
         parts = [
-            Pattern._formatted(part, values)
+            part.written(values[part.name])
             if isinstance(part, Placeholder) and part.name in values
             else str(part)
             for part in self.parts
         ]
         return Pattern("".join(parts))
-
-    @staticmethod
-    def _formatted(part: Placeholder, values: Mapping[str, str]) -> str:
-        value = values[part.name]
-        return str(int(value) + part.shift) if part.shift else value
 
     def overlaps(self, other: Pattern) -> bool:
         """Whether some name fits both."""
@@ -144,17 +146,17 @@ def _parse(text: str) -> tuple[str | Placeholder, ...]:
         if inside is None:
             raise TableError(
                 f"name {printable(text)!r}: {{{printable(piece)}}} is malformed;"
-                " write {i}, {n:0,3} or {i+1}"
+                " write {i}, {n:0,3}, {i+1} or {3i}"
             )
         words = tuple(word.strip() for word in (inside["words"] or "").split(",") if word.strip())
-        shift = int(inside["shift"] or 0)
-        if shift and not all(word.isdecimal() for word in words):
+        shift, step = int(inside["shift"] or 0), int(inside["step"] or 1)
+        if (shift or step > 1) and not all(word.isdecimal() for word in words):
             raise TableError(f"name {printable(text)!r}: only numbers can be moved by {shift:+d}")
         if parts and isinstance(parts[-1], Placeholder):
             raise TableError(
                 f"name {printable(text)!r} has two placeholders with nothing between them"
             )
-        parts.append(Placeholder(inside["name"], words, shift))
+        parts.append(Placeholder(inside["name"], words, shift, step))
     return tuple(parts)
 
 

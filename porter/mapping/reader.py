@@ -110,8 +110,11 @@ def _table(data: bytes, source: str) -> Table:
 
 def _layer(section: str, path: str, kind: str) -> Layer:
     pattern = Pattern(path)
-    if any(one.shift for one in pattern.placeholders.values()):
-        raise TableError(f"[{section}] {path!r}: only a dialect's side may move a number ({{i+1}})")
+    if any(one.moves and not one.words for one in pattern.placeholders.values()):
+        raise TableError(
+            f"[{section}] {path!r}: only a dialect's side may move a number ({{i+1}}), or a name"
+            " that lists its numbers ({3i+1:0,1})"
+        )
     return Layer(pattern, kind)
 
 

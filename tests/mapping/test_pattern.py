@@ -34,13 +34,29 @@ def test_a_moved_hole_shifts_both_ways() -> None:
     assert pattern.match("layers.0.downsample") is None
 
 
-@given(st.integers(0, 99), st.sampled_from(["fc1", "fc2"]), st.integers(-2, 2))
-def test_what_is_made_is_matched(i: int, word: str, shift: int) -> None:
+def test_a_number_may_count_steps() -> None:
+    """`{3i+1}` writes 1, 4, 7 and reads nothing else; listed, it keeps apart from `{3i}`."""
+    pattern = Pattern("net.{3i+1}.w")
+    assert [pattern.format({"i": str(i)}) for i in range(3)] == ["net.1.w", "net.4.w", "net.7.w"]
+    assert pattern.match("net.7.w") == {"i": "2"}
+    assert [pattern.match(f"net.{n}.w") for n in (0, 2, 6, 8)] == [None] * 4
+    listed = Pattern("net.{3i+1}").limited({"i": ("0", "2")})
+    assert listed.text == "net.{3i+1:0,2}"
+    assert [listed.match(f"net.{n}") for n in (1, 4, 7)] == [{"i": "0"}, None, {"i": "2"}]
+    assert not listed.overlaps(Pattern("net.{3i:0,1,2}"))
+    assert listed.fixed({"i": "2"}).text == "net.7"
+    for wrong in ("a.{0i}", "a.{1i}", "a.{3i:x}"):
+        with pytest.raises(TableError):
+            Pattern(wrong)
+
+
+@given(st.integers(0, 99), st.sampled_from(["fc1", "fc2"]), st.integers(-2, 2), st.integers(1, 4))
+def test_what_is_made_is_matched(i: int, word: str, shift: int, step: int) -> None:
     """A name made from values gives the values back."""
-    hole = f"i{shift:+d}" if shift else "i"
+    hole = (str(step) if step > 1 else "") + (f"i{shift:+d}" if shift else "i")
     pattern = Pattern(f"a.{{{hole}}}.{{w:fc1,fc2}}.b")
     values = {"i": str(i), "w": word}
-    if i + shift >= 0:
+    if i * step + shift >= 0:
         assert pattern.match(pattern.format(values)) == values
 
 
