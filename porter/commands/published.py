@@ -17,6 +17,7 @@ from porter.errors import UsageError
 from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.references import Reference, parse, with_framework
 from porter.mapping.table import CANONICAL, PADDLE
+from porter.planning.behaviour import behaviour_of, settings
 from porter.planning.fit import fit
 from porter.planning.locate import option_of
 from porter.planning.pairing import refuse_foreign_layout
@@ -143,8 +144,8 @@ def published_reference(variant: Architecture, dialect: str) -> str:
     if variant.name.startswith(_WRITERS):
         options.append("max_text_length=1")
     if dialect == PADDLE:
-        if variant.name.startswith("slanet"):
-            options.append("slope=exact")  # Each step multiplies the difference.
+        if "gate_slope" in settings(behaviour_of(variant, "train")):
+            options.append("slope=exact")  # Both sides compute the canonical behaviour.
         return _with(f"paddlex:{variant.aliases[0]}", options)
     if variant.name.startswith(_DETECTORS):
         options.append("outputs=logits,pred_boxes")
