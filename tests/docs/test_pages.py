@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from porter.codecs.detect import SUFFIXES
 from tests.docs.pages import ROOT, commands, run, shape
 
 PAGES = {"docs/README.md": 4, "docs/concepts.md": 8, "docs/faq.md": 7}
@@ -62,3 +63,18 @@ def test_every_concept_has_a_drawing() -> None:
     assert {name for name, found in drawn.items() if len(found) != 1} == text_only
     files = {path.stem for path in (ROOT / "docs/img/concepts").glob("*.svg")}
     assert {name for found in drawn.values() for name in found} == files
+
+
+def test_every_format_is_on_the_page() -> None:
+    """docs/formats.md names the suffixes of every container."""
+    page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    suffixes = {suffix for found in SUFFIXES.values() for suffix in found}
+    assert len(suffixes) >= 8
+    assert {suffix for suffix in suffixes if suffix not in page} == set()
+
+
+def test_the_readme_is_one_screen() -> None:
+    """It has a session, a picture and links by reader, in at most fifty lines."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 50
+    assert sum(line.startswith("![") for line in lines) == 1
