@@ -139,6 +139,7 @@ gpu:
 
 reports: setup
 	$(BIN)/python docs/reports/examples.py
+	$(BIN)/python docs/reports/proofs.py
 	$(BIN)/python docs/reports/prove.py > docs/reports/prove.md
 	$(BIN)/python -m tests.verification.matrix > docs/reports/faults.md
 	$(BIN)/python docs/reports/floors.py > docs/reports/floors.md
