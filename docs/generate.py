@@ -9,7 +9,17 @@ import json
 import sys
 from pathlib import Path
 
-from writers import api, command_line, concepts, gallery, names, pairs, schema_pages, schemas
+from writers import (
+    api,
+    command_line,
+    concepts,
+    gallery,
+    manifest,
+    names,
+    pairs,
+    schema_pages,
+    schemas,
+)
 
 from porter.mapping.schema import schema
 
@@ -23,6 +33,7 @@ def documents() -> dict[Path, str]:
         docs / "cli.md": command_line.command_reference(),
         docs / "api.md": api.reference(),
         docs / "public-pairs.md": pairs.page(),
+        docs / "manifest.schema.json": json.dumps(manifest.schema(), indent=1) + "\n",
         docs / "schemas.md": schema_pages.page(ROOT),
         ROOT / "mappings" / "names.json": names.module_names(),
         ROOT / "mappings" / "table.schema.json": json.dumps(schema(), indent=1) + "\n",

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from porter.commands.convert import convert
-from porter.commands.options import WriteKeywords
-from porter.commands.verify import verify
-from porter.verification.options import RunOptions
+from writers import manifest
 from writers.markdown import sections, table
 
 HEAD = """\
@@ -22,8 +18,6 @@ Generated from the JSON Schemas by `make docs`; do not edit.
 Every `--json` and every JSON report begins with `schema`, such as `porter.conversion/1`. The number
 changes when a field changes or is removed; fields may be added. The schemas are in the package:
 `importlib.resources.files("porter") / "schemas"`."""
-SPELLED = {"architecture": "arch", "source": "input", "from_": "from"}
-NOT_IN_A_MANIFEST = {"dry_run", "reports", "progress", "pool", "weights", "onnx", "options"}
 
 
 def page(root: Path) -> str:
@@ -43,10 +37,11 @@ def page(root: Path) -> str:
         " `porter table schema` prints it. [The format in words](mapping-format.md).",
         "## Manifests",
         "A manifest of [`porter fleet`](scale.md) is TOML or YAML with `[defaults]` and `[[jobs]]`."
-        " A key that is none of these is a variable for braces in other values.",
-        table(("key of a conversion", "type"), _keys(convert, WriteKeywords)),
+        " A key that is none of these is a variable for braces in other values. Its JSON Schema is"
+        " [`manifest.schema.json`](manifest.schema.json).",
+        table(("key of a conversion", "type"), _rows(manifest.conversions())),
         "Jobs with `left` and `right` are proofs:",
-        table(("key of a proof", "type"), _keys(verify, RunOptions)),
+        table(("key of a proof", "type"), _rows(manifest.proofs())),
     )
 
 
@@ -86,19 +81,5 @@ def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     return " or ".join(f"array of {inner}" if w == "array" and inner else w for w in words)
 
 
-def _keys(function: Any, keywords: type) -> list[tuple[str, str]]:
-    """Return (key, type) of what a job may set."""
-    found = {p.name: p.annotation for p in signature(function).parameters.values()}
-    return [
-        (f"`{SPELLED.get(name, name).replace('_', '-')}`", f"`{_shown(kind)}`")
-        for name, kind in {**found, **keywords.__annotations__}.items()
-        if name not in NOT_IN_A_MANIFEST
-    ]
-
-
-def _shown(annotation: Any) -> str:
-    """Return a type as a manifest states it: paths are texts, and None is the key left out."""
-    text = str(getattr(annotation, "__forward_arg__", annotation)).replace(" | None", "")
-    return {"str | os.PathLike[str]": "path", "str | Architecture": "str"}.get(text, text).replace(
-        "Checkpoint", "path"
-    )
+def _rows(keys: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(f"`{key}`", f"`{kind}`") for key, kind in keys.items()]

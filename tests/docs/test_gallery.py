@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 import pytest
 
 from porter.cli import cli
-from porter.zoo.architectures import families
+from porter.zoo.architectures import all_variants, families
 from tests.docs.pages import ROOT, commands, run
 
 GALLERY = ROOT / "docs" / "gallery"
 RUN = ("pp-lcnet", "pp-ocrv6-tiny-rec")
 """The smallest family with reference models, and the smallest without."""
+LARGEST = 30_000_000
+"""Parameters, as in docs/reports/proofs.py."""
 
 
 def test_every_family_has_a_page_and_a_row() -> None:
@@ -48,3 +51,17 @@ def test_the_commands_run(family: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     for command in commands(f"docs/gallery/{family}.md"):
         run(command)
+
+
+def test_the_proofs_hold() -> None:
+    """Every family has one, and every published variant of at most LARGEST parameters."""
+    proofs = json.loads((ROOT / "docs/reports/proofs.json").read_text())
+    wanted = {v.name for v in all_variants().values() if not v.study and v.parameters <= LARGEST}
+    assert wanted <= set(proofs)
+    for variants in families().values():
+        assert any(variant.name in proofs for variant in variants), variants[0].family
+    for name, proof in proofs.items():
+        variant = all_variants()[name]
+        assert (proof["status"] == "outputs") == bool(variant.module), name
+        assert len(proof["errors"]) == (2 if variant.module else 0)
+        assert all(0 < error <= limit for error, limit in proof["errors"].values())

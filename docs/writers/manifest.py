@@ -1,0 +1,97 @@
+"""The keys of a manifest: their list for `docs/schemas.md`, and `docs/manifest.schema.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, get_args
+
+from porter.commands import options
+from porter.commands.convert import convert
+from porter.commands.options import WriteKeywords
+from porter.commands.verify import verify
+from porter.verification.options import RunOptions
+
+SPELLED = {"architecture": "arch", "source": "input", "from_": "from"}
+NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx", "options"}
+"""Parameters that a manifest does not set, as in `porter.fleet.manifest`."""
+WORDS = {"str": "string", "path": "string", "int": "integer", "bool": "boolean", "float": "number"}
+
+
+def conversions() -> dict[str, str]:
+    """Return {key: type} of a job that converts."""
+    return {**_keys(convert, WriteKeywords), "name": "str", "preset": "str"}
+
+
+def proofs() -> dict[str, str]:
+    """Return {key: type} of a job that has `left` and `right`."""
+    return {**_keys(verify, RunOptions), "name": "str"}
+
+
+def _keys(function: Any, keywords: type) -> dict[str, str]:
+    found = {p.name: p.annotation for p in signature(function).parameters.values()}
+    return {
+        SPELLED.get(name, name).replace("_", "-"): _shown(kind)
+        for name, kind in {**found, **keywords.__annotations__}.items()
+        if name not in NEVER
+    }
+
+
+def _shown(annotation: Any) -> str:
+    """Return a type as a manifest states it: paths are texts, and None is the key left out."""
+    text = str(getattr(annotation, "__forward_arg__", annotation)).replace(" | None", "")
+    text = {"str | os.PathLike[str]": "path", "str | Architecture": "str"}.get(text, text)
+    return text.replace("Checkpoint", "path")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of manifests."""
+    keys = {**proofs(), **conversions()}
+    job = {
+        "type": "object",
+        "properties": {key: _value(kind) for key, kind in sorted(keys.items())},
+        "additionalProperties": {"description": "a variable for braces in other values"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "porter.manifest/1",
+        "title": "Conversions and proofs, for porter fleet",
+        "type": "object",
+        "properties": {
+            "defaults": {"$ref": "#/$defs/job"},
+            "jobs": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"allOf": [{"$ref": "#/$defs/job"}, {"anyOf": _needed()}]},
+            },
+        },
+        "required": ["jobs"],
+        "additionalProperties": False,
+        "$defs": {"job": job},
+    }
+
+
+def _needed() -> list[Mapping[str, Any]]:
+    """Return what makes a job: a source and an output, or two sides; `defaults` may have some."""
+    return [{"anyOf": [{"required": [key]} for key in ("input", "output", "left", "right")]}]
+
+
+def _value(kind: str) -> dict[str, Any]:
+    """Return a key's schema: its type, a text with a variable, or a list of either."""
+    one = {"anyOf": [_type(kind), {"type": "string", "pattern": r"\{\w+\}"}]}
+    return {"anyOf": [*one["anyOf"], {"type": "array", "minItems": 1, "items": one}]}
+
+
+def _type(kind: str) -> dict[str, Any]:
+    parts = kind.split(" | ")
+    if len(parts) > 1:
+        return {"anyOf": [_type(part) for part in parts]}
+    if kind in WORDS:
+        return {"type": WORDS[kind]}
+    if kind.startswith("Literal["):
+        return {"const": kind[9:-2]}
+    if kind.startswith("Sequence["):
+        return {"type": "array", "items": _type(kind[9:-1])}
+    if kind.startswith("Mapping[str, "):
+        return {"type": "object", "additionalProperties": _type(kind[13:-1])}
+    return {"enum": list(get_args(getattr(options, kind)))}
