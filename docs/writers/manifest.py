@@ -86,6 +86,8 @@ def _type(kind: str) -> dict[str, Any]:
     parts = kind.split(" | ")
     if len(parts) > 1:
         return {"anyOf": [_type(part) for part in parts]}
+    if kind == "Size":
+        return {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^\d+x\d+$"}]}
     if kind in WORDS:
         return {"type": WORDS[kind]}
     if kind.startswith("Literal["):

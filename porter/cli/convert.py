@@ -25,6 +25,7 @@ from porter.cli.output import (
     say_verdict,
 )
 from porter.cli.shared import complete
+from porter.cli.shared.image_size import image_size_option
 from porter.cli.shared.onnx_options import onnx_options, taken
 from porter.cli.shared.shards import pool_of, shard_options
 
@@ -59,7 +60,7 @@ def _fill(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
               help="Cast floating tensors; int8: quantise an ONNX output.")  # fmt: skip
 @click.option("--num-classes", type=click.IntRange(0),
               help="Classes; default: the checkpoint's. 0: without classifier.")  # fmt: skip
-@click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the checkpoint's.")
+@image_size_option("the checkpoint's")
 @click.option(
     "--adapt", is_flag=True, help="Change classes or image size: new head, resized positions."
 )

@@ -18,6 +18,7 @@ from porter.cli.output import (
     say_json,
 )
 from porter.cli.shared import complete
+from porter.cli.shared.image_size import image_size_option
 
 if TYPE_CHECKING:
     from porter.verification.accuracy.measure import Evaluation
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
               shell_complete=complete.sides)  # fmt: skip
 @click.option("--key", "keys", multiple=True, metavar="NAME",
               help="State dict to take: once, or once for each checkpoint.")  # fmt: skip
-@click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
+@image_size_option("the variant's")
 @click.option("--batch-size", type=click.IntRange(1), default=32, help="Default 32.")
 @click.option("--most", type=click.IntRange(1), metavar="N",
               help="Take N pictures only, evenly spaced.")  # fmt: skip

@@ -9,6 +9,8 @@ import click
 from porter.cli.layout import say, wrapped
 from porter.cli.output import force_option, json_option, progress, quiet_option, say_json, sized
 from porter.cli.shared import complete
+from porter.cli.shared.image_size import image_size_option
+from porter.zoo.image_size import Size
 
 
 @click.command("export-templates")
@@ -16,7 +18,7 @@ from porter.cli.shared import complete
 @click.option("--all", "everything", is_flag=True, help="Every variant but those of studies.")
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER",
               help="Copy them to a folder, for another machine.")  # fmt: skip
-@click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
+@image_size_option("the variant's")
 @click.option("--free-size", is_flag=True, help="Leave height and width open.")
 @force_option
 @json_option
@@ -25,7 +27,7 @@ def command(
     archs: tuple[str, ...],
     everything: bool,
     output: str | None,
-    image_size: int | None,
+    image_size: Size | None,
     free_size: bool,
     force: bool,
     as_json: bool,

@@ -7,6 +7,8 @@ import click
 from porter.cli.layout import say
 from porter.cli.output import force_option, progress, quiet_option, record_option, sized
 from porter.cli.shared import complete
+from porter.cli.shared.image_size import image_size_option
+from porter.zoo.image_size import Size
 
 
 @click.command("init")
@@ -21,7 +23,7 @@ from porter.cli.shared import complete
 )
 @click.option("--seed", type=int, default=0, help="Seed of the weights.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes; default the variant's.")
-@click.option("--image-size", type=click.IntRange(1), help="Pixels; default the variant's.")
+@image_size_option("the variant's")
 @record_option
 @force_option
 @quiet_option
@@ -31,7 +33,7 @@ def command(
     to: str,
     seed: int,
     num_classes: int | None,
-    image_size: int | None,
+    image_size: Size | None,
     record: bool,
     force: bool,
     quiet: bool,

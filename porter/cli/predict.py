@@ -9,6 +9,7 @@ import click
 from porter.cli.layout import columns, say
 from porter.cli.output import json_option, python_option, say_json
 from porter.cli.shared import complete
+from porter.cli.shared.image_size import image_size_option
 from porter.cli.shared.onnx_options import preprocessing_options
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--top", type=click.IntRange(1), default=5, help="Classes to name; default 5.")
 @click.option("--labels", type=click.Path(), metavar="FILE",
               help="Names of the classes; default: those in the model's metadata.")  # fmt: skip
+@image_size_option("the model's")
 @preprocessing_options
 @click.option("--behaviour", type=click.Choice(["canonical", "dialect"]), default="canonical",
               help="Run as the canonical model, or as the dialect computes.")  # fmt: skip

@@ -22,6 +22,7 @@ from porter.cli.output import (
     say_verdict,
 )
 from porter.cli.shared import complete
+from porter.cli.shared.image_size import image_size_option
 
 if TYPE_CHECKING:
     from porter.mapping.table import Table
@@ -63,7 +64,7 @@ _PRECISIONS = {"fp32": "float32", "fp64": "float64", "tf32": "tf32", "fp16": "fl
               help="What is before the names of the model in LEFT.")  # fmt: skip
 @click.option("--right-prefix", metavar="PREFIX",
               help="What is before the names of the model in RIGHT.")  # fmt: skip
-@click.option("--image-size", type=click.IntRange(1), help="Pixels; default: the variant's.")
+@image_size_option("the variant's")
 @click.option("--preset", default="default", help="Protocol: default, strict or paddleclas.")
 @click.option("--seeds", type=click.IntRange(1), help="Number of seeded inputs; default 1.")
 @click.option("--batch-sizes", callback=_numbers, metavar="N,N", help="Default 1,2.")

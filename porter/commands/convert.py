@@ -46,6 +46,7 @@ from porter.storage.progress import Progress
 from porter.storage.sidecar import SUFFIX
 from porter.tensors import casts
 from porter.tensors.state_dict import Origin
+from porter.zoo.image_size import Size
 
 if TYPE_CHECKING:
     from porter.commands.live.models import Session
@@ -114,7 +115,7 @@ def convert(
     to: str | None = None,
     dtype: FloatType | Literal["int8"] | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     adapt: bool = False,
     max_shard_size: str | int | None = None,
     key: str | None = None,
@@ -131,6 +132,7 @@ def convert(
     progress: Progress | None = None,
     onnx: OnnxKeywords | None = None,
     fold_batchnorm: bool = False,
+    timeout: float | None = None,
     left_model: str | None = None,
     right_model: str | None = None,
     inputs: str | os.PathLike[str] | None = None,
@@ -171,6 +173,8 @@ def convert(
         progress: Called with a step's name, the bytes done and the bytes in all.
         onnx: Options of an ONNX output (`porter.commands.options.OnnxKeywords`).
         fold_batchnorm: Take a foreign ONNX file whose batch norms are folded into convolutions.
+        timeout: Seconds that each step with a foreign ONNX file may take; None: the environment's
+            `PORTER_TIMEOUT`, or 600.
         left_model: Model whose checkpoint `source` is, with a mapping table: FILE.py:build,
             package.module:Class or PROVIDER:NAME; None for that of the table's [models].
         right_model: Model whose checkpoint `output` is.
@@ -212,7 +216,7 @@ def convert(
         check_outputs(reports, (), force, [source, *parts])
         state = seeded(subject, left, source, seed, num_classes, image_size, dry_run)
     else:
-        state = read(subject, left, source, key, fold_batchnorm, progress)
+        state = read(subject, left, source, key, fold_batchnorm, timeout, progress)
     assert state.origin is not None
     check_outputs(reports, state.origin.files, force, parts)
     changes = Changes(num_classes, image_size, adapt, drop, fill, prefix, seed)
@@ -284,10 +288,15 @@ def convert(
         without_head = ready.plan.num_classes == 0 or ready.has_filled_head
         return verified(
             outcome, ready.left(left.dialect), ready.fitted.architecture, key,
-            num_classes=0 if without_head else None, image_size=image_size,
+            num_classes=0 if without_head else None, image_size=image_size or _noted(ready.plan),
             judge=judge, pictures=pictures, quantised=dtype == "int8",
             python=python, progress=progress,
         )  # fmt: skip
+
+
+def _noted(plan: Plan) -> Size | None:
+    """Return a height and width that no shape shows, which only the source's metadata state."""
+    return plan.image_size if isinstance(plan.image_size, tuple) else None
 
 
 def _by_models(

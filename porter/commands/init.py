@@ -13,6 +13,7 @@ from porter.planning.fit import fit
 from porter.storage.atomic_output import Written
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, find
+from porter.zoo.image_size import Size
 
 
 @checked_options(InitKeywords)
@@ -23,7 +24,7 @@ def init(
     to: str = "torch",
     seed: int = 0,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     force: bool = False,
     **options: Unpack[InitKeywords],
 ) -> Written:
@@ -66,7 +67,7 @@ def seeded_state(
     *,
     seed: int = 0,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
 ) -> StateDict:
     """Return the seeded weights of a variant under the names of a dialect."""
     from porter.zoo.seeded import seeded

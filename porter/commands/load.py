@@ -15,6 +15,7 @@ from porter.planning.fit import fit
 from porter.planning.locate import below
 from porter.remote import fetch
 from porter.zoo.architectures import find
+from porter.zoo.image_size import Size
 
 
 @checked_options()
@@ -23,7 +24,7 @@ def load_model(
     path: str | os.PathLike[str],
     framework: Framework = "torch",
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     *,
     dialect: str | None = None,
     key: str | None = None,

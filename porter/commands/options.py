@@ -14,6 +14,7 @@ from typing import Literal, ParamSpec, TypedDict, TypeVar
 from porter.errors import UsageError, listed, nearest, printable
 from porter.storage.progress import Progress
 from porter.storage.tasks import ShardPool
+from porter.zoo import image_size
 
 FloatType = Literal["fp32", "fp16", "bf16"]
 Container = Literal["torch", "paddle", "safetensors", "npz", "npy"]
@@ -90,7 +91,10 @@ R = TypeVar("R")
 
 
 def checked_options(*typed: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function refuse options that are neither its parameters nor keys of `typed`."""
+    """Make a function refuse options that are neither its parameters nor keys of `typed`.
+
+    The size of pictures is checked as well.
+    """
     keys = [key for keywords in typed for key in keys_of(keywords)]
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -100,6 +104,8 @@ def checked_options(*typed: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             refuse_unknown(kwargs, known, code.co_name)
+            if kwargs.get("image_size") is not None:
+                kwargs["image_size"] = image_size.checked(kwargs["image_size"])
             return function(*args, **kwargs)
 
         return checked

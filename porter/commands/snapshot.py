@@ -228,15 +228,18 @@ def _pvtv2(config: dict[str, Any]) -> dict[str, Any]:
 
 def preprocessor(given: Preprocessing, plan: Plan) -> dict[str, Any]:
     """Return `preprocessor_config.json`: a processor that resizes a picture and crops it."""
-    size, side = plan.image_size, given.resize(plan.image_size)
+    height, width = plan.architecture.sides(plan.image_size)
+    is_whole = given.squash or height != width
+    side = given.resize(height)
+    whole = {"height": side, "width": side if height == width else width}
     return {
-        "image_processor_type": "DeiTImageProcessor" if given.squash else "CLIPImageProcessor",
+        "image_processor_type": "DeiTImageProcessor" if is_whole else "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": side, "width": side} if given.squash else {"shortest_edge": side},
+        "size": whole if is_whole else {"shortest_edge": side},
         "resample": RESAMPLE.index(given.interpolation),
         "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
+        "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

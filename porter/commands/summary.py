@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from porter.errors import html_escaped as _escape
 from porter.errors import listed
+from porter.zoo.image_size import Size, pixels
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
@@ -55,12 +56,10 @@ def rows(outcome: Conversion) -> list[tuple[str, str]]:
     return lines
 
 
-def sizes_of(num_classes: int | None, image_size: int | tuple[int, int] | None) -> list[str]:
+def sizes_of(num_classes: int | None, image_size: Size | None) -> list[str]:
     """Return the classes and the image size, those that there are."""
     classes = [f"{num_classes} classes"] if num_classes else []
-    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    size = f"{height} px" if height == width else f"{height} × {width} px"
-    return classes + ([size] if height else [])
+    return classes + ([pixels(image_size)] if image_size else [])
 
 
 def line(outcome: Conversion) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from porter.errors import MissingPackage
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 _INITIALISERS = {
     "uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "constant_", "erfinv_", "mul_",
@@ -24,7 +25,7 @@ def build(
     framework: str,
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     features: Sequence[str] = (),
     blank: bool = False,
     device: str | None = None,

@@ -21,6 +21,7 @@ from porter.frameworks.runner import (
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 _NAMES = {"eps": "_epsilon"}
 """Names of settings in Paddle's layers."""
@@ -62,7 +63,7 @@ class PaddleRunner:
         self,
         architecture: Architecture,
         num_classes: int,
-        image_size: int,
+        image_size: Size,
         features: Sequence[str],
         *,
         blank: bool = False,

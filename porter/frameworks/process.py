@@ -124,8 +124,8 @@ class Worker:
             timer.cancel()
         if passed.is_set():
             raise InputError(
-                f"was not computed within {limit.seconds:g} seconds; {ENVIRONMENT}, or --timeout"
-                " of verify, allows more",
+                f"was not computed within {limit.seconds:g} seconds; --timeout, or {ENVIRONMENT},"
+                " allows more",
                 limit.path,
             )
 

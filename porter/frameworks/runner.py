@@ -19,6 +19,7 @@ from porter.errors import UsageError, printable
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 PRECISIONS = ("float64", "float32", "tf32", "float16", "bfloat16")
 """Element types of a run; `tf32` is float32 with TF32 matrix products (CUDA only)."""
@@ -149,7 +150,7 @@ class Runner(Protocol):
         self,
         architecture: Architecture,
         num_classes: int,
-        image_size: int,
+        image_size: Size,
         features: Sequence[str],
         *,
         blank: bool = False,

@@ -21,6 +21,7 @@ from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import find
+from porter.zoo.image_size import as_size
 
 
 class Session:
@@ -44,7 +45,7 @@ class Session:
         architecture: str,
         weights: str,
         num_classes: int,
-        image_size: int,
+        image_size: int | Sequence[int],
         *,
         features: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
@@ -59,7 +60,7 @@ class Session:
         """
         chosen = find(architecture)
         chosen = dataclasses.replace(chosen, config={**chosen.config, **(config or {})})
-        self._runner.build(chosen, num_classes, image_size, features, blank=not lacking)
+        self._runner.build(chosen, num_classes, as_size(image_size), features, blank=not lacking)
         state = read(weights, key=key)
         left_out = set(skipped)
         self._weights = {n: t for n, t in state.items() if n not in left_out}

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from porter.frameworks.models import build
-from porter.mapping.constants import constants
 from porter.tensors.lazy import Shape
 from porter.zoo import skeleton as skeletons
 from porter.zoo.architectures import Architecture, all_variants, find
+from porter.zoo.image_size import Size
 from porter.zoo.published import published_config
 from porter.zoo.skeleton import Dim, Skeleton, SkeletonTensor
 
@@ -83,7 +83,7 @@ def tensors(
     framework: str,
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     features: Sequence[str] = (),
 ) -> _Tensors:
     """Return {name: (dtype name, shape)} of a model's state dict, in its order."""
@@ -120,7 +120,7 @@ def _no_memory(framework: str) -> Any:
 
 
 def _constant_names(architecture: Architecture, framework: str) -> set[str]:
-    made = constants(architecture.table.constants, architecture.config, architecture.image_size)
+    made = architecture.constants()
     return set(made)
 
 

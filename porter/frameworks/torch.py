@@ -21,6 +21,7 @@ from porter.frameworks.runner import (
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 
 class TorchRunner:
@@ -63,7 +64,7 @@ class TorchRunner:
         self,
         architecture: Architecture,
         num_classes: int,
-        image_size: int,
+        image_size: Size,
         features: Sequence[str],
         *,
         blank: bool = False,

@@ -10,7 +10,7 @@ random (normal, std 0.02, zero bias).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from porter.tensors.dtypes import DType
 from porter.tensors.lazy import LazyTensor, Shape
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, Positions, all_variants
+from porter.zoo.image_size import Size
 from porter.zoo.seeded import noise
 from porter.zoo.skeleton import Dim
 
@@ -31,12 +32,14 @@ def adapt(
     state: Mapping[str, LazyTensor],
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
+    source_size: Size | None = None,
     seed: int = 0,
 ) -> tuple[StateDict, list[str]]:
     """Return a canonical state dict for other classes and image size, and what was changed.
 
-    `image_size` is in pixels. Constants are left as they are: the plan computes them.
+    `image_size` is in pixels, `source_size` the checkpoint's, square where it is not known.
+    Constants are left as they are: the plan computes them.
     """
     tensors = dict(state)
     changes: list[str] = []
@@ -55,7 +58,8 @@ def adapt(
             )
     if image_size is not None:
         for table in architecture.position_tables:
-            changes += _resize(architecture, tensors, table, table.count(image_size))
+            before = table.grid(source_size) if source_size is not None else None
+            changes += _resize(architecture, tensors, table, before, table.grid(image_size))
     changes += _resize_windows(architecture, tensors)
     return StateDict(tensors), changes
 
@@ -84,7 +88,8 @@ def _resize_windows(architecture: Architecture, tensors: dict[str, LazyTensor]) 
         if not tensor.name.endswith(_RELATIVE) or old is None or old.shape[0] == tensor.dims[0]:
             continue
         count = int(tensor.dims[0])
-        tensors[tensor.name] = _resized(old, Positions(tensor.name, 0, 1, 0), count)
+        table = Positions(tensor.name, 0, 1, 0)
+        tensors[tensor.name] = _resized(old, table, _square(old.shape[0]), _square(count))
         resized.append((old.shape[0], count))
     if resized:
         (before, after), many = resized[0], len(resized)
@@ -95,17 +100,26 @@ def _resize_windows(architecture: Architecture, tensors: dict[str, LazyTensor]) 
 
 
 def _resize(
-    architecture: Architecture, tensors: dict[str, LazyTensor], table: Positions, count: int
+    architecture: Architecture,
+    tensors: dict[str, LazyTensor],
+    table: Positions,
+    known: tuple[int, int] | None,
+    grid: tuple[int, int],
 ) -> Iterator[str]:
     """Resize a table of positions in place, and yield a description of the change."""
     symbolic = any(table.symbol in t.dims for t in architecture.skeleton().tensors)
     old = tensors.get(table.tensor)
-    if not symbolic or old is None or old.shape[table.axis] == count:
+    if not symbolic or old is None:
+        return
+    count = old.shape[table.axis] - table.prefix
+    before, after = count + table.prefix, prod(grid) + table.prefix
+    source = known if known is not None and prod(known) == count else _square(count)
+    if source == grid:
         return
     _refuse_projections(architecture, table)
-    tensors[table.tensor] = _resized(old, table, count)
-    before = old.shape[table.axis]
-    yield f"{table.tensor}: {before} positions became {count}, {table.interpolation}"
+    tensors[table.tensor] = _resized(old, table, source, grid)
+    shape = "" if grid[0] == grid[1] else f" ({grid[0]} × {grid[1]})"
+    yield f"{table.tensor}: {before} positions became {after}{shape}, {table.interpolation}"
 
 
 def _refuse_projections(architecture: Architecture, table: Positions) -> None:
@@ -135,21 +149,30 @@ def _drawn(name: str, shape: Shape, dtype: DType, seed: int) -> LazyTensor:
     return LazyTensor.of((np.float32(0.02) * noise(seed, name, shape)).astype(dtype.numpy))
 
 
-def _resized(old: LazyTensor, positions: Positions, count: int) -> LazyTensor:
-    axis, prefix = positions.axis, positions.prefix
-    before, after = isqrt(old.shape[axis] - prefix), isqrt(count - prefix)
-    if before**2 + prefix != old.shape[axis] or after**2 + prefix != count:
+def _square(count: int) -> tuple[int, int]:
+    """Return the rows and columns of so many positions; `UsageError` unless they are as many."""
+    side = isqrt(max(count, 0))
+    if side**2 != count:
         raise UsageError("position embeddings that are not square cannot be resized")
+    return side, side
+
+
+def _resized(
+    old: LazyTensor, positions: Positions, before: tuple[int, int], sides: tuple[int, int]
+) -> LazyTensor:
+    """Return a table of positions with other rows and columns."""
+    axis, prefix = positions.axis, positions.prefix
 
     def read() -> Array:
         table = np.moveaxis(old.read(), axis, 0)
-        grid = table[prefix:].reshape(before, before, -1).astype(np.float64)
-        weights = RESIZES[positions.interpolation](before, after)
-        new = np.einsum("ai,bj,ijc->abc", weights, weights, grid, optimize=True)
-        flat = new.reshape(after * after, *table.shape[1:]).astype(old.dtype.numpy)
+        grid = table[prefix:].reshape(*before, -1).astype(np.float64)
+        resize = RESIZES[positions.interpolation]
+        rows, columns = (resize(*pair) for pair in zip(before, sides, strict=True))
+        new = np.einsum("ai,bj,ijc->abc", rows, columns, grid, optimize=True)
+        flat = new.reshape(prod(sides), *table.shape[1:]).astype(old.dtype.numpy)
         return np.moveaxis(np.concatenate([table[:prefix], flat]), 0, axis)
 
-    shape = (*old.shape[:axis], count, *old.shape[axis + 1 :])
+    shape = (*old.shape[:axis], prod(sides) + prefix, *old.shape[axis + 1 :])
     return LazyTensor(old.dtype, shape, read)
 
 

@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from porter.checkpoints.placeholders import refuse_shard
-from porter.errors import InputError, MappingError, listed
+from porter.errors import InputError, MappingError, UsageError, listed
 from porter.mapping.fold import fold
 from porter.planning.endpoint import spelled
 from porter.planning.locate import locate, wanted
@@ -16,6 +16,7 @@ from porter.planning.recognise import best_dialect, recognise, shapes_of
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, find
+from porter.zoo.image_size import IMAGE_SIZE, Size, parsed
 
 
 class Fitted(NamedTuple):
@@ -35,7 +36,7 @@ def fit(
     target_dialect: str,
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     drop: Sequence[str] = (),
     fill: Mapping[str, float] | None = None,
     prefix: str | None = None,
@@ -68,6 +69,7 @@ def fit(
             fitted = plan(
                 variant, shapes, dialect, target_dialect, num_classes=num_classes,
                 image_size=image_size, drop=dropped, fill=fill, path=path,
+                recorded=_recorded_size(state),
             )  # fmt: skip
         except MappingError as error:
             refusal = refusal or error
@@ -84,6 +86,18 @@ def fit(
         refuse_shard(path)
     refusal.message = "; ".join((refusal.message, *located.notes))
     raise _with_hint(refusal, architecture, located.state, source_dialect) from refusal
+
+
+def _recorded_size(state: StateDict) -> Size | None:
+    """Return the height and width that porter noted in the metadata of a file.
+
+    One side is not taken: the shapes of the tensors show it.
+    """
+    text = state.origin.metadata.get(IMAGE_SIZE, "") if state.origin is not None else ""
+    try:
+        return parsed(text) if "x" in text else None
+    except UsageError:
+        return None
 
 
 def _refuse_optimizer(state: StateDict) -> None:

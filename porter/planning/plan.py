@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from porter.errors import MappingError, UsageError, listed
-from porter.mapping.constants import constants
 from porter.mapping.link import Linked
 from porter.mapping.linking import link_dialect
 from porter.planning import sizes
@@ -26,6 +25,7 @@ from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 from porter.zoo.skeleton import Bound
 
 
@@ -37,7 +37,7 @@ class Plan:
     source: Linked
     target: Linked
     num_classes: int
-    image_size: int
+    image_size: Size
     features: tuple[str, ...]
     canonical: Bound
     """{canonical name: (dtype, shape)} of this checkpoint, constants included, in order."""
@@ -142,8 +142,7 @@ class Plan:
 
     def constants(self) -> dict[str, Array]:
         """Return the architecture's constants at this image size, under canonical names."""
-        table = self.architecture.table
-        return constants(table.constants, self.architecture.config, self.image_size)
+        return self.architecture.constants(self.image_size)
 
 
 def plan(
@@ -153,17 +152,18 @@ def plan(
     target_dialect: str,
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     drop: Sequence[str] = (),
     fill: Mapping[str, float] | None = None,
     path: str | None = None,
+    recorded: Size | None = None,
 ) -> Plan:
     """Plan a conversion of `source`, {name: (dtype name, shape)}.
 
     Classes, image size and optional parts are taken from the source unless they are given;
     given values that the source contradicts are an error. Without classes (0) the head is left
-    out. `drop` names tensors of the source to leave out, `fill` canonical tensors to write with
-    one value, in the place of the source's where it has them.
+    out; `recorded` is the image size in the file's metadata. `drop` names tensors of the source to
+    leave out, `fill` canonical tensors to write with one value, in the place of the source's.
     `MappingError` lists everything that is missing, unexpected or misshapen, layers folded.
     """
     fill = fill or {}
@@ -182,13 +182,13 @@ def plan(
     source = {name: row for name, row in source.items() if name not in left_out}
     if num_classes:
         check_classes(symbols, num_classes, path)
-    size = sizes.image_size(architecture, symbols, source, read, image_size, path)
+    size = sizes.image_size(architecture, symbols, source, read, image_size, path, recorded)
     further = {table.symbol: table.count(size) for table in architecture.further_positions}
     every = {**architecture.symbols(num_classes, size), **symbols, **further}
     bound = architecture.skeleton().bind(every, features)
     if num_classes == 0:
         bound = {name: row for name, row in bound.items() if "classes" not in dims[name]}
-    computed = constants(architecture.table.constants, architecture.config, size)
+    computed = architecture.constants(size)
     canonical = _with_constants(bound, computed, list(dims))
     if set(computed) - set(dims) or num_classes == 0:  # other tensors than those of the skeleton
         read = link_variant(architecture, source_dialect, features, list(canonical))

@@ -14,7 +14,8 @@ from porter.errors import InputError, UsageError, listed
 from porter.storage.input_file import read_small
 from porter.tensors.state_dict import Origin
 from porter.zoo.architectures import Architecture
-from porter.zoo.preprocessing import Preprocessing, Size, sides_of, understood
+from porter.zoo.image_size import Size, sides_of
+from porter.zoo.preprocessing import Preprocessing, understood
 
 _LARGEST = 1 << 20
 _UNNAMED = re.compile("LABEL_[0-9]+")

@@ -17,6 +17,7 @@ from porter.planning.sizes import Shapes
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, families, find
+from porter.zoo.image_size import Size
 from porter.zoo.skeleton import Dim, symbol_of
 
 _SLACK = 0.9
@@ -33,7 +34,7 @@ class Match(NamedTuple):
     overlap: float
     """Share of layers' names, numbers left out, that the two have in common (0 to 1)."""
     num_classes: int | None = None
-    image_size: int | None = None
+    image_size: Size | None = None
     prefix: str = ""
     """What is before the names of the variant's tensors."""
 

@@ -10,6 +10,7 @@ from porter.mapping.link import Link, Linked
 from porter.tensors import operations
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size, shown
 from porter.zoo.skeleton import Dim, symbol_of
 
 Shapes = Mapping[str, tuple[str, Shape]]
@@ -68,31 +69,37 @@ def image_size(
     symbols: Mapping[str, int],
     source: Shapes,
     read: Linked,
-    asked: int | None,
+    asked: Size | None,
     path: str | None,
-) -> int:
+    recorded: Size | None = None,
+) -> Size:
     """Return the image size (pixels) of the checkpoint, the one asked for, or the default.
 
     `MappingError` is raised where its positions are not those of a square image, `UsageError`
-    where another size is asked for than its positions have.
+    where another size is asked for than its positions have. `recorded` is what the metadata say,
+    taken where the positions are those.
     """
     positions = architecture.positions
+    asked = None if asked is None else architecture.size_of(*architecture.sides(asked))
     if positions is None:
-        return asked or architecture.image_size
+        return asked or recorded or architecture.image_size
     count = symbols.get("positions")
     if count is None:
         count = _positions(positions.tensor, positions.axis, source, read)
-    size = None if count is None else positions.image_size(count)
-    if count is not None and size is None and "positions" in symbols:
+    if asked is None and recorded is not None and count in (None, positions.count(recorded)):
+        return recorded
+    size: Size | None = None if count is None else positions.image_size(count)
+    fits = asked is not None and positions.count(asked) == count
+    if count is not None and size is None and "positions" in symbols and not fits:
         raise MappingError(_not_square(architecture, count, positions.prefix), path)
     if size is None:
         return asked or architecture.image_size
     if size == positions.image_size(positions.count(architecture.image_size)):
         size = architecture.image_size  # which may not be a multiple of the patch
-    if asked is not None and positions.count(asked) != count:
+    if asked is not None and not fits:
         raise UsageError(
-            f"image size {asked} asked for, the checkpoint has the positions of {size};"
-            " leave the option out to keep it, or pass --adapt to change it",
+            f"image size {shown(asked)} asked for, the checkpoint has the positions of"
+            f" {shown(size)}; leave the option out to keep it, or pass --adapt to change it",
             path,
         )
     return asked or size
@@ -106,7 +113,10 @@ def _not_square(architecture: Architecture, count: int, prefix: int) -> str:
             f"has {count} positions, {side} by {side} and none for the class token, which"
             f" {architecture.name} has (cls_token)"
         )
-    return f"{count} positions are not those of a square image"
+    return (
+        f"{count} positions are not those of a square image; pass the height and width of its"
+        " images, --image-size 256x192 for example"
+    )
 
 
 def _positions(tensor: str, axis: int, source: Shapes, read: Linked) -> int | None:

@@ -14,6 +14,7 @@ from porter.report.cells import code, table
 from porter.report.cells import text as plain_text
 from porter.report.figures import file_of
 from porter.verification.accuracy.measure import Evaluation
+from porter.zoo.image_size import pixels
 
 SUFFIXES = (".md", ".json")
 NAMES = ("checkpoint", "ran in", "top-1", "top-5", "same top-1 as the first")
@@ -58,7 +59,7 @@ def markdown(made: Evaluation) -> str:
     rows = [(code(row[0]), *map(plain_text, row[1:])) for row in cells(made)]
     lines = [
         f"## {plain_text(made.architecture)}: accuracy on {made.pictures} pictures",
-        f"Pictures: {code(made.data)}, {made.image_size} px.{published}",
+        f"Pictures: {code(made.data)}, {pixels(made.image_size)}.{published}",
         table(NAMES, rows),
         "\n".join(
             f"- {code(file_of(row.side, whole=False))}: {plain_text(row.preprocessing)}"

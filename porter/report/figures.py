@@ -10,6 +10,7 @@ from porter.mapping.fold import fold
 from porter.verification.checks import BY_BYTES, ON_FUZZED, UNPROVEN, Check, LayerCheck
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import FAILED, PASSED, Verdict
+from porter.zoo.image_size import pixels as in_pixels
 
 
 def headline(verdict: Verdict) -> str:
@@ -65,7 +66,7 @@ def origin_lines(verdict: Verdict) -> list[str]:
 
 def pixels(verdict: Verdict) -> str:
     """Return the size of the inputs; empty where they are not pictures."""
-    return f" of {verdict.image_size} px" if verdict.image_size else ""
+    return f" of {in_pixels(verdict.image_size)}" if verdict.image_size else ""
 
 
 def worst_checks(verdict: Verdict) -> list[Check]:

@@ -25,6 +25,7 @@ from porter.verification.sides.processes import arguments_of, layers_of
 from porter.verification.tolerance import PRESETS
 from porter.verification.trace import Trace
 from porter.zoo.architectures import find
+from porter.zoo.image_size import Size
 
 Inputs = Array | Mapping[str, Array]
 
@@ -36,7 +37,7 @@ def record(
     architecture: str | None = None,
     inputs: Inputs | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     modules: Modules | None = None,
     exact: bool = True,
     device: str = "cpu",
@@ -79,8 +80,8 @@ def record(
 
 
 def _inputs(
-    architecture: str | None, inputs: Inputs | None, image_size: int | None
-) -> tuple[dict[str, Array], int]:
+    architecture: str | None, inputs: Inputs | None, image_size: Size | None
+) -> tuple[dict[str, Array], Size]:
     """Return the inputs by name, and the image size of a variant (0 for other models)."""
     if architecture is None:
         return named(inputs), 0
@@ -90,7 +91,10 @@ def _inputs(
         return noise(protocol.seeds, protocol.batch_sizes, variant.sides(size)), size
     if not isinstance(inputs, Mapping):
         raise UsageError("inputs of a variant are a mapping: {name: batch (N, 3, H, W)}")
-    return dict(inputs), image_size or next(iter(inputs.values())).shape[2]
+    if image_size is None:
+        shape = next(iter(inputs.values())).shape
+        image_size = variant.size_of(*shape[2:]) if len(shape) == 4 else shape[2]
+    return dict(inputs), image_size
 
 
 def named(inputs: Inputs | None) -> dict[str, Array]:

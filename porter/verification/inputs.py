@@ -16,7 +16,8 @@ import numpy as np
 from porter.errors import InputError, MissingPackage, printable
 from porter.storage.input_file import check_file
 from porter.tensors.blocks import Array
-from porter.zoo.preprocessing import Preprocessing, Size, sides_of
+from porter.zoo.image_size import Size, sides_of
+from porter.zoo.preprocessing import Preprocessing
 
 MOST_LENGTHY = 50
 """Largest aspect ratio of a picture: its longer side is resized with the shorter."""

@@ -11,13 +11,14 @@ from porter.errors import UsageError, listed, printable
 from porter.planning.behaviour import check_choice
 from porter.verification.checks import SINGLE
 from porter.verification.tolerance import PRESETS, Preset
+from porter.zoo.image_size import Size
 
 
 class RunOptions(TypedDict, total=False):
     """The keyword arguments, for type checkers; `Runs` has their meaning and defaults."""
 
     num_classes: int | None
-    image_size: int | None
+    image_size: Size | None
     seeds: int | Sequence[int] | None
     batch_sizes: Sequence[int] | None
     images: str | os.PathLike[str] | None
@@ -36,7 +37,7 @@ class Runs:
     """What is run on which device; None: as the preset, the checkpoint or the variant has it."""
 
     num_classes: int | None = None
-    image_size: int | None = None
+    image_size: Size | None = None
     """Pixels."""
     seeds: int | Sequence[int] | None = None
     """Seeds of the noise, or how many."""

@@ -22,6 +22,7 @@ from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.verification.inputs import misfit
 from porter.verification.sides.report import SideReport
+from porter.zoo.image_size import Size, as_size, sides_of
 
 VERSION = 1
 SAMPLE = 1 << 16
@@ -47,7 +48,7 @@ class Trace:
     report: SideReport
     architecture: str
     num_classes: int
-    image_size: int
+    image_size: Size
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Mapping[str, Array]]
     """{precision: {`case/name`: array}}"""
@@ -156,7 +157,7 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
         report=SideReport(**report),
         architecture=about["architecture"],
         num_classes=about["num_classes"],
-        image_size=about["image_size"],
+        image_size=as_size(about["image_size"]),
         inputs={case: groups["input"][case] for case in about["cases"]},
         outputs={
             precision: in_order(run, about.get("outputs", ())) for precision, run in outputs.items()
@@ -204,11 +205,13 @@ def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]
 
 def _bad_pictures(trace: Trace) -> str:
     """Return what is wrong with the inputs of a variant of porter; empty if nothing is."""
-    if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, trace.image_size)):
+    sides = sides_of(trace.image_size)
+    if not all(isinstance(n, int) and n > 0 for n in (trace.num_classes, *sides)):
         return "classes and image size are not positive numbers"
     for case, array in trace.inputs.items():
-        width = array.shape[3] if array.ndim == 4 else trace.image_size
-        if problem := misfit(array, (trace.image_size, width)):
+        width = array.shape[3] if array.ndim == 4 else sides[1]
+        width = width if isinstance(trace.image_size, int) else sides[1]
+        if problem := misfit(array, (sides[0], width)):
             return f"input {printable(case)} {problem}"
     return ""
 

@@ -10,6 +10,7 @@ from porter.verification.checks import Blind, Check, Deviation, LayerCheck, Tens
 from porter.verification.diagnose.finding import Finding
 from porter.verification.sides.report import SideReport
 from porter.verification.weights import WeightProof
+from porter.zoo.image_size import Size
 
 PASSED, FAILED, NOT_MADE = "passed", "failed", "not made"
 
@@ -25,7 +26,7 @@ class Verdict:
     left: SideReport
     right: SideReport
     num_classes: int
-    image_size: int
+    image_size: Size
     precision: str = "float32"
     preset: str = "default"
     limits: str = ""

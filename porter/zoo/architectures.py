@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 from porter.errors import UsageError, listed, nearest, printable
 from porter.mapping import reader
+from porter.mapping.constants import constants
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
+from porter.tensors.blocks import Array
 from porter.zoo import skeleton as skeletons
+from porter.zoo.image_size import Size, shown, sides_of
 from porter.zoo.preprocessing import Preprocessing, of_variant
 
 
@@ -33,9 +36,15 @@ class Positions(NamedTuple):
     symbol: str = "positions"
     """What the number of entries is called in the skeleton."""
 
-    def count(self, image_size: int) -> int:
+    def count(self, image_size: Size) -> int:
         """Return the number of positions at an image size (pixels)."""
-        return (image_size // self.patch) ** 2 + self.prefix
+        rows, columns = self.grid(image_size)
+        return rows * columns + self.prefix
+
+    def grid(self, image_size: Size) -> tuple[int, int]:
+        """Return the rows and columns of positions at an image size (pixels)."""
+        height, width = sides_of(image_size)
+        return height // self.patch, width // self.patch
 
     def image_size(self, count: int) -> int | None:
         """Return the image size (pixels) of a number of positions, None if not square."""
@@ -82,6 +91,8 @@ class Architecture:
     """{pattern of tensors: why no output depends on them, although the model has them}"""
     skeleton_of: str = ""
     """Another variant with the same tensors, whose skeleton file is this one's too."""
+    square: bool = False
+    """Whether its pictures must be square, as maps that are cut into square windows demand."""
     image_width: int = 0
     """Width of the variant's pictures, in pixels, where they are not square."""
     preprocessings: Mapping[str, Preprocessing] = field(default_factory=dict)
@@ -120,15 +131,24 @@ class Architecture:
         """Every tensor whose size follows the image size, that of `positions` first."""
         return () if self.positions is None else (self.positions, *self.further_positions)
 
-    def sides(self, image_size: int | None = None) -> tuple[int, int]:
-        """Return height and width (pixels) of pictures of an image size, their height.
+    def sides(self, image_size: Size | None = None) -> tuple[int, int]:
+        """Return height and width (pixels) of pictures of an image size.
 
-        Pictures that are not square keep the aspect ratio of the variant's.
+        One number is their height: their aspect ratio is that of the variant's then.
         """
-        height = image_size or self.image_size
-        if not self.image_width:
-            return height, height
-        return height, round(height * self.image_width / self.image_size)
+        size = image_size or self.image_size
+        if self.image_width and isinstance(size, int):
+            return size, round(size * self.image_width / self.image_size)
+        return sides_of(size)
+
+    def size_of(self, height: int, width: int) -> Size:
+        """Return the image size of pictures, one number where `sides` gives the width."""
+        return height if self.sides(height) == (height, width) else (height, width)
+
+    def constants(self, image_size: Size | None = None) -> dict[str, Array]:
+        """Return the buffers that follow from the configuration at an image size (pixels)."""
+        height, _ = self.sides(image_size)
+        return constants(self.table.constants, self.config, height)
 
     def unused_because(self, name: str) -> str:
         """Return why no output depends on a tensor; empty if one does."""
@@ -169,20 +189,25 @@ class Architecture:
         return ""
 
     def symbols(
-        self, num_classes: int | None = None, image_size: int | None = None
+        self, num_classes: int | None = None, image_size: Size | None = None
     ) -> dict[str, int]:
         """Return the values of the skeleton's symbols for a number of classes and an image size.
 
-        `UsageError` is raised for another image size than the only one of the variant.
+        `UsageError` is raised for an image size that the variant is not built for.
         """
-        if not self.resizable and image_size not in (None, self.image_size):
+        size = image_size or self.image_size
+        height, width = self.sides(size)
+        if not self.resizable and (height, width) != self.sides():
             raise UsageError(
-                f"{self.name} takes images of {self.image_size} px only, not {image_size}:"
+                f"{self.name} takes images of {self.image_size} px only, not {shown(size)}:"
                 " it is built for that size"
             )
+        if self.square and height != width:
+            raise UsageError(
+                f"{self.name} takes square images only, not {shown(size)}: it is built for one side"
+            )
         symbols = {"classes": num_classes or self.num_classes}
-        size = image_size or self.image_size
-        self._check_windows(size)
+        self._check_windows(height)
         return symbols | {table.symbol: table.count(size) for table in self.position_tables}
 
 
@@ -272,6 +297,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             config={**defaults.get("config", {}), **variant.get("config", {})},
             image_size=both.get("image_size", 224),
             image_width=both.get("image_width", 0),
+            square=both.get("square", body.get("square", False)),
             num_classes=both.get("num_classes", 1000),
             parameters=both["parameters"],
             preprocessing=preprocessing,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from porter.mapping.constants import constants
 from porter.zoo.architectures import Architecture
 from porter.zoo.skeleton import Bound
 
@@ -11,7 +10,7 @@ def canonical_tensors(architecture: Architecture, features: tuple[str, ...] = ()
     """Return {name: (dtype, shape)} of a variant's default checkpoint, constants included."""
     skeleton = architecture.skeleton()
     bound = skeleton.bind(architecture.symbols(), features)
-    computed = constants(architecture.table.constants, architecture.config, architecture.image_size)
+    computed = architecture.constants()
     for name, array in computed.items():
         bound[name] = (array.dtype.name, array.shape)
     order = {tensor.name: index for index, tensor in enumerate(skeleton.tensors)}

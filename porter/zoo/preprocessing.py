@@ -11,18 +11,12 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from porter.errors import UsageError, listed, printable
+from porter.zoo.image_size import Size, sides_of
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers, which transformers writes."""
 Triple = tuple[float, float, float]
-Size = int | tuple[int, int]
-"""Pixels: the side of square inputs, or their height and width."""
-
-
-def sides_of(size: Size) -> tuple[int, int]:
-    """Return height and width."""
-    return (size, size) if isinstance(size, int) else size
 
 
 class Preprocessing(NamedTuple):

@@ -12,7 +12,6 @@ from math import prod
 
 import numpy as np
 
-from porter.mapping.constants import constants
 from porter.mapping.layers import place_of
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
@@ -20,6 +19,7 @@ from porter.tensors.lazy import LazyTensor, Shape
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
 from porter.zoo.canonical import canonical_tensors
+from porter.zoo.image_size import Size
 
 
 def seeded(
@@ -27,7 +27,7 @@ def seeded(
     *,
     seed: int = 0,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     features: tuple[str, ...] = (),
 ) -> StateDict:
     """Return a canonical state dict (PyTorch's names), the same on every machine.
@@ -37,7 +37,7 @@ def seeded(
     """
     size = image_size or architecture.image_size
     bound = architecture.skeleton().bind(architecture.symbols(num_classes, size), features)
-    computed = constants(architecture.table.constants, architecture.config, size)
+    computed = architecture.constants(size)
     tensors: dict[str, LazyTensor] = {}
     for name in [*canonical_tensors(architecture, features), *computed]:
         if name in computed:

@@ -198,7 +198,7 @@ class CaiT(nn.Layer):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         patch_size: int = 16,

@@ -43,14 +43,22 @@ class Mlp(nn.Layer):
 class PatchEmbed(nn.Layer):
     """Non-overlapping patches as a convolution: (B, C, H, W) -> (B, H/P * W/P, dim)."""
 
-    def __init__(self, image_size: int, patch_size: int, in_channels: int, dim: int) -> None:
+    def __init__(
+        self, image_size: int | tuple[int, int], patch_size: int, in_channels: int, dim: int
+    ) -> None:
         super().__init__()
-        self.num_patches = (image_size // patch_size) ** 2
+        self.num_patches = count_patches(image_size, patch_size)
         self.proj = nn.Conv2D(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(x)  # B, dim, H/P, W/P
         return to_tokens(x)
+
+
+def count_patches(image_size: int | tuple[int, int], patch_size: int) -> int:
+    """Return how many patches a picture has, of a side or of height and width in pixels."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return (height // patch_size) * (width // patch_size)
 
 
 def to_map(x: Tensor, height: int, width: int) -> Tensor:

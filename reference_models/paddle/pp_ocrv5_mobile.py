@@ -316,7 +316,7 @@ class PPOCRv5MobileDet(nn.Layer):
     def __init__(
         self,
         *,
-        image_size: int = 640,
+        image_size: int | tuple[int, int] = 640,
         num_classes: int = 1,
         in_channels: int = 3,
         width: float = 0.75,
@@ -484,7 +484,7 @@ class PPOCRv5MobileRec(nn.Layer):
     def __init__(
         self,
         *,
-        image_size: int = 48,
+        image_size: int | tuple[int, int] = 48,
         num_classes: int = 18385,
         in_channels: int = 3,
         width: float = 0.95,

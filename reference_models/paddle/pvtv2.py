@@ -146,7 +146,7 @@ class PyramidVisionTransformerV2(nn.Layer):
     def __init__(
         self,
         *,
-        image_size: int = 224,  # nothing depends on it: any multiple of 32 will do
+        image_size: int | tuple[int, int] = 224,  # no tensor depends on it: multiples of 32
         num_classes: int = 1000,
         in_channels: int = 3,
         embed_dims: Sequence[int] = (64, 128, 320, 512),

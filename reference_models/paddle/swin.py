@@ -9,7 +9,8 @@ with a learned bias for each offset between two tokens; between stages 2×2 toke
   except with `shift_every_stage`, as in PaddleClas.
 - All LayerNorms have eps 1e-5. The four neighbours that a merge joins come column by column:
   top left, bottom left, top right, bottom right.
-- The image size is fixed when the model is made; each larger map must be a multiple of the window.
+- Pictures are square, their size is fixed when the model is made; each larger map must be a
+  multiple of the window.
 """
 
 from __future__ import annotations
@@ -150,18 +151,17 @@ class SwinBlock(nn.Layer):
 
 
 class PatchMerging(nn.Layer):
-    """Join 2×2 tokens into one of twice the width: (B, size², C) -> (B, size²/4, 2C)."""
+    """Join 2×2 tokens into one of twice the width: (B, H * W, C) -> (B, H/2 * W/2, 2C)."""
 
-    def __init__(self, dim: int, size: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.size = size
         self.reduction = nn.Linear(dim * 4, dim * 2, bias_attr=False)
         self.norm = nn.LayerNorm(dim * 4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        half, c = self.size // 2, x.shape[-1]
-        x = x.reshape([-1, half, 2, half, 2, c]).transpose([0, 1, 3, 4, 2, 5])
-        return self.reduction(self.norm(x.reshape([-1, half * half, 4 * c])))
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        rows, columns, c = height // 2, width // 2, x.shape[-1]
+        x = x.reshape([-1, rows, 2, columns, 2, c]).transpose([0, 1, 3, 4, 2, 5])
+        return self.reduction(self.norm(x.reshape([-1, rows * columns, 4 * c])))
 
 
 class SwinStage(nn.Layer):
@@ -180,6 +180,7 @@ class SwinStage(nn.Layer):
         shift_every_stage: bool = False,
     ) -> None:
         super().__init__()
+        self.size = size
         shift = window // 2 if size > window or shift_every_stage else 0
         window = min(window, size)
         shift %= window
@@ -191,12 +192,13 @@ class SwinStage(nn.Layer):
                 for i, rate in enumerate(rates)
             ]
         )
-        self.downsample = PatchMerging(dim, size) if downsample else nn.Identity()
+        self.downsample = PatchMerging(dim) if downsample else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return self.downsample(x)
+        is_last = isinstance(self.downsample, nn.Identity)
+        return x if is_last else self.downsample(x, self.size, self.size)
 
 
 class PatchEmbed(nn.Layer):

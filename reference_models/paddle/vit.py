@@ -27,6 +27,7 @@ from .layers import (
     Mlp,
     PatchEmbed,
     attention,
+    count_patches,
     drop_path_rates,
     init_linear,
     merge_heads,
@@ -151,7 +152,7 @@ class HybridEmbed(nn.Layer):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | tuple[int, int],
         patch_size: int,
         in_channels: int,
         dim: int,
@@ -160,7 +161,7 @@ class HybridEmbed(nn.Layer):
     ) -> None:
         super().__init__()
         stride, channels = (2 * 2 ** len(depths), 128 * 2 ** len(depths)) if depths else (4, 64)
-        self.num_patches = (image_size // stride // patch_size) ** 2
+        self.num_patches = count_patches(image_size, stride * patch_size)
         self.backbone = (
             ResNet(in_channels, depths, as_google) if depths else Stem(in_channels, as_google)
         )
@@ -242,7 +243,7 @@ class VisionTransformer(nn.Layer):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         patch_size: int = 16,

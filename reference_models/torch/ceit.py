@@ -26,6 +26,7 @@ from .layers import (
     DropPath,
     Mlp,
     attention,
+    count_patches,
     drop_path_rates,
     init_linear,
     merge_heads,
@@ -153,7 +154,7 @@ class CeiT(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         stem_channels: int = 64,
@@ -174,7 +175,7 @@ class CeiT(nn.Module):
     ) -> None:
         super().__init__()
         stride = stem_stride * (2 if stem_pool else 1)  # the official stem halves twice
-        num_patches = (image_size // (stride * patch_size)) ** 2
+        num_patches = count_patches(image_size, stride * patch_size)
         self.cls_token = nn.Parameter(torch.zeros([1, 1, dim]))
         self.pos_embed = nn.Parameter(torch.zeros([1, num_patches + 1, dim]))
         self.pos_layer_embed = nn.Parameter(torch.zeros([1, depth, dim])) if lca else None

@@ -17,7 +17,7 @@ where `conv` is a depth-wise 7×7 convolution whose kernels are
 - The official code names the argument of the inhomogeneous form heads, and uses it as channels
   per group: there are 32 groups in every stage.
 - All LayerNorms and batch norms have eps 1e-5. No positions.
-- The image size is fixed when the model is made; the map must halve evenly three times.
+- Height and width are multiples of 32: the map must halve evenly three times.
 """
 
 from __future__ import annotations
@@ -139,12 +139,11 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks and the merge into the next stage: tokens (B, size², C)."""
+    """Blocks and the merge into the next stage: tokens (B, H * W, C)."""
 
     def __init__(
         self,
         dim: int,
-        size: int,
         kernels: str,
         kernel_size: int,
         groups: int,
@@ -154,27 +153,31 @@ class Stage(nn.Module):
         downsample: bool,
     ) -> None:
         super().__init__()
-        self.size = size
         self.blocks = nn.ModuleList(
             [Block(dim, kernels, kernel_size, groups, mlp_ratio, drop_rate, rate) for rate in rates]
         )
-        self.downsample = PatchMerging(dim, size) if downsample else nn.Identity()
+        self.downsample = PatchMerging(dim) if downsample else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = to_map(x, self.size, self.size)
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = to_map(x, height, width)
         for block in self.blocks:
             x = block(x)
-        return self.downsample(to_tokens(x))
+        x = to_tokens(x)
+        is_last = isinstance(self.downsample, nn.Identity)
+        return x if is_last else self.downsample(x, height, width)
 
 
 class DWNet(nn.Module):
-    """D-DW-Net: (B, in_channels, image_size, image_size) -> (B, num_classes)."""
+    """D-DW-Net: (B, in_channels, H, W) -> (B, num_classes); H and W are multiples of 32.
+
+    `image_size` changes no tensor: it says at which size the model was trained.
+    """
 
     def __init__(
         self,
         *,
         kernels: str,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         patch_size: int = 4,
@@ -187,6 +190,7 @@ class DWNet(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        self.patch_size = patch_size
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.pos_drop = nn.Dropout(drop_rate)
         rates = drop_path_rates(drop_path_rate, sum(depths))
@@ -196,7 +200,6 @@ class DWNet(nn.Module):
             stages.append(
                 Stage(
                     dim=embed_dim * 2**s,
-                    size=image_size // patch_size // 2**s,
                     kernels=kernels,
                     kernel_size=kernel_size,
                     groups=kernel_groups,
@@ -214,9 +217,10 @@ class DWNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's tokens after the norm: (B, C, H, W) -> (B, N, dim)."""
+        height, width = (side // self.patch_size for side in x.shape[2:])
         x = self.pos_drop(self.patch_embed(x))
-        for layer in self.layers:
-            x = layer(x)
+        for s, layer in enumerate(self.layers):
+            x = layer(x, height // 2**s, width // 2**s)
         return self.norm(x)
 
     def forward_head(self, x: Tensor) -> Tensor:

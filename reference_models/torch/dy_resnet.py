@@ -130,7 +130,7 @@ class DyResNet(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         dims: Sequence[int] = (64, 128, 256, 512),

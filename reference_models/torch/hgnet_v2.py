@@ -151,7 +151,7 @@ class HGNetV2(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         stem_dims: Sequence[int] = (32, 48),

@@ -170,7 +170,7 @@ class PPLCNet(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         width: float = 1.0,

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .layers import (
     DropPath,
     Mlp,
+    count_patches,
     drop_path_rates,
     init_linear,
     new_classifier,
@@ -78,7 +79,7 @@ class PyramidVisionTransformer(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         in_channels: int = 3,
         embed_dims: Sequence[int] = (64, 128, 320, 512),
@@ -92,10 +93,12 @@ class PyramidVisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.stages = len(depths)
+        self.free_size = False  # set: resized whatever the size, for a graph of any size
+        self.sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.pos_drop = nn.Dropout(drop_rate)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         for s, dim in enumerate(embed_dims):
-            tokens = (image_size // 2 ** (s + 2)) ** 2 + int(s == self.stages - 1)
+            tokens = count_patches(image_size, 2 ** (s + 2)) + int(s == self.stages - 1)
             setattr(self, f"pos_embed{s + 1}", nn.Parameter(torch.zeros([1, tokens, dim])))
             done = sum(depths[:s])
             blocks = [
@@ -126,18 +129,28 @@ class PyramidVisionTransformer(nn.Module):
         """Return the last stage's tokens after the norm: (B, C, H, W) -> (B, 1 + N, dim)."""
         for s in range(1, self.stages):
             x, height, width = getattr(self, f"patch_embed{s}")(x)
-            x = self.pos_drop(x + resized(getattr(self, f"pos_embed{s}"), height, width))
+            table = getattr(self, f"pos_embed{s}")
+            x = self.pos_drop(x + self.positions(table, s, height, width))
             for block in getattr(self, f"block{s}"):
                 x = block(x, height, width)
             x = to_map(x, height, width)
         x, height, width = getattr(self, f"patch_embed{self.stages}")(x)
         table = getattr(self, f"pos_embed{self.stages}")  # the class token's position first
-        positions = torch.cat([table[:, :1], resized(table[:, 1:], height, width)], 1)
+        first, rest = table[:, :1], table[:, 1:]
+        positions = torch.cat([first, self.positions(rest, self.stages, height, width)], 1)
         cls_token = self.cls_token.expand([x.shape[0], -1, -1])
         x = self.pos_drop(torch.cat([cls_token, x], 1) + positions)
         for block in getattr(self, f"block{self.stages}"):
             x = block(x, height, width)
         return self.norm(x)
+
+    def positions(self, table: Tensor, stage: int, height: int, width: int) -> Tensor:
+        """Return a stage's positions for a map: (1, N, C) -> (1, height * width, C)."""
+        rows, columns = (side // 2 ** (stage + 1) for side in self.sides)
+        if not self.free_size and (height, width) == (rows, columns):
+            return table
+        grid = to_map(table, rows, columns)
+        return to_tokens(F.interpolate(grid, [height, width], mode="bilinear"))
 
     def forward_head(self, x: Tensor) -> Tensor:
         """Return the logits of the class token: (B, 1 + N, dim) -> (B, num_classes)."""
@@ -149,12 +162,3 @@ class PyramidVisionTransformer(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head by a freshly initialised one for another number of classes."""
         self.head = new_classifier(self.head, num_classes)
-
-
-def resized(positions: Tensor, height: int, width: int) -> Tensor:
-    """Resize the positions of a square map to another map: (1, N, C) -> (1, height * width, C)."""
-    side = int(positions.shape[1] ** 0.5)
-    if (height, width) == (side, side):
-        return positions
-    grid = to_map(positions, side, side)
-    return to_tokens(F.interpolate(grid, [height, width], mode="bilinear"))

@@ -142,3 +142,22 @@ def test_a_window_that_fits_another_variant_is_named() -> None:
     """384 px do not suit windows of 7: the variant with windows of 12 is named."""
     with pytest.raises(UsageError, match="convert to swin-base-w12-384 with --adapt"):
         find("swin-base-w7-224").symbols(image_size=384)
+
+
+def test_positions_of_a_picture_that_is_not_square_are_resized_as_by_torch() -> None:
+    """There and to another such size, the former one being known; as many positions may differ."""
+    import torch
+
+    state = seeded(VIT)
+    wide, changes = adapt(VIT, state, image_size=(128, 448))
+    assert changes == ["pos_embed: 197 positions became 225 (8 × 28), bicubic"]
+    tall, _ = adapt(VIT, wide, image_size=(448, 128), source_size=(128, 448))
+    for found, old, sizes in ((wide, state, ((14, 14), (8, 28))), (tall, wide, ((8, 28), (28, 8)))):
+        grid = torch.from_numpy(old["pos_embed"].read()[:, 1:].astype(np.float64))
+        picture = grid.reshape(1, *sizes[0], 192).permute(0, 3, 1, 2)
+        wanted = torch.nn.functional.interpolate(picture, sizes[1], mode="bicubic")
+        flat = wanted.permute(0, 2, 3, 1).reshape(1, -1, 192)
+        # rounding to float32; largest difference measured: 1e-7
+        np.testing.assert_allclose(found["pos_embed"].read()[:, 1:], flat, rtol=0, atol=3e-7)
+    with pytest.raises(UsageError, match="not square"):
+        adapt(VIT, tall, image_size=224)

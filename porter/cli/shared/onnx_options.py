@@ -67,6 +67,8 @@ _OPTIONS = (
     click.option("--with-softmax", is_flag=True, help="ONNX: give probabilities, not scores."),
     click.option("--fold-batchnorm", is_flag=True,
                  help="Of foreign ONNX or a Paddle program: take folded norms as they are."),
+    click.option("--timeout", type=float, metavar="SECONDS",
+                 help="From foreign ONNX: limit for each step; default: PORTER_TIMEOUT or 600."),
 )  # fmt: skip
 
 

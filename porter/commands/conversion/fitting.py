@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from porter.commands.conversion.proof import Proof
-from porter.errors import MappingError
+from porter.errors import MappingError, PorterError, UsageError
 from porter.mapping.table import CANONICAL
 from porter.planning import endpoint
 from porter.planning.behaviour import behaviour_of, crossed
@@ -17,6 +18,7 @@ from porter.planning.locate import head_names
 from porter.planning.plan import Plan
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Changes:
     """What is to be different in the output."""
 
     num_classes: int | None
-    image_size: int | None
+    image_size: Size | None
     adapt: bool
     drop: Sequence[str]
     fill: Mapping[str, float] | None
@@ -113,7 +115,7 @@ def prepared(
         drop=changes.drop, fill=changes.fill, prefix=changes.prefix,
     )  # fmt: skip
     if changes.adapt:
-        fitted = _fitted_to_adapt(fitting, variant, changes.num_classes)
+        fitted = _fitted_to_adapt(fitting, variant, changes)
     else:
         fitted = fitting(variant, num_classes=changes.num_classes, image_size=changes.image_size)
     is_changed = changes.adapt or changes.drop or changes.fill or changes.num_classes == 0
@@ -140,21 +142,22 @@ def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
 
 
 def _fitted_to_adapt(
-    fitting: Callable[..., Fitted], variant: Architecture, num_classes: int | None
+    fitting: Callable[..., Fitted], variant: Architecture, changes: Changes
 ) -> Fitted:
     """Fit a checkpoint of which classes or size will change.
 
-    It may lack its classifier, and be of a variant with another window.
+    It may lack its classifier, be of a variant with another window, or not of a square image.
     """
     from porter.planning.adapt import other_windows
 
-    first: MappingError | None = None
-    for one in (variant, *other_windows(variant)):
-        for classes in (None, 0) if num_classes else (None,):
-            try:
-                return fitting(one, num_classes=classes)
-            except MappingError as error:
-                first = first or error
+    first: PorterError | None = None
+    classes = (None, 0) if changes.num_classes else (None,)
+    sizes = (None, changes.image_size) if changes.image_size else (None,)
+    for one, many, size in product((variant, *other_windows(variant)), classes, sizes):
+        try:
+            return fitting(one, num_classes=many, image_size=size)
+        except (MappingError, UsageError) as error:
+            first = first or error
     assert first is not None
     raise first
 
@@ -174,7 +177,7 @@ def _adapted(
     canonical: StateDict,
     right: Endpoint,
     num_classes: int | None,
-    image_size: int | None,
+    image_size: Size | None,
     seed: int,
 ) -> tuple[StateDict, Plan, tuple[str, ...]]:
     """Return the state dict with other sizes, the plan that writes it, and what was changed."""
@@ -182,8 +185,9 @@ def _adapted(
 
     variant = wanted if fitted.architecture in other_windows(wanted) else fitted.architecture
     canonical, changes = adapt(
-        variant, canonical, num_classes=num_classes, image_size=image_size, seed=seed
-    )
+        variant, canonical, num_classes=num_classes, image_size=image_size,
+        source_size=fitted.plan.image_size, seed=seed,
+    )  # fmt: skip
     own = StateDict({n: t for n, t in canonical.items() if n not in fitted.plan.computed})
     plan = fit(variant, own, CANONICAL, right.dialect, image_size=image_size).plan
     return plan.read(canonical), plan, tuple(changes)

@@ -20,6 +20,7 @@ from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
@@ -57,7 +58,7 @@ def verified(
     key: str | None,
     *,
     num_classes: int | None,
-    image_size: int | None,
+    image_size: Size | None,
     judge: str | None,
     pictures: Halves | None,
     quantised: bool,

@@ -13,6 +13,7 @@ from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted
 from porter.planning.plan import Plan
 from porter.remote import address
+from porter.zoo.image_size import IMAGE_SIZE, shown
 
 if TYPE_CHECKING:
     from porter.commands.convert import Conversion
@@ -65,7 +66,7 @@ def _sizes(plan: Plan) -> dict[str, str]:
         return {}
     return {
         "porter.num_classes": str(plan.num_classes),
-        "porter.image_size": str(plan.image_size),
+        IMAGE_SIZE: shown(plan.image_size),
     }
 
 

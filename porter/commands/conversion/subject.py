@@ -18,6 +18,7 @@ from porter.remote import fetch
 from porter.storage.progress import Progress
 from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture, find
+from porter.zoo.image_size import Size
 
 if TYPE_CHECKING:
     from porter.commands.live.models import Models
@@ -84,6 +85,7 @@ def read(
     source: str | os.PathLike[str],
     key: str | None,
     fold_batchnorm: bool,
+    timeout: float | None,
     progress: Progress | None,
 ) -> StateDict:
     """Return the source's state dict; that of a graph is recovered from what it computes."""
@@ -96,7 +98,9 @@ def read(
             return state
     from porter.onnx.recover.read import read
 
-    return read(subject.variant, source, fold_batchnorm=fold_batchnorm, progress=progress)
+    return read(
+        subject.variant, source, fold_batchnorm=fold_batchnorm, timeout=timeout, progress=progress
+    )
 
 
 def seeded(
@@ -105,7 +109,7 @@ def seeded(
     path: str | os.PathLike[str],
     seed: int,
     num_classes: int | None,
-    image_size: int | None,
+    image_size: Size | None,
     dry_run: bool,
 ) -> StateDict:
     """Return the seeded checkpoint that replaces an INPUT, written unless on a dry run."""

@@ -18,6 +18,7 @@ from porter.storage.atomic_output import Written
 from porter.verification.inputs import Halves, halved
 from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 UNCALIBRATED = (
     "int8: activations are quantised as they come; judged on noise, pictures would be better"
@@ -55,7 +56,7 @@ def picture_of(
 
 
 def pictures_of(
-    picture: Chosen | None, variant: Architecture, image_size: int, onnx: OnnxKeywords | None
+    picture: Chosen | None, variant: Architecture, image_size: Size, onnx: OnnxKeywords | None
 ) -> Halves | None:
     """Return the pictures of --calibrate."""
     if not onnx or "calibrate" not in onnx or picture is None:

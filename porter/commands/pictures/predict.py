@@ -33,7 +33,8 @@ from porter.verification.sides.pair import softmax
 from porter.verification.sides.processes import started
 from porter.verification.steps import Steps
 from porter.zoo.architectures import find
-from porter.zoo.preprocessing import Preprocessing, Size, sides_of, understood
+from porter.zoo.image_size import Size, checked, sides_of
+from porter.zoo.preprocessing import Preprocessing, understood
 
 
 class Guess(NamedTuple):
@@ -77,6 +78,7 @@ def predict(
     key: str | None = None,
     top: int = 5,
     labels: str | None = None,
+    image_size: Size | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     crop: float | None = None,
@@ -98,6 +100,7 @@ def predict(
         top: Number of classes to name.
         labels: File with the names of the classes; None for those in the model's metadata or in
             `config.json` next to it.
+        image_size: Pixels, or height and width; None for the model's own.
         mean: Mean of RGB in [0, 1], instead of the model's own.
         std: Deviation, likewise.
         crop: Side of the central crop over the side that a picture is resized to, likewise.
@@ -118,7 +121,9 @@ def predict(
     local = fetch.local(model)
     with fetch.named(local):
         is_graph = detect(local.path) == "onnx"
-    runs = Runs(device=device, python=python, timeout=timeout, behaviour=behaviour)
+    runs = Runs(
+        image_size=image_size, device=device, python=python, timeout=timeout, behaviour=behaviour
+    )
     with tempfile.TemporaryDirectory(prefix="porter-") as name:
         folder = Path(name)
         if is_graph:
@@ -184,11 +189,12 @@ def _graph(
 ) -> _Run:
     """Run an ONNX file as it is: sizes, preprocessing and labels are those of its metadata."""
     stated = _stated(path)
-    size: Size = stated.get("image_size") or 224
-    size = tuple(size) if isinstance(size, list) else size
-    model = signature(path, sides_of(size))
-    size = size if not isinstance(size, int) else model.image_size
-    found = _of_graph(model, stated, path, sides_of(size)[0], file, given)
+    size = sides_of(runs.image_size or checked(stated.get("image_size") or 224))
+    model = signature(path, size)
+    if runs.image_size is not None:
+        model.check_sides(size, path)
+    size = model.sides
+    found = _of_graph(model, stated, path, size[0], file, given)
     inputs = _prepared(files, found.how, size, folder)
     pixels = {"mean": found.how.mean, "std": found.how.std} if model.as_bytes else None
     output = folder / "output.safetensors"

@@ -15,12 +15,13 @@ from porter.frameworks.onnx.run import run
 from porter.frameworks.onnx.tidy import tidy
 from porter.frameworks.onnx.trace import trace
 from porter.zoo.architectures import find
+from porter.zoo.image_size import as_size
 
 
 def traced(
     architecture: str,
     path: str,
-    image_size: int,
+    image_size: int | Sequence[int],
     opset: int,
     features: Sequence[str] = (),
     free: bool = False,
@@ -29,7 +30,8 @@ def traced(
     if free:
         trace_free.trace(find(architecture), path, opset=opset)
         return {}
-    trace(find(architecture), path, image_size=image_size, opset=opset, features=features)
+    size = as_size(image_size)
+    trace(find(architecture), path, image_size=size, opset=opset, features=features)
     return {}
 
 

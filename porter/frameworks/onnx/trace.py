@@ -19,6 +19,7 @@ from typing import Any
 from porter.errors import UsageError, listed
 from porter.frameworks.models import build, need
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 CLASSES = 10_007
 """Traced number of classes: a prime that no other size is, so that the graph shows where it is."""
@@ -33,7 +34,7 @@ def trace(
     architecture: Architecture,
     path: str | os.PathLike[str],
     *,
-    image_size: int,
+    image_size: Size,
     opset: int,
     features: Sequence[str] = (),
 ) -> None:

@@ -34,6 +34,8 @@ def trace(architecture: Architecture, path: str | os.PathLike[str], *, opset: in
         model = build(
             architecture, "torch", num_classes=fixed.CLASSES, image_size=architecture.image_size
         ).eval()
+    if hasattr(model, "free_size"):
+        model.free_size = True
     dim = torch.export.Dim
     height, width = (STEP * dim(name, min=2, max=256) for name in ("rows", "columns"))
     shapes = ({0: dim("n"), 2: height, 3: width},)

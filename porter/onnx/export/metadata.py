@@ -19,6 +19,8 @@ from porter.tensors.lazy import BLOCK, LazyTensor, Shape
 from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
+from porter.zoo.image_size import pixels as in_pixels
 from porter.zoo.preprocessing import Preprocessing, checked
 
 PREPROCESSING = "porter.preprocessing"
@@ -46,7 +48,7 @@ _LONGEST = 64 << 20
 
 
 def preprocessing(
-    architecture: Architecture, how: Preprocessing, image_size: int, pixels: bool
+    architecture: Architecture, how: Preprocessing, image_size: Size, pixels: bool
 ) -> str:
     """Return as JSON how a picture becomes the model's input.
 
@@ -70,12 +72,11 @@ def pixels(metadata: Mapping[str, str]) -> Preprocessing | None:
 
 
 def document(
-    architecture: Architecture, how: Preprocessing, image_size: int, pixels: bool
+    architecture: Architecture, how: Preprocessing, image_size: Size, pixels: bool
 ) -> tuple[str, str]:
     """Return the doc strings of the model and of its input."""
     sides = architecture.sides(image_size)
-    square = sides[0] == sides[1]
-    size = f"{image_size} px" if square else f"{sides[0]} × {sides[1]} px"
+    size = in_pixels(sides[0] if sides[0] == sides[1] else sides)
     model = (
         f"{architecture.title}, variant {architecture.name}, {size}."
         f" {architecture.paper} (weights named as in {architecture.source})"

@@ -13,6 +13,7 @@ from porter.onnx.export.stamped import packed
 from porter.onnx.export.template import template
 from porter.storage.outputs import publish_content
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ def pack(
     architectures: Iterable[Architecture],
     folder: str | os.PathLike[str] | None = None,
     *,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     free: bool = False,
     force: bool = False,
 ) -> Iterator[Packed]:

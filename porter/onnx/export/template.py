@@ -28,6 +28,7 @@ from porter.onnx.export.stamped import is_sound, packed
 from porter.onnx.graph.parse import Memory, parse
 from porter.onnx.graph.values import Model, Value
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size, shown
 
 OPSET = 20
 """Operator set of templates, the first with GELU as an operator; `opsets` writes the others."""
@@ -40,7 +41,7 @@ class Template:
     """A graph without weights."""
 
     architecture: Architecture
-    image_size: int
+    image_size: Size
     features: tuple[str, ...]
     path: str
     model: Model
@@ -57,7 +58,7 @@ class Template:
 def template(
     architecture: Architecture,
     *,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     features: Sequence[str] = (),
     free: bool = False,
 ) -> Template:
@@ -66,7 +67,7 @@ def template(
     A `free` one has height and width as symbols; `UsageError` for a model that depends on them.
     `MissingPackage` is raised when it must be traced and torch or onnxscript is not installed.
     """
-    size = image_size or architecture.image_size
+    size = architecture.size_of(*architecture.sides(image_size))
     chosen = tuple(sorted(features))
     name = file_name(architecture, None if free else size, chosen)
     path = find(name) or _traced(architecture, size, chosen, folder() / name, free)
@@ -93,10 +94,10 @@ def find(name: str) -> Path | None:
 
 
 def file_name(
-    architecture: Architecture, image_size: int | None, features: Sequence[str] = ()
+    architecture: Architecture, image_size: Size | None, features: Sequence[str] = ()
 ) -> str:
     """Return what a template's file is called; without an image size it takes any."""
-    size = "anypx" if image_size is None else f"{image_size}px"
+    size = "anypx" if image_size is None else f"{shown(image_size)}px"
     parts = [architecture.name, *features, size, f"opset{OPSET}"]
     return ".".join([*parts, digest(architecture, image_size is None)[:12], "onnx", "gz"])
 
@@ -156,7 +157,7 @@ def digest(architecture: Architecture, free: bool = False) -> str:
 
 
 def _traced(
-    architecture: Architecture, image_size: int, features: Sequence[str], path: Path, free: bool
+    architecture: Architecture, image_size: Size, features: Sequence[str], path: Path, free: bool
 ) -> Path:
     """Trace a template into the cache; another process may do the same meanwhile."""
     try:
@@ -179,9 +180,10 @@ def _traced(
         os.replace(part, path)
     except MissingPackage as error:
         raise MissingPackage(
-            f"there is no template of {architecture.name} at {'any' if free else image_size} px,"
-            f" and tracing one {error.message.removeprefix('this ')} (or bring the file"
-            f" {path.name} into {path.parent}: `porter export-templates` makes it elsewhere)"
+            f"there is no template of {architecture.name} at"
+            f" {'any' if free else shown(image_size)} px, and tracing one"
+            f" {error.message.removeprefix('this ')} (or bring the file {path.name} into"
+            f" {path.parent}: `porter export-templates` makes it elsewhere)"
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -190,7 +192,7 @@ def _traced(
 
 
 def _load(
-    path: Path, architecture: Architecture, image_size: int, features: tuple[str, ...]
+    path: Path, architecture: Architecture, image_size: Size, features: tuple[str, ...]
 ) -> Template:
     from porter.frameworks.onnx.trace import TEMPLATE
 

@@ -19,7 +19,6 @@ from porter import codecs
 from porter.codecs.onnx.transposed import TRANSPOSED, stored_name, transposed
 from porter.codecs.writing import Output
 from porter.errors import PorterError, UsageError, listed, printable
-from porter.mapping.constants import constants
 from porter.onnx.export import metadata as notes
 from porter.onnx.export import model, opsets, transform
 from porter.onnx.export.fold_shapes import folded
@@ -40,6 +39,7 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 from porter.zoo.preprocessing import Preprocessing
 
 
@@ -79,7 +79,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     num_classes: int,
-    image_size: int,
+    image_size: Size,
     features: Sequence[str] = (),
     options: Options | None = None,
     preprocessing: Preprocessing | None = None,
@@ -103,7 +103,7 @@ def export(
     opsets.check(chosen.opset)
     _check_rewriting(chosen)
     made = _template(architecture, image_size, features, chosen.free_size)
-    computed = constants(architecture.table.constants, architecture.config, image_size)
+    computed = architecture.constants(image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
     weights, rest = _sorted_out(state, made, num_classes)
@@ -158,7 +158,7 @@ def _check_rewriting(options: Options) -> None:
 
 
 def _template(
-    architecture: Architecture, image_size: int, features: Sequence[str], free: bool
+    architecture: Architecture, image_size: Size, features: Sequence[str], free: bool
 ) -> Template:
     architecture.need_model("ONNX export")
     return template(architecture, image_size=image_size, features=features, free=free)

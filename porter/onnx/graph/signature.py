@@ -15,6 +15,7 @@ from porter.onnx.graph.values import UINT8, Graph
 from porter.storage.input_file import InputFile
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import shown
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits")
 """Operations at the borders between the numbers of a quantised model and others."""
@@ -25,8 +26,8 @@ class Signature:
     """What a graph takes and gives."""
 
     num_classes: int
-    image_size: int
-    """Height of the pictures, in pixels."""
+    sides: tuple[int, int]
+    """Height and width of the pictures, in pixels."""
     batch: int | None
     """None: any."""
     dtype: str
@@ -39,6 +40,13 @@ class Signature:
     """Whether pictures are bytes, (batch, height, width, 3), not numbers (batch, 3, …)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    def check_sides(self, asked: tuple[int, int], path: str) -> None:
+        """Raise `UsageError` where pictures of another height and width are asked for."""
+        if asked != self.sides:
+            raise UsageError(
+                f"takes pictures of {shown(self.sides)} px, not of {shown(asked)}", path
+            )
+
     def features(self, architecture: Architecture) -> tuple[str, ...]:
         """Return the optional parts of which it has a weight."""
         known = architecture.skeleton().features
@@ -50,7 +58,7 @@ def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature
     """Return what an ONNX file takes and gives; `UsageError` unless it is pictures and scores.
 
     `sides` are height and width (pixels) of the pictures: a graph that leaves them open takes
-    these, any other takes pictures of their aspect ratio.
+    these.
     """
     name = os.fspath(path)
     with InputFile(name) as file:
@@ -72,9 +80,6 @@ def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, 
         dim if isinstance(dim, int) and dim > 0 else side
         for dim, side in zip(dims, sides, strict=True)
     )
-    if width != round(height * sides[1] / sides[0]):
-        wanted = "one square size" if sides[0] == sides[1] else f"{sides[0]} × {sides[1]}"
-        raise UsageError(f"takes pictures of {height} × {width}, not of {wanted}", path)
     num_classes = _classes(graph, path)
     sizes: Counter[str] = Counter()
     for tensor in weights.values():
@@ -83,7 +88,8 @@ def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, 
     frozen = batch if isinstance(batch, int) and batch > 0 else None
     dtype = sizes.most_common(1)[0][0] if sizes else "float32"
     quantised = any(node.op in _QUANTISED for node in graph.nodes)
-    return Signature(num_classes, height, frozen, dtype, tuple(weights), quantised, as_bytes)
+    size = height, width
+    return Signature(num_classes, size, frozen, dtype, tuple(weights), quantised, as_bytes)
 
 
 def _classes(graph: Graph, path: str) -> int:

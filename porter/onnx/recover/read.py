@@ -20,6 +20,7 @@ from porter.codecs.onnx.transposed import straightened
 from porter.codecs.onnx.weights import initializers
 from porter.codecs.paddle import inference
 from porter.errors import InputError, PorterError, UsageError, listed
+from porter.frameworks.process import Limit
 from porter.mapping.fold import fold
 from porter.onnx.export import metadata as notes
 from porter.onnx.graph.constants import weights as weights_of
@@ -46,18 +47,22 @@ def recover(
     path: str | os.PathLike[str],
     *,
     fold_batchnorm: bool = False,
+    timeout: float | None = None,
 ) -> Recovered:
     """Return the canonical state dict of an ONNX file, or a Paddle inference model, of a variant.
 
-    That of a file that porter wrote is bit for bit what it was written from. Raises `InputError`
+    That of a file that porter wrote is bit for bit what it was written from. `timeout` is in
+    seconds, for each step with another one. Raises `InputError`
     when weights of a foreign file cannot be placed, were folded into others (unless
     `fold_batchnorm` takes them so), or do not compute what the file computes; `MissingPackage`
     without onnx, onnxscript and onnxruntime, which a foreign file needs.
     """
     name = os.fspath(path)
+    Limit.of(name, timeout)  # a malformed one is refused, whether it is needed or not
     if detect(name) == inference.FORMAT:
-        read_program = _of_steps if wiring_of(architecture) else _of_program
-        return read_program(architecture, name, fold_batchnorm)
+        if wiring_of(architecture):
+            return _of_steps(architecture, name, fold_batchnorm)
+        return _of_program(architecture, name, fold_batchnorm, timeout)
     state = initializers(InputFile(name))  # stricter than what reads the graph
     if is_as_written(name):  # its Constant nodes, if there are any, belong to the graph
         return Recovered(restore(state))
@@ -68,7 +73,7 @@ def recover(
             "has quantised weights, which do not come back; take the model that it was made from",
             name,
         )
-    return Search(architecture, name, weights, fold_batchnorm).recovered()
+    return Search(architecture, name, weights, fold_batchnorm, timeout=timeout).recovered()
 
 
 def _of_steps(architecture: Architecture, path: str, fold_batchnorm: bool) -> Recovered:
@@ -93,7 +98,9 @@ def _of_steps(architecture: Architecture, path: str, fold_batchnorm: bool) -> Re
     return Recovered(*canonical(named, state))
 
 
-def _of_program(architecture: Architecture, path: str, fold_batchnorm: bool) -> Recovered:
+def _of_program(
+    architecture: Architecture, path: str, fold_batchnorm: bool, timeout: float | None
+) -> Recovered:
     """Return the same of a Paddle inference model, which is written as an ONNX model for it."""
     state = read_checkpoint(path)
     assert state.origin is not None
@@ -104,7 +111,8 @@ def _of_program(architecture: Architecture, path: str, fold_batchnorm: bool) -> 
         known = {name: LazyTensor.of(t.read()) for name, t in constants if name not in state}
         weights = StateDict({**known, **state}, state.origin)
         try:
-            found = Search(architecture, written, weights, fold_batchnorm, SAVE_AGAIN).recovered()
+            search = Search(architecture, written, weights, fold_batchnorm, SAVE_AGAIN, timeout)
+            found = search.recovered()
         except PorterError as error:
             error.path = path if error.path == written else error.path
             raise
@@ -116,6 +124,7 @@ def read(
     given: str | os.PathLike[str],
     *,
     fold_batchnorm: bool = False,
+    timeout: float | None = None,
     progress: Progress | None = None,
 ) -> StateDict:
     """Return the canonical state dict of an ONNX file at a path or address; see `recover`.
@@ -127,7 +136,7 @@ def read(
         found = detect(here.path)
     if found not in FORMATS:
         raise UsageError(f"is {found}, not onnx", here.shown)
-    made = recover(architecture, here.path, fold_batchnorm=fold_batchnorm)
+    made = recover(architecture, here.path, fold_batchnorm=fold_batchnorm, timeout=timeout)
     assert made.state.origin is not None
     all_notes = (*made.state.origin.notes, *made.how)
     address = here.shown if is_url(given) else ""

@@ -41,7 +41,7 @@ def prove(
     """
     rebuilt = folder / "rebuilt.onnx"
     _export(architecture, state, rebuilt, signature)
-    shape = (signature.batch or 2, 3, *architecture.sides(signature.image_size))
+    shape = (signature.batch or 2, 3, *signature.sides)
     noise = {"noise": np.random.default_rng(0).standard_normal(shape, np.float32)}
     exchange.save(folder / "noise.safetensors", noise, {})
     outputs = []
@@ -67,7 +67,7 @@ def prove(
 
 
 def _export(architecture: Architecture, state: StateDict, path: Path, signature: Signature) -> None:
-    size = signature.image_size
+    size = architecture.size_of(*signature.sides)
     plan = fit(architecture, state, CANONICAL, CANONICAL, image_size=size).plan
     options = Options(io_dtype="fp32" if signature.dtype == "float16" else None)
     export(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from porter.errors import InputError, MappingError, listed, printable
 from porter.frameworks.process import Limit, Worker
-from porter.mapping.constants import constants
 from porter.mapping.fold import fold
 from porter.mapping.table import CANONICAL
 from porter.onnx.export import model, transform
@@ -35,6 +34,7 @@ from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import IMAGE_SIZE, shown
 
 EXPORT_AGAIN = "export it again without folding (torch: dynamo=True, optimize=False)"
 UNTOUCHED = "use the file as it was before another tool rewrote it"
@@ -63,19 +63,21 @@ class Search:
         state: StateDict,
         fold_batchnorm: bool,
         remedy: str = EXPORT_AGAIN,
+        timeout: float | None = None,
     ) -> None:
         self._architecture = architecture
         self._path = path
         self._weights = state
         self._fold, self._remedy = fold_batchnorm, remedy
+        self._limit = Limit.of(path, timeout)
         self._digests = recorded.digests(state)
         self._rewritten = recorded.is_rewritten(state)
         with InputFile(path) as file:
             self._graph = parse(file).graph
         self._signature = signature_of(self._graph, state, path, architecture.sides())
         self._num_classes = self._signature.num_classes
-        self._image_size = self._signature.image_size
-        self._sides = architecture.sides(self._image_size)
+        self._sides = self._signature.sides
+        self._image_size = architecture.size_of(*self._sides)
 
     def recovered(self) -> Recovered:
         """Return what was found and proven."""
@@ -84,7 +86,7 @@ class Search:
             raise InputError(f"takes pixels, and its graph was changed; {UNTOUCHED}", self._path)
         made = self._template()
         with Worker("onnx-tools") as worker, tempfile.TemporaryDirectory(prefix="porter-") as temp:
-            worker.limit = Limit.of(self._path)
+            worker.limit = self._limit
             folder = Path(temp)
             graph = self._tidied(worker, self._path, folder)
             found, how, differing = self._found(made, graph, worker, folder)
@@ -92,7 +94,9 @@ class Search:
                 found = recorded.with_unused(found, self._weights)
                 how = (recorded.comparison(found, self._digests), *how)
             assert self._weights.origin is not None
-            state = StateDict(found, replace(self._weights.origin, skipped=()))
+            origin = self._weights.origin
+            metadata = {**origin.metadata, IMAGE_SIZE: shown(self._image_size)}
+            state = StateDict(found, replace(origin, skipped=(), metadata=metadata))
             proof = rerun.prove(
                 self._architecture, state, self._path, self._signature, worker, folder,
                 f"; {differing}" if differing else "",
@@ -172,8 +176,7 @@ class Search:
         yield apart(reduce(graph, {**known, **dict.fromkeys(names)})), apart(foreign)
 
     def _computed(self) -> Mapping[str, Array]:
-        table = self._architecture.table
-        return constants(table.constants, self._architecture.config, self._image_size)
+        return self._architecture.constants(self._image_size)
 
     def _constants(self) -> Mapping[str, Array]:
         return {name: array for name, array in self._computed().items() if array.dtype.kind != "f"}

@@ -23,7 +23,8 @@ from porter.verification.sides.report import SideReport
 from porter.verification.sides.side import Can, Side
 from porter.verification.steps import Steps
 from porter.verification.tolerance import roundoff
-from porter.zoo.preprocessing import Preprocessing, Size
+from porter.zoo.image_size import Size
+from porter.zoo.preprocessing import Preprocessing
 
 TOP = 5
 _CASE = "pictures"
@@ -53,7 +54,7 @@ class Evaluation:
     architecture: str
     data: str
     pictures: int
-    image_size: int
+    image_size: Size
     published: float | None
     """Top-1 in percent that the authors state for the variant, on ImageNet's validation set."""
     rows: tuple[Accuracy, ...]

@@ -34,6 +34,7 @@ from porter.verification.sides.pair import Pair
 from porter.verification.sides.prepare import Prepared
 from porter.verification.sides.side import Can, Side, float64_weights
 from porter.verification.verdict import Verdict
+from porter.zoo.image_size import sides_of
 from porter.zoo.seeded import seeded
 
 SEED = 0
@@ -124,7 +125,7 @@ def _fuzzed(pair: Pair, names: set[str]) -> tuple[Pair | None, set[str]]:
     pair.steps.begin("fuzzed weights")
     prepared = pair.left.prepared
     variant, features = prepared.architecture, prepared.plan.features
-    classes, size = pair.left.num_classes, min(smallest(variant), pair.left.image_size)
+    classes, size = pair.left.num_classes, min(smallest(variant), *sides_of(pair.left.image_size))
     weights = StateDict.of(
         seeded(variant, seed=SEED, num_classes=classes, image_size=size, features=features).arrays()
     )

@@ -35,6 +35,7 @@ from porter.verification.sensitivity.effects import CLASSES, Effect, run
 from porter.verification.sensitivity.mutate import Mutation, mutations
 from porter.verification.steps import Step
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 from porter.zoo.seeded import seeded
 
 
@@ -68,7 +69,7 @@ class Sensitivity:
 
     variant: str
     dialect: str
-    image_size: int
+    image_size: Size
     trials: tuple[Trial, ...]
     unprovable: Mapping[str, str]
     """Tensors on which no output depends, each with the reason."""
@@ -102,7 +103,7 @@ def prove(
     architecture: Architecture,
     dialect: str,
     *,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     framework: str = CANONICAL,
     seed: int = 0,
     each_row: int | None = 2,
@@ -196,7 +197,7 @@ def smallest(architecture: Architecture) -> int:
 
 
 def _plan(
-    architecture: Architecture, state: StateDict, source: str, target: str, size: int
+    architecture: Architecture, state: StateDict, source: str, target: str, size: Size
 ) -> Plan:
     shapes = {name: (tensor.dtype.name, tensor.shape) for name, tensor in state.items()}
     return plan(architecture, shapes, source, target, image_size=size)

@@ -23,6 +23,7 @@ from porter.verification.sides.side import Can, Recorded, Side
 from porter.verification.tolerance import roundoff
 from porter.verification.trace import Trace
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import shown
 
 
 def opened(
@@ -78,7 +79,7 @@ def check_agreement(left: Side, right: Side) -> None:
     for what, one, other in (
         ("variants", left.architecture, right.architecture),
         ("numbers of classes", left.num_classes, right.num_classes),
-        ("image sizes", left.image_size, right.image_size),
+        ("image sizes", shown(left.image_size), shown(right.image_size)),
     ):
         if one != other:
             raise UsageError(f"the two sides have different {what}: {one} and {other}")

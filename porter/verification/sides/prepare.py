@@ -26,6 +26,7 @@ from porter.tensors.state_dict import StateDict
 from porter.verification.sides.report import SideReport
 from porter.verification.stamp import digest
 from porter.zoo.architectures import Architecture
+from porter.zoo.image_size import Size
 from porter.zoo.preprocessing import Preprocessing
 from porter.zoo.seeded import seeded
 
@@ -72,7 +73,7 @@ def prepare(
     key: str | None = None,
     prefix: str | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     behaviour: str = "canonical",
 ) -> Prepared:
     """Recognise a checkpoint and fit it to the variant.
@@ -85,7 +86,7 @@ def prepare(
     if not isinstance(given, StateDict):
         container = fetch.detect(given)
         if container == "onnx":
-            return _graph(architecture, fetch.local(given), architecture.sides(image_size))
+            return _graph(architecture, fetch.local(given), image_size)
         if container == PROGRAM:
             given = read_graph(architecture, given)
     state = given if isinstance(given, StateDict) else fetch.read(given, key=key)
@@ -130,24 +131,28 @@ def prepare(
     return Prepared(report, fitted.architecture, fitted.plan, state, request, None, rows, named)
 
 
-def _graph(architecture: Architecture, local: fetch.Fetched, sides: tuple[int, int]) -> Prepared:
+def _graph(architecture: Architecture, local: fetch.Fetched, image_size: Size | None) -> Prepared:
     """Prepare an ONNX model: classes, image size, batch and precision are those of the graph."""
     from porter.onnx.graph.signature import signature
 
+    sides = architecture.sides(image_size)
     found = signature(local.path, sides)
+    if image_size is not None:
+        found.check_sides(sides, local.path)
     origin = codecs.read(local.path).origin
     assert origin is not None
     report = SideReport(
         label="onnxruntime", framework="onnxruntime", dialect="onnx", file=local.shown,
         format="onnx", weights=(found.dtype,), digest=digest(origin.files),
     )  # fmt: skip
+    size = architecture.size_of(*found.sides)
     shapes = shapes_of(
         seeded(
-            architecture, num_classes=found.num_classes, image_size=found.image_size,
+            architecture, num_classes=found.num_classes, image_size=size,
             features=found.features(architecture),
         )
     )  # fmt: skip
-    identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=found.image_size)
+    identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=size)
     pixels = notes.pixels(found.metadata) if found.as_bytes else None
     if found.as_bytes and pixels is None:
         raise UsageError(

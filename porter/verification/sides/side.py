@@ -23,6 +23,7 @@ from porter.verification.sides.prepare import Prepared
 from porter.verification.sides.report import SideReport
 from porter.verification.steps import Step
 from porter.verification.trace import Trace
+from porter.zoo.image_size import Size
 
 
 class Can(Flag):
@@ -55,7 +56,7 @@ class Side:
     """Whether it computes in fewer bits than its outputs have."""
 
     def __init__(
-        self, report: SideReport, architecture: str, num_classes: int, image_size: int, can: Can
+        self, report: SideReport, architecture: str, num_classes: int, image_size: Size, can: Can
     ) -> None:
         self.report = report
         self.architecture = architecture
