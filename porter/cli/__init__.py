@@ -116,6 +116,10 @@ def main() -> None:
         said = f": {cause}" if isinstance(cause, KeyboardInterrupt) and str(cause) else ""
         _complain(f"interrupted{said}")
         code = 130
+    except SystemExit as stop:
+        for note in getattr(stop, "__notes__", ()):
+            _complain(f"terminated: {note}")
+        raise
     except click.ClickException as error:
         _complain(error.format_message())
         code = 2

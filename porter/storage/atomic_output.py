@@ -80,6 +80,7 @@ def resolve(path: str | os.PathLike[str], inputs: Iterable[Input], force: bool) 
     A link is written through: the link stays, the file that it names is replaced.
     """
     asked = os.fspath(path)
+    _check_name(asked)
     try:
         real = os.path.realpath(asked)
         old = os.stat(real)
@@ -100,6 +101,19 @@ def resolve(path: str | os.PathLike[str], inputs: Iterable[Input], force: bool) 
     if not force:
         raise UsageError("exists already; --force replaces it", asked)
     return Target(real, asked, old, real)
+
+
+def _check_name(path: str) -> None:
+    """Raise `UsageError` for a name that cannot be an output's.
+
+    The record, an index of shards and external data state it, in UTF-8.
+    """
+    if path == "-":
+        raise UsageError("is not written: an output is a file; ./- is one of that name", path)
+    try:
+        os.path.basename(path).encode()
+    except UnicodeEncodeError as fault:
+        raise UsageError("cannot be written: its name is not UTF-8", path) from fault
 
 
 def publish(

@@ -49,19 +49,24 @@ def test_a_proof_that_the_machine_refuses_leaves_the_output(
     assert source.with_name("o.pdparams").exists()
 
 
+@pytest.mark.parametrize(
+    ("stopped", "code", "word"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (SystemExit(143), 143, "terminated")],
+)
 def test_an_interrupt_says_what_is_there(
-    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Ctrl-C during the proof names the output, which is complete and not proven."""
-    _failing(monkeypatch, KeyboardInterrupt())
+    stopped: BaseException, code: int, word: str,
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Ctrl-C or SIGTERM during the proof names the output, which is complete and not proven."""
+    _failing(monkeypatch, stopped)
     output = source.with_name("o.pdparams")
     line = f"porter convert {shlex.quote(str(source))} -o {shlex.quote(str(output))}"
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     with pytest.raises(SystemExit) as stop:
         main()
-    assert stop.value.code == 130
+    assert stop.value.code == code
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == f"porter: interrupted: {output} is written and not proven"
+    assert last == f"porter: {word}: {output} is written and not proven"
     assert output.exists()
 
 

@@ -21,7 +21,7 @@ import pytest
 from porter import codecs
 from porter.errors import InputError, PorterError, SystemFault, UsageError
 from porter.storage import atomic_output, pieces
-from porter.storage.atomic_output import publish, remove_stale
+from porter.storage.atomic_output import publish, remove_stale, resolve
 from porter.storage.input_file import InputFile
 from porter.storage.lock import locked
 from porter.storage.options import WriteOptions
@@ -102,6 +102,15 @@ def test_output_may_not_be_the_input(how: str, target: Path) -> None:
     with pytest.raises(UsageError, match="input itself"):
         publish(other, [b"new"], WriteOptions(force=True), inputs=[target])
     assert target.read_bytes() == OLD
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("-", "an output is a file"), ("w\udcff.pth", "UTF-8")]
+)
+def test_names_that_a_record_cannot_state_are_refused(name: str, words: str) -> None:
+    """A hyphen is not a stream, and bytes that are not UTF-8 are in no record or index."""
+    with pytest.raises(UsageError, match=words):
+        resolve(name, (), False)
 
 
 def test_link_is_written_through(target: Path, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def proving(written: Written) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(left) from stop
+    except SystemExit as stop:  # Terminated: the command line prints the notes.
+        stop.add_note(left)
+        raise
     except PorterError as error:
         if error.exit_code == PorterError.exit_code:
             for path in written.files:

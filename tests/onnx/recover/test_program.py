@@ -68,6 +68,8 @@ def test_a_program_is_converted_by_its_graph(tmp_path: Path) -> None:
     folder.mkdir()
     _saved(folder, "shunted-t", classes=10)
     output = tmp_path / "output.pdparams"
+    inspected = porter.inspect(folder)
+    assert [match.architecture.name for match in inspected.matches] == ["shunted-t"]
     outcome = porter.convert(source=folder, output=output)
     assert outcome.ok
     assert outcome.verdict is not None
