@@ -26,8 +26,9 @@ from porter.remote import fetch
 from porter.storage.progress import Progress
 from porter.tensors.blocks import Array
 from porter.tensors.state_dict import StateDict
-from porter.verification.checks import EXACT
+from porter.verification.checks import EXACT, Check
 from porter.verification.judge import concluded
+from porter.verification.live import SLIGHT
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import Architecture
 from porter.zoo.published import published_path
@@ -85,7 +86,29 @@ def verify_published(
             progress("running both models", 0, 0)
         sides = [Side(s.state, s.dialect, s.key, s.is_file) for s in (one, two)]
         verdict = session.verdict(fitted.plan, *sides)
+    if left_model is None and right_model is None:
+        verdict = judged_closely(verdict)
     return judged_exactly(verdict) if variant.name.startswith(_DETECTORS) else verdict
+
+
+def judged_closely(verdict: Verdict) -> Verdict:
+    """Return the verdict with the limit of two models that differ by known causes only.
+
+    With the same behaviour on both sides what is left in float64 is the epsilon of Paddle's batch
+    norms, which it keeps in float32: 1e-13 to 1e-11 of the outputs.
+    """
+
+    if not verdict.passed:
+        return verdict
+    return concluded(replace(verdict, checks=tuple(map(_closely, verdict.checks))))
+
+
+def _closely(check: Check) -> Check:
+    if check.precision != EXACT:
+        return check
+    error = check.right.error
+    problem = f"error {error:.1e} is over the limit {SLIGHT:.1e}" if error > SLIGHT else ""
+    return replace(check, limit=SLIGHT, problem=problem)
 
 
 def judged_exactly(verdict: Verdict) -> Verdict:

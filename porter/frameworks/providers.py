@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from porter.errors import InputError, MissingPackage, nearest, printable
+from porter.frameworks.widened import widened
 
 
 def _package(name: str, distribution: str = "") -> ModuleType:
@@ -62,6 +63,8 @@ def transformers(config: str, **options: Any) -> Any:
         model = package.AutoModel.from_config(settings)
     else:
         model = _named(package, str(name), "transformers")(settings)
+    if settings.model_type in _NARROW:
+        model.forward = partial(widened, "torch", model, model.forward)
     if outputs:
         model.forward = partial(_chosen, model.forward, str(outputs).split(","))
     return model
@@ -73,6 +76,8 @@ def _chosen(forward: Any, names: list[str], x: Any) -> Any:
     return {name: found[name] for name in names}
 
 
+_NARROW = ("slanet", "slanext")
+"""Models that ask for float32 in their code."""
 _PADDLEX = {
     "hgnet_v2": "image_classification.modeling.hgnetv2:HGNetV2ForImageClassification",
     "pp_lcnet": "image_classification.modeling.pplcnet:PPLCNet",
@@ -119,6 +124,8 @@ def paddlex(name: str, **options: Any) -> Any:
     model_class = getattr(importlib.import_module(f"paddlex.inference.models.{place}"), attribute)
     model = model_class(model_class.config_class(**{**config, **options}))
     model.forward = partial(_RAW.get(kind, _pictures), model, model.forward)
+    if kind in _NARROW:
+        model.forward = partial(widened, "paddle", model, model.forward)
     return model
 
 
@@ -126,8 +133,14 @@ def _exact_slope() -> None:
     """Let this process compute the hard sigmoid as PyTorch does."""
     import paddle.nn.functional
 
-    paddles = paddle.nn.functional.hardsigmoid
-    paddle.nn.functional.hardsigmoid = partial(paddles, slope=1 / 6)
+    paddle.nn.functional.hardsigmoid = _hardsigmoid
+
+
+def _hardsigmoid(x: Any, *_: Any, **__: Any) -> Any:
+    """Compute it by other operations: Paddle's own keeps its slope in float32."""
+    import paddle
+
+    return paddle.clip(x / 6 + 0.5, 0.0, 1.0)
 
 
 def _pictures(model: Any, forward: Any, x: Any) -> Any:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
-from porter.commands.published import judged_exactly, pictures, published_reference
+from porter.commands.published import judged_closely, judged_exactly, pictures, published_reference
 from porter.errors import InputError, UsageError
 from porter.frameworks import providers
 from porter.frameworks.references import parse
@@ -75,6 +75,21 @@ def test_a_detector_is_judged_in_float64() -> None:
     assert judged_exactly(wrong).failed
     unknown = replace(verdict, checks=(check("float32", "error"),))
     assert judged_exactly(unknown) is unknown
+
+
+def test_the_models_of_one_network_differ_by_rounding_only() -> None:
+    """In float64 the limit is 1e-6; float32 has its own, and a failed verdict stays as it is."""
+    side = SideReport(label="a", framework="torch", dialect="torch", file="", format="")
+    verdict = Verdict("x", "passed", "", side, side, 0, 0)
+    near, far = (
+        Check("given", "logits", "float64", None, compare(np.full(3, 1 + e), np.ones(3)), 5e-4)
+        for e in (1e-8, 1e-5)
+    )
+    assert judged_closely(replace(verdict, checks=(near, check("float32", "")))).passed
+    found = judged_closely(replace(verdict, checks=(far,)))
+    assert found.failed
+    assert "1.0e-05 is over the limit 1.0e-06" in found.reason
+    assert judged_closely(found) is found
 
 
 @pytest.fixture
