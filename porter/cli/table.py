@@ -271,9 +271,10 @@ def infer(
     """Propose a table for two models, or for two files of one model.
 
     The canonical names are LEFT's. With --left-model and --right-model both models are run: the
-    right one is filled with the left one's weights, and equal outputs prove the rows. F is torch,
-    paddle or numpy. Of two files, equal values prove the rows; every other row is marked as
-    unproven and listed. The exit code is 1 if anything is unproven.
+    right one is filled with the left one's weights, and equal outputs prove the rows; so do the
+    files' values, where both have the same weights. F is torch, paddle or numpy. Of two files
+    only, equal values prove the rows; every other row is marked as unproven and listed. The exit
+    code is 1 if anything is unproven.
     """
     from porter.commands.live.infer import infer as propose
     from porter.storage.outputs import check_outputs, publish_content

@@ -11,11 +11,11 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from porter.errors import InputError, PorterError, UsageError
+from porter.errors import InputError, MappingError, PorterError, UsageError
 from porter.frameworks import exchange
 from porter.frameworks.live.cases import Cases, varied, without_zeros, write_cases
 from porter.frameworks.live.diagnosis import diagnosed
@@ -26,16 +26,18 @@ from porter.frameworks.process import Worker, shared
 from porter.frameworks.references import Reference
 from porter.infer.draft import draft
 from porter.infer.evidence import Chain, Relation
+from porter.infer.file_values import FileValues, compare
 from porter.infer.pairs import Pairs
-from porter.infer.propose import Inferred, compared
+from porter.infer.propose import Inferred, compared, converted
 from porter.infer.render import reasoned, render
-from porter.infer.tensor_file import TensorFile
+from porter.infer.tensor_file import Pair, TensorFile
 from porter.mapping.conventions import conventions
 from porter.mapping.table import CANONICAL, PADDLE
-from porter.planning.target import UNSEEN
+from porter.planning.target import UNSEEN, Target, mismatches
 from porter.storage.progress import Progress
 from porter.tensors import operations
 from porter.tensors.blocks import Array
+from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
@@ -70,15 +72,19 @@ def infer_models(
     python: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
     progress: Progress | None = None,
+    files: tuple[StateDict, StateDict] | None = None,
 ) -> Inferred:
     """Propose a table whose canonical names are `left`'s, PyTorch's where only `right` is.
 
     `inputs` are named arrays of any type, in the order of the arguments; a picture where there are
-    none. Raises `InputError` where a model cannot be built or run.
+    none. `files` are checkpoints of both: where they have the same weights, equal values prove
+    rows, too. Raises `MappingError` where they do not fit the models, `InputError` where a model
+    cannot be built or run.
     """
     swapped = left.framework != CANONICAL and right.framework == CANONICAL
     if swapped:
         left, right = right, left
+        files = None if files is None else files[::-1]
     name = dialect or (
         PADDLE if (left.framework, right.framework) == ("torch", "paddle") else "other"
     )
@@ -98,6 +104,8 @@ def infer_models(
         )
         step("building the models")
         sides = together([_opener(one, left), _opener(two, right)])
+        for side, reference, state in zip(sides, (left, right), files or (), strict=False):
+            _check_fits(state, reference, side)
         given, file, values = (
             os.fspath(folder / f"{what}.safetensors") for what in ("inputs", "left", "right")
         )
@@ -126,8 +134,27 @@ def infer_models(
             {name: was[f"weight/{name}"] for name in sides[0]["tensors"]},
             {name: made[name] for name in sides[1]["tensors"]},
         )  # fmt: skip
+        if files is not None:
+            proposal.believe(*files, name)
         problems = () if proposal.agrees else (proposal.disagreement(one, two, given),)
         return proposal.inferred(name, family or "inferred", swapped, (*problems, *padding))
+
+
+def _check_fits(state: StateDict, reference: Reference, side: Mapping[str, Any]) -> None:
+    """Raise `MappingError` where a checkpoint is not one of a model."""
+    own = {
+        name: LazyTensor(DTYPES[dtype], tuple(shape), _unread)
+        for name, (dtype, shape) in side["tensors"].items()
+    }
+    target = Target(f"the model {reference.text}", own, set(side["parameters"]), side["aliases"])
+    problems = mismatches(state, target)
+    if problems:
+        path = None if state.origin is None else state.origin.shown
+        raise MappingError(f"does not fit {target.name}: {'; '.join(problems[:8])}", path, problems)
+
+
+def _unread() -> Array:
+    raise AssertionError("only names, types and shapes are compared")
 
 
 _Side = tuple[Worker, Reference]
@@ -177,7 +204,9 @@ class _Proposal:
         self.match, self.sides, self.silent = match, sides, silent
         self.units = [Unit.of(unit) for unit in recorded["units"]]
         self.right_units = [Unit.of(unit) for unit in match["units"]]
+        self._left_values = left_values
         self.canon = _canonical(self.units, left_values, left.framework)
+        self.values: FileValues | None = None
         self.errors: dict[str, float] = match["errors"]
         states = [StateDict.of(self.canon.values), StateDict.of(right_values)]
         known = conventions()
@@ -270,6 +299,23 @@ class _Proposal:
             else:
                 reasons[name] = "a constant of the model: a conversion keeps the target's"
 
+    def believe(self, left: StateDict, right: StateDict, dialect: str) -> None:
+        """Use the values of two checkpoints: where they have the same weights, equal ones prove."""
+        arrays = {n: left[n].read() if n in left else a for n, a in self._left_values.items()}
+        source = StateDict.of(_canonical(self.units, arrays, self.left.framework).values)
+        text = render(draft(self.pairs), dialect, self.right.framework, "inferred", ())
+        try:
+            made = converted(text, source, (CANONICAL, dialect))
+        except PorterError:  # which the comparison of the finished table will report
+            return
+        self.values = compare(made, right)
+        found = [(p, self.values.doubt(p.rights, p.doubt)) for p in self.pairs.found]
+        proven = {_modules(p) for p, doubt in found if p.doubt and not doubt}
+        self.pairs.found[:] = [
+            replace(p, doubt="" if _modules(p) in proven and self.values.flat(p.rights) else doubt)
+            for p, doubt in found
+        ]
+
     def disagreement(self, one: Worker, two: Worker, inputs: str) -> str:
         """Return where the models begin to differ."""
         worst = max(self.errors.values())
@@ -310,13 +356,14 @@ class _Proposal:
         notes = [
             f"{side} {n}: {why}" for side, rows in gaps for n, why in rows if why != _UNMATCHED
         ]
+        values = () if self.values is None else (self.values.words,)
         try:
             exact, wrong = compared(text, dialect, pairs)
         except PorterError as error:
             exact, wrong = False, (f"the table cannot be used: {error.message}",)
         return Inferred(
             text, dialect, swapped, len(table.rows), unproven, tuple(unmatched), exact,
-            (*problems, *wrong), (self._proof(), *notes),
+            (*problems, *wrong), (self._proof(), *values, *notes),
         )  # fmt: skip
 
     def _heading(self, rows: int, unproven: Sequence[str]) -> list[str]:
@@ -334,6 +381,13 @@ class _Proposal:
             f"with the same weights their outputs differ by {worst:.1e} (relative rms,"
             f" {self.match['precision']}, {len(self.errors)} inputs)"
         )
+
+
+def _modules(pair: Pair) -> tuple[tuple[str, ...], ...]:
+    """Return the modules whose tensors are paired: one proves the others that they have."""
+    return tuple(
+        tuple(name.rpartition(".")[0] for name in names) for names in (pair.lefts, pair.rights)
+    )
 
 
 def _canonical(units: Sequence[Unit], values: Mapping[str, Array], framework: str) -> _Left:

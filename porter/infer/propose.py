@@ -21,7 +21,7 @@ from porter.infer.tensor_file import TensorFile
 from porter.mapping.conventions import conventions
 from porter.mapping.fold import fold
 from porter.mapping.reader import parse
-from porter.mapping.table import CANONICAL
+from porter.mapping.table import CANONICAL, Table
 from porter.planning.custom_table import custom_architecture
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
@@ -79,7 +79,7 @@ def infer(
     right file is, the sides are swapped. Raises `UsageError` where neither is, `InputError` and
     `SystemFault` as reading does.
     """
-    states = [_state(left, key, progress), _state(right, key, progress)]
+    states = [opened(left, key, progress), opened(right, key, progress)]
     asked = [_framework(left_framework), _framework(right_framework)]
     frameworks = [
         framework or _recognised(state) for framework, state in zip(asked, states, strict=True)
@@ -108,9 +108,10 @@ def infer(
     return _finished(pairs, name, framework, family or "inferred", swapped)
 
 
-def _state(
+def opened(
     given: str | os.PathLike[str] | StateDict, key: str | None, progress: Progress | None
 ) -> StateDict:
+    """Return the state dict of a file, whose names a table can have."""
     state = given if isinstance(given, StateDict) else read(given, key=key, progress=progress)
     path = None if state.origin is None else state.origin.shown
     braces = [name for name in state if "{" in name or "}" in name]
@@ -179,10 +180,21 @@ def _heading(rows: int, unproven: int, unmatched: int) -> list[str]:
     ]
 
 
+def converted(table: Table | str, source: StateDict, names: tuple[str, str]) -> StateDict:
+    """Convert a file from one dialect of a table to another; `table` may be its text."""
+    table = _parsed(table) if isinstance(table, str) else table
+    shapes = shapes_of(source)
+    return plan(custom_architecture(table, shapes, names[0]), shapes, *names).apply(source)
+
+
+def _parsed(text: str) -> Table:
+    return parse(text, "the inferred table")
+
+
 def compared(text: str, dialect: str, pairs: Pairs) -> tuple[bool, tuple[str, ...]]:
     """Convert both files with the table: whether all values are equal, and which should be."""
     left, right = pairs.left.state, pairs.right.state
-    table = parse(text, "the inferred table")
+    table = _parsed(text)
     doubted = {name for p in pairs.found if p.doubt for name in (*p.lefts, *p.rights)}
     problems: list[str] = []
     exact = True
@@ -190,8 +202,7 @@ def compared(text: str, dialect: str, pairs: Pairs) -> tuple[bool, tuple[str, ..
         (left, right, (CANONICAL, dialect)),
         (right, left, (dialect, CANONICAL)),
     ):
-        shapes = shapes_of(source)
-        result = plan(custom_architecture(table, shapes, names[0]), shapes, *names).apply(source)
+        result = converted(table, source, names)
         unpaired = set(pairs.free_left) | set(pairs.free_right)
         missing = sorted(set(target) - set(result) - unpaired)
         if missing:

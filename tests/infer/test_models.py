@@ -15,6 +15,7 @@ from porter.commands.live.infer import infer
 from porter.commands.live.models import verify_models
 from porter.errors import MappingError, UsageError
 from porter.infer.propose import Inferred
+from porter.tensors.lazy import LazyTensor
 
 PAIRS = Path(__file__).parent / "pairs"
 MODELS = {
@@ -160,10 +161,37 @@ def test_models_that_compute_otherwise_are_not_proven(tmp_path: Path) -> None:
     assert "downscale_in_infer" in problem
 
 
+def test_values_of_two_files_prove_what_outputs_do_not(tmp_path: Path) -> None:
+    """Equal after a cast counts, flat tensors prove nothing, a file of another model is refused."""
+    draw, path = np.random.default_rng(0), tmp_path / "x.npz"
+    np.savez(path, x=draw.standard_normal((4, 6)).astype(np.float32))
+    models = {side: ref.replace(":Net", ":Faded") for side, ref in MODELS.items()}
+    left = {
+        "body.0.weight": draw.standard_normal((8, 6)).astype(np.float32),
+        "body.0.bias": np.zeros(8, np.float32),
+        "body.2.weight": np.ones((3, 8), np.float32),
+        "body.2.bias": np.zeros(3, np.float32),
+    }
+    right = {name: np.ascontiguousarray(a.T).astype(np.float16) for name, a in left.items()}
+    files = tmp_path / "left.pth", tmp_path / "right.pdparams"
+    for file, arrays, container in zip(files, (left, right), ("torch", "paddle"), strict=True):
+        state = {name: LazyTensor.of(a) for name, a in arrays.items()}
+        codecs.write(codecs.StateDict(state), str(file), format=container)
+    found = infer(*map(str, files), **models, inputs=path)
+    assert ["body.2" in row for row in found.unproven] == [True]
+    assert "the same weights: 1 equal after a cast to float16; 3 are flat" in found.notes[1]
+    del state["body.0.bias"]
+    codecs.write(codecs.StateDict(state), str(files[1]), format="paddle", force=True)
+    with pytest.raises(MappingError, match=r"right\.pdparams: does not fit the model .*missing"):
+        infer(*map(str, files), **models, inputs=path)
+
+
 def test_both_models_or_none() -> None:
     """One model, or inputs without models, is a usage error."""
     with pytest.raises(UsageError, match="needed both"):
         infer(left_model=MODELS["left_model"])
+    with pytest.raises(UsageError, match="name both files, or none"):
+        infer("a.pth", **MODELS)
     with pytest.raises(UsageError, match="two files, or two models"):
         infer()
     with pytest.raises(UsageError, match="--inputs are for models"):

@@ -34,8 +34,9 @@ def infer(
     """Propose a table whose canonical names are the left's, and `dialect` the right's.
 
     With two models, references as in `porter.frameworks.references`, both are run on `inputs`
-    (an `.npz` file; None: pictures) and equal outputs prove the rows; files are then not needed.
-    With two files only, equal values do. `python`: interpreters of other environments by
+    (an `.npz` file; None: pictures) and equal outputs prove the rows; checkpoints of both are then
+    not needed, but where they have the same weights their values are used, too. With two files
+    only, equal values prove the rows. `python`: interpreters of other environments by
     framework. Raises `UsageError` where neither is given, `InputError` where a model cannot be
     built or run.
     """
@@ -52,15 +53,21 @@ def infer(
         )  # fmt: skip
     if left_model is None or right_model is None:
         raise UsageError("--left-model and --right-model are needed both")
+    if (left is None) is not (right is None):
+        raise UsageError("name both files, or none: models are enough")
     from porter.frameworks.live.cases import read_inputs
     from porter.frameworks.references import parse, with_framework
     from porter.infer.models import infer_models
+    from porter.infer.propose import opened
 
     references = (
         with_framework(parse(text, framework or ""), python)
         for text, framework in ((left_model, left_framework), (right_model, right_framework))
     )
+    files = None
+    if left is not None and right is not None:
+        files = (opened(left, key, progress), opened(right, key, progress))
     return infer_models(
         *references, inputs=None if inputs is None else read_inputs(inputs), dialect=dialect,
-        family=family, python=python, progress=progress,
+        family=family, python=python, progress=progress, files=files,
     )  # fmt: skip
