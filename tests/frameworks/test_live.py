@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from porter.frameworks.live.cases import varied, without_zeros
 from porter.frameworks.live.diagnosis import diagnosed, other_eps
+from porter.frameworks.live.hooks import takes_one
 from porter.frameworks.live.likeness import likeness
 from porter.frameworks.live.options import options, reshaped, rotated
 from porter.frameworks.live.recipes import Recipe
@@ -90,6 +92,23 @@ def test_columns_after_flattening_may_be_in_another_order() -> None:
         assert np.array_equal(matrix, order)
 
 
+@pytest.mark.parametrize(("start", "size"), [(8, 16), (0, 16)])
+def test_two_thirds_of_an_attention_are_one_projection(start: int, size: int) -> None:
+    """Keys and values in one Linear, or queries and keys: rows of torch's packed matrix."""
+    roles = {"in_proj_weight": "a.in_proj_weight", "out_proj.weight": "a.out_proj.weight"}
+    left = Unit(
+        "a", "mha", "a", "MultiheadAttention", roles,
+        {"in_proj_weight": (24, 8), "out_proj.weight": (8, 8)},
+        inputs=[INPUT, signature(X[0]), signature(X[0])],
+    )  # fmt: skip
+    value = np.arange(24.0 * 8).reshape(24, 8)
+    found = options(linear("kv", size, 8, flipped=True), [left], [])
+    made = [o.recipes["kv.weight"].made({"a.in_proj_weight": value}) for o in found]
+    assert len(made) == 2
+    assert any(np.array_equal(matrix, value[start : start + size].T) for matrix in made)
+    assert found[0].expects == signature(X[0])
+
+
 def test_three_projections_are_joined() -> None:
     """The other way round: the right has them in one, in the order that is tried."""
     lefts = [linear(name, 8, 8) for name in "qkv"]
@@ -133,6 +152,15 @@ def test_names_are_alike_by_their_words() -> None:
     assert likeness("h.0.gate_proj.weight", "blocks.0.w1.weight") > likeness(
         "h.0.up_proj.weight", "blocks.0.w1.weight"
     )
+
+
+def test_a_model_may_take_one_dict() -> None:
+    """Several inputs go into one parameter; several parameters take them in order."""
+    parameters = [
+        inspect.signature(f).parameters.values()
+        for f in (lambda batch: None, lambda ids, mask: None, lambda *ids: None)
+    ]
+    assert [takes_one(p) for p in parameters] == [True, False, False]
 
 
 def test_inputs_are_varied_within_what_they_are() -> None:

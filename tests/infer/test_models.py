@@ -149,6 +149,17 @@ def test_a_language_model_with_a_picture_is_proven_where_no_token_is_padding(
     assert "equal where no token is 0: one of the models masks 0 as padding" in problem
 
 
+def test_a_recurrent_model_with_one_dict_for_input_is_proven(tmp_path: Path) -> None:
+    """Paddle's recurrent layers have no gradients here; half of an attention is one projection."""
+    path, draw = tmp_path / "x.npz", np.random.default_rng(0)
+    frames, memory = draw.standard_normal((2, 5, 6)), draw.standard_normal((2, 4, 8))
+    np.savez(path, frames=frames.astype(np.float32), memory=memory.astype(np.float32))
+    models = {side: ref.replace(":Net", ":Speaker") for side, ref in MODELS.items()}
+    found = infer(**models, inputs=path)
+    assert found.proven, (found.problems, found.unmatched, found.unproven)
+    assert '"attn.in_proj_weight" = { path = ["q.weight", "kv.weight"]' in found.text
+
+
 def test_models_that_compute_otherwise_are_not_proven(tmp_path: Path) -> None:
     """All names and shapes fit, the outputs do not: the module and its setting are named."""
     path = tmp_path / "x.npz"

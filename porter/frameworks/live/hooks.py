@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Before = Callable[[str, tuple[Any, ...], Mapping[str, Any]], None]
@@ -14,6 +15,11 @@ After = Callable[[str, Any], None]
 def is_tensor(value: object) -> bool:
     """Whether a value is a tensor of torch or of Paddle."""
     return hasattr(value, "detach") and hasattr(value, "shape")
+
+
+def takes_one(parameters: Iterable[inspect.Parameter]) -> bool:
+    """Whether a call takes a single value, and so several inputs in one dict."""
+    return [one.kind for one in parameters] == [inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
 
 def tensors_of(output: Any, at: str = "") -> dict[str, Any]:

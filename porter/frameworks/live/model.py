@@ -98,6 +98,19 @@ class Live:
             unit.call = -1
         return self.run(inputs, before, after)
 
+    def gradients(
+        self, inputs: Mapping[str, Array], weigh: Callable[[tuple[int, ...]], Array]
+    ) -> dict[str, float]:
+        """Return the largest gradient of each parameter, of the sum of weighed outputs.
+
+        `InputError` where a model has none: Paddle's recurrent layers cannot go back as they run.
+        """
+        self.forget()
+        try:
+            return dict(self.model.gradients(inputs, weigh))
+        except Exception as error:
+            raise InputError(f"no gradients: {printable(error, 200)}") from error
+
     def calls(self, inputs: Mapping[str, Array]) -> list[dict[str, Any]]:
         """Return the first call of each unit's module and of each module without others in it."""
         paths = self.model.modules
@@ -270,7 +283,7 @@ def _restore(module: Any, kept: Mapping[str, Any]) -> None:
             now.update(value)
         elif isinstance(value, list) and isinstance(now, list):
             now[:] = value
-        elif now is not value:
+        elif now is not value or key not in own:  # Paddle moves a tensor to the buffers
             own[key] = value
     if kept["buffers"] is not None:
         own["_buffers"].clear()

@@ -175,6 +175,10 @@ def _of_attention(left: Unit, right: Unit) -> Iterator[Option]:
             for index in range(3):
                 sig = left.inputs[index] if index < len(left.inputs) else None
                 yield _packed(left, right, index * third, third, sig)
+        elif right.matrix[0] == 2 * third:
+            for index in (1, 0):  # k and v together; q and k
+                sig = left.inputs[index] if index < len(left.inputs) else None
+                yield _packed(left, right, index * third, 2 * third, sig)
         elif right.matrix[0] == packed[0]:
             sig = left.inputs[0] if left.inputs else None
             yield _packed(left, right, 0, packed[0], sig)

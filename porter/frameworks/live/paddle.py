@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from porter.errors import InputError
-from porter.frameworks.live.hooks import After, Before, is_tensor, tensors_of
+from porter.frameworks.live.hooks import After, Before, is_tensor, takes_one, tensors_of
 from porter.tensors.blocks import Array
 
 
@@ -89,14 +89,18 @@ class PaddleModel:
                 handle.remove()
 
     def run(self, inputs: Mapping[str, Array]) -> Any:
-        """Run the model on named arrays: by name where `forward` has them all, else in order."""
+        """Run the model on named arrays; see `call`."""
         with self._paddle.no_grad():
             return self.call(inputs)
 
     def call(self, inputs: Mapping[str, Array]) -> Any:
+        """Call the model: by name where `forward` has all names, as one dict, or in order."""
         tensors = {name: self.tensor(value) for name, value in inputs.items()}
-        if tensors.keys() <= inspect.signature(self.model.forward).parameters.keys():
+        parameters = inspect.signature(self.model.forward).parameters
+        if tensors.keys() <= parameters.keys():
             return self.model(**tensors)
+        if len(tensors) > 1 and takes_one(parameters.values()):
+            return self.model(tensors)
         return self.model(*tensors.values())
 
     def tensor(self, value: Array) -> Any:

@@ -200,16 +200,32 @@ class LiveSession:
             size = (
                 sum(float(np.square(a.astype(np.float64)).sum()) for a in outputs.values()) ** 0.5
             )
-            live.forget()
-            found = live.model.gradients(
-                given, lambda shape: draw.standard_normal(shape, np.float32)
-            )
+            try:
+                found = live.gradients(given, lambda shape: draw.standard_normal(shape, np.float32))
+            except InputError:
+                return self._still(given)
             for name, slope in found.items():
                 value = live.model.value(name)
                 effect = slope * float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0
                 seen[name] = max(seen.get(name, 0.0), effect / (size or 1.0))
-        least = _SILENT_EXACT if "float64" in str(live.model.dtype) else _SILENT
-        return [name for name, effect in seen.items() if effect <= least]
+        return [name for name, effect in seen.items() if effect <= self._least]
+
+    @property
+    def _least(self) -> float:
+        return _SILENT_EXACT if "float64" in str(self.live.model.dtype) else _SILENT
+
+    def _still(self, given: Mapping[str, Array]) -> list[str]:
+        """Return the parameters that no output shows, by changing each."""
+        live, draw = self.live, np.random.default_rng(3)
+        before, still = live.run(given), []
+        for name in live.model.parameters:
+            value = live.model.value(name)
+            noise = draw.standard_normal(value.shape) * 0.5 * (np.abs(value).mean() or 1.0)
+            live.model.assign(name, np.asarray(value + noise, value.dtype, order="C"))
+            if apart(before, live.run(given)) <= self._least:
+                still.append(name)
+            live.model.assign(name, value)
+        return still
 
 
 def _found(best: Attempt) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from porter.errors import InputError
-from porter.frameworks.live.hooks import After, Before, is_tensor, tensors_of
+from porter.frameworks.live.hooks import After, Before, is_tensor, takes_one, tensors_of
 from porter.tensors.blocks import Array
 
 
@@ -83,14 +83,18 @@ class TorchModel:
                 handle.remove()
 
     def run(self, inputs: Mapping[str, Array]) -> Any:
-        """Run the model on named arrays: by name where `forward` has them all, else in order."""
+        """Run the model on named arrays; see `call`."""
         with self._torch.no_grad():
             return self.call(inputs)
 
     def call(self, inputs: Mapping[str, Array]) -> Any:
+        """Call the model: by name where `forward` has all names, as one dict, or in order."""
         tensors = {name: self.tensor(value) for name, value in inputs.items()}
-        if tensors.keys() <= inspect.signature(self.model.forward).parameters.keys():
+        parameters = inspect.signature(self.model.forward).parameters
+        if tensors.keys() <= parameters.keys():
             return self.model(**tensors)
+        if len(tensors) > 1 and takes_one(parameters.values()):
+            return self.model(tensors)
         return self.model(*tensors.values())
 
     def tensor(self, value: Array) -> Any:

@@ -28,7 +28,8 @@ _KINDS = {
         (r"(Column|Row)?(Sequence)?(Parallel)?Linear", "linear"),
         (r"(Sync)?BatchNorm(\dD)?|_BatchNormBase", "batchnorm"),
         (r"(Layer|Group|RMS)Norm|InstanceNorm\dD", "norm"),
-        (r"(VocabParallel)?Embedding", "embedding"), (r"LSTM|GRU|SimpleRNN|RNNBase", "rnn"),
+        (r"(VocabParallel)?Embedding", "embedding"),
+        (r"LSTM|GRU|SimpleRNN|RNNBase|RNNCellBase", "rnn"),
         (r"PReLU", "prelu"),
     ],
 }  # fmt: skip

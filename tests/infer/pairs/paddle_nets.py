@@ -79,3 +79,27 @@ class Reader(nn.Layer):
         self.pooler(y[:, 0])
         y = paddle.tanh(self.q(y)) * self.k(y) * (ids != 0).unsqueeze(-1).astype(y.dtype)
         return paddle.matmul(y, self.word_embeddings.weight, transpose_y=True) + self.bias
+
+
+class Speaker(nn.Layer):
+    """Keys and values in one projection; the table that is made once becomes a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.lstm = nn.Linear(8, 3), nn.LSTMCell(8, 8)
+        self.out, self.kv, self.q = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8)
+        self.gru = nn.GRU(6, 4, direction="bidirect")
+        self.table, self.made = self.create_parameter([8]), None
+
+    def forward(self, batch):
+        if self.made is None:
+            self.made = self.table.exp()
+        x, memory = self.gru(batch["frames"])[0], batch["memory"]
+        cut = lambda t: t.reshape([0, 0, -1, 4]).transpose([0, 2, 1, 3])  # noqa: E731
+        q, (k, v) = cut(self.q(x)), (cut(t) for t in self.kv(memory).chunk(2, -1))
+        y = F.softmax(q @ k.transpose([0, 1, 3, 2]) * 0.5, -1) @ v
+        y = self.out(y.transpose([0, 2, 1, 3]).reshape(x.shape)) * self.made
+        h = c = paddle.zeros_like(y[:, 0])
+        for step in y.unbind(1):
+            _, (h, c) = self.lstm(step, (h, c))
+        return self.head(h)

@@ -70,3 +70,24 @@ class Reader(nn.Module):
         y = self.words(ids) + self.places(torch.arange(ids.shape[1])[None])
         y = self.norm(y + seen[:, None])
         return self.head(torch.tanh(self.query(y)) * self.key(y))
+
+
+class Speaker(nn.Module):
+    """Recurrent layers, a cell in a loop, attention to another input, and a table made once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(6, 4, batch_first=True, bidirectional=True)
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.cell, self.fc = nn.LSTMCell(8, 8), nn.Linear(8, 3)
+        self.scores, self.made = nn.Parameter(torch.zeros(8)), {}
+
+    def forward(self, batch):
+        if not self.made:
+            self.made["table"] = self.scores.exp()
+        x, memory = self.rnn(batch["frames"])[0], batch["memory"]
+        x = self.attn(x, memory, memory, need_weights=False)[0] * self.made["table"]
+        h = c = torch.zeros_like(x[:, 0])
+        for step in x.unbind(1):
+            h, c = self.cell(step, (h, c))
+        return self.fc(h)
