@@ -67,9 +67,10 @@ class Journal:
             raise SystemFault(f"cannot be written: {fault.strerror}", self.folder) from fault
 
     def begin(self, job: Job) -> None:
-        """Note that a job is about to be run, and bring all rows to the disk."""
+        """Note that a job is about to be run; all rows are on the disk if its output will be."""
         self._write({"begun": job.name, "fingerprint": job.fingerprint})
-        os.fsync(self._fd)
+        if job.arguments.get("sync", True):
+            os.fsync(self._fd)
 
     def finish(self, job: Job, result: Result) -> None:
         """Note what came of a job."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from porter.errors import InputError, SystemFault, UsageError
 from porter.storage import pieces as writing
 from porter.storage.input_file import InputFile, now, registered
-from porter.storage.lock import hidden, locked
+from porter.storage.lock import after_kill, hidden, locked
 from porter.storage.options import WriteOptions
 from porter.storage.page_cache import forget, is_too_large
 from porter.storage.pieces import Follower, Layout, Piece
@@ -239,7 +239,7 @@ class _OpenFile:
 @contextmanager
 def _temporary(target: Target) -> Iterator[_OpenFile]:
     """Open a file next to the target; it is removed unless it was renamed."""
-    remove_stale(target.path)
+    _remove_left(target.path)
     file = _create(target)
     try:
         yield file
@@ -263,17 +263,43 @@ def _create(target: Target) -> _OpenFile:
             raise SystemFault(f"cannot be written: {_reason(fault)}", target.asked) from fault
 
 
-def remove_stale(path: str) -> list[str]:
-    """Remove the temporary files of `path`, which the caller has locked; return their names."""
-    folder, begin = os.path.split(hidden(path, ""))
-    removed = []
+_first: dict[str, list[str]] = {}
+"""Folder to the hidden names in it when this process first wrote there."""
+
+
+def _remove_left(path: str) -> None:
+    """Remove what a writer of `path` that was killed has left.
+
+    Where its lock shows that none was killed since, the names of the beginning are enough: to list
+    a folder for each of very many files takes longer than to write them.
+    """
+    folder = os.path.dirname(path)
+    if after_kill.get():
+        remove_stale(path)
+        return
+    if folder not in _first:
+        _first[folder] = [name for name in _listed(folder) if ".porter-" in name]
+    remove_stale(path, _first[folder])
+
+
+def _listed(folder: str) -> list[str]:
     try:
-        names = [name for name in os.listdir(folder) if name.startswith(begin)]
+        return os.listdir(folder)
     except OSError:
         return []  # A folder that may be written and not listed: what is in it stays.
-    for name in names:
+
+
+def remove_stale(path: str, names: Iterable[str] | None = None) -> list[str]:
+    """Remove the temporary files of `path`, which the caller has locked; return their names.
+
+    `names` are those in its folder.
+    """
+    folder, begin = os.path.split(hidden(path, ""))
+    removed = []
+    for name in _listed(folder) if names is None else names:
         stale = os.path.join(folder, name)
-        if name.removeprefix(begin)[:1].isdigit():  # Not the lock, nor a folder of shards.
+        # Not the lock, nor a folder of shards.
+        if name.startswith(begin) and name.removeprefix(begin)[:1].isdigit():
             with suppress(OSError):
                 os.unlink(stale)
                 removed.append(stale)

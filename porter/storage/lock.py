@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from porter.errors import SystemFault
 
 _LONGEST_NAME = 255
+after_kill = ContextVar("after_kill", default=True)
+"""Whether the process that last locked the output may have been killed while it wrote it."""
 
 
 def hidden(path: str, what: str) -> str:
@@ -26,7 +29,9 @@ def locked(path: str, asked: str = "") -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # Takes longer to load than most files to be read.
 
-    lock = FileLock(hidden(path, "lock"), thread_local=False)
+    name = hidden(path, "lock")
+    lock = FileLock(name, thread_local=False)
+    is_left = os.path.lexists(name)
     try:
         lock.acquire(timeout=0)
     except Timeout as fault:
@@ -37,9 +42,11 @@ def locked(path: str, asked: str = "") -> Iterator[None]:
     except OSError as fault:
         why = fault.strerror or str(fault)
         raise SystemFault(f"cannot be written: {why}", asked or path) from fault
+    before = after_kill.set(is_left)
     try:
         yield
     finally:
+        after_kill.reset(before)
         # Removed while it is locked: a writer that waits for it finds out and makes another.
         with suppress(OSError):
             os.unlink(lock.lock_file)
