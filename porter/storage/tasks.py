@@ -18,6 +18,8 @@ class Task(NamedTuple):
     """`shard` or `source`."""
     number: int
     """Of the shard in the index, or of the source among the inputs; from 0."""
+    about: Row
+    """Small JSON that whoever does it needs to know."""
 
 
 class Work(NamedTuple):

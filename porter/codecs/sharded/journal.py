@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -33,17 +33,6 @@ class Journal:
         self.replaced = set(rows.get("replaced", ()))
         """Names of the shards of a checkpoint that is replaced: they are removed at the end."""
 
-    def place_of(self, name: str, folders: Iterable[str]) -> str:
-        """Return where a complete shard is, empty when it is not what it was, or nowhere."""
-        row = self.done.get(name)
-        if row is None:
-            return ""
-        for folder in folders:
-            with suppress(PorterError):
-                if is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):
-                    return os.path.join(folder, name)
-        return ""
-
     def note(self, name: str, row: dict[str, Any]) -> None:
         """Add a complete shard."""
         self.done[name] = row
@@ -69,6 +58,16 @@ class Journal:
             for name in os.listdir(self.folder):
                 os.unlink(os.path.join(self.folder, name))
             os.rmdir(self.folder)
+
+
+def is_there(name: str, row: Mapping[str, Any] | None, folders: Iterable[str]) -> bool:
+    """Whether one of the folders has a complete shard, as the row of it says."""
+    for folder in folders if row is not None else ():
+        assert row is not None
+        with suppress(PorterError):
+            if is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):
+                return True
+    return False
 
 
 def _rows(folder: str) -> dict[str, Any]:

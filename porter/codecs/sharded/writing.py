@@ -22,7 +22,7 @@ from typing import Any
 from porter import __version__
 from porter.codecs.sharded import index as sharded
 from porter.codecs.sharded.index import SUFFIX
-from porter.codecs.sharded.journal import Journal
+from porter.codecs.sharded.journal import Journal, is_there
 from porter.codecs.writing import Output
 from porter.errors import InputError, PorterError, SystemFault, UsageError, printable
 from porter.storage import atomic_output
@@ -110,6 +110,7 @@ class _Run:
     pieces: Pieces
     base: str
     shards: list[list[str]]
+    _known: str = ""
 
     @property
     def index(self) -> str:
@@ -174,28 +175,35 @@ class _Run:
 
     def _parameters(self) -> str:
         """Return what two runs must have in common to share their shards."""
-        output = self.output
-        rows: list[Any] = [
-            __version__,
-            self.format,
-            output.options.method,
-            sorted((output.metadata or {}).items()),
-            output.metadata is None,
-            # Without the device: another machine has the same file on another one.
-            [(atomic_output.named(i), atomic_output.stamp(i)[1:]) for i in output.inputs],
-            [
-                [(n, output.state[n].dtype.name, output.state[n].shape) for n in names]
-                for names in self.shards
-            ],
-        ]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        inputs = self.output.inputs
+        # Without the device: another machine has the same file on another one.
+        stamps = [(atomic_output.named(i), atomic_output.stamp(i)[1:]) for i in inputs]
+        return hashlib.sha256(json.dumps([self._asked(), stamps]).encode()).hexdigest()
+
+    def _asked(self) -> str:
+        """Return the digest of what does not change while the run goes on."""
+        if not self._known:
+            output = self.output
+            rows: list[Any] = [
+                __version__,
+                self.format,
+                output.options.method,
+                sorted((output.metadata or {}).items()),
+                output.metadata is None,
+                [
+                    [(n, output.state[n].dtype.name, output.state[n].shape) for n in names]
+                    for names in self.shards
+                ],
+            ]
+            self._known = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return self._known
 
     def _write(self, journal: Journal) -> None:
         """Write the shards that are not complete: here, or by the processes of a pool."""
         pool = self.output.options.pool
         if pool is None:
             for number in range(len(self.shards)):
-                self._note(number, self._shard(number, journal), journal)
+                self._note(number, self._shard(number, self._about(number, journal)), journal)
             return
         journal.save()
         pool.run(self.work(journal))
@@ -204,11 +212,16 @@ class _Run:
 
     def work(self, journal: Journal | None = None) -> Work:
         """Return the tasks; `journal` is that of the process that asks for them."""
-        shards = [Task("shard", number) for number in range(len(self.shards))]
-        sources = [Task("source", number) for number in range(len(self.output.sources))]
+        if journal is None:  # A worker is told its tasks.
+            return Work([], self._do, lambda task, row: None)
+        about = {"parameters": journal.parameters}
+        sources = [Task("source", number, about) for number in range(len(self.output.sources))]
+        shards = [
+            Task("shard", number, about | self._about(number, journal))
+            for number in range(len(self.shards))
+        ]
 
         def done(task: Task, row: Row) -> None:
-            assert journal is not None
             if task.kind == "source":
                 self.output.take_source(task.number, row)
             else:
@@ -224,27 +237,32 @@ class _Run:
 
     def _do(self, task: Task) -> Row:
         """Do a task in the place of the process that has the journal."""
-        journal = Journal(self.folder)
-        if journal.parameters != self._parameters():
+        if task.about["parameters"] != self._parameters():
             what = "is not what it is to the process that asked for it, or porter is not"
             raise InputError(what, self.output.inputs_shown)
         if task.kind == "source":
             return self.output.read_source(task.number)
         self.output.leave_sources()
-        return self._shard(task.number, journal)
+        return self._shard(task.number, task.about)
 
-    def _shard(self, number: int, journal: Journal) -> Row:
+    def _about(self, number: int, journal: Journal) -> Row:
+        """Return what the journal has of a shard: its row, and the file that it replaces."""
+        name = os.path.basename(self.names[number])
+        return {"row": journal.done.get(name), "like": self._replaced(name, journal)}
+
+    def _shard(self, number: int, about: Row) -> Row:
         """Return the row of a complete shard, written if it is not there yet."""
         name, output = os.path.basename(self.names[number]), self.output
-        if journal.place_of(name, (self.folder, self.home)):
-            return journal.done[name]
+        row: Row | None = about["row"]
+        if row is not None and is_there(name, row, (self.folder, self.home)):
+            return row
         state, before = output.state, set(output.back)
         part = StateDict({tensor: state[tensor] for tensor in self.shards[number]}, state.origin)
         options = replace(output.options, force=True)
         pieces = self.pieces(part, output.metadata or {})
         written = output.file(
             os.path.join(self.folder, name), pieces, part, shard=True, options=options,
-            like=self._replaced(name, journal),
+            like=about["like"],
         )  # fmt: skip
         return {
             "bytes": written.nbytes, "digest": written.digest, "tensors": dict(written.digests),
