@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,18 +15,19 @@ import pytest
 import porter
 from porter.errors import SystemFault
 from porter.fleet.job import Result
-from porter.fleet.on_ray import RayPool
+from porter.fleet.on_ray import RayPool, RayShards
 from porter.fleet.run import fleet
+from tests.fleet import shard_runs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
 
 
-def actors() -> list[int]:
-    """Return the processes of the actors that run jobs."""
+def actors(name: bytes = b"ray::Actor") -> list[int]:
+    """Return the processes of the actors of a name."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdecimal() and b"ray::Actor" in (entry / "cmdline").read_bytes():
+            if entry.name.isdecimal() and name in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 
@@ -64,6 +67,37 @@ output = "out/bad.pdparams"
     assert summary.exit_code == 1
     journal = (tmp_path / ".jobs.toml.fleet/journal.jsonl").read_text()
     assert journal.count('"finished"') == 6
+
+
+def test_shards_of_one_checkpoint(tmp_path: Path) -> None:
+    """They are those of one process, although an actor is killed while it writes one."""
+    source, folder = tmp_path / "deit.pth", tmp_path / "out"
+    porter.init(shard_runs.VARIANT, source)
+    reference = shard_runs.whole(source, tmp_path / "whole")
+    parts = folder / f".{shard_runs.NAME}.porter-parts"
+    parts.mkdir(parents=True)
+    made = shard_runs.Made(parts)
+    killed: list[int] = []
+
+    def kill() -> None:
+        for _ in range(12_000):
+            if made.shards() >= 5:
+                break
+            time.sleep(0.005)
+        for pid in actors(b"ray::ShardActor"):
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    porter.convert(
+        shard_runs.VARIANT, source, folder / shard_runs.NAME, to="safetensors:hf",
+        max_shard_size=shard_runs.SIZE, verify=False, pool=RayShards(None, 1),
+    )  # fmt: skip
+    thread.join()
+    assert killed
+    assert shard_runs.content(folder) == reference
+    assert made.shards() - sum("-of-" in name for name in reference) <= len(killed)
 
 
 def test_cluster_that_is_not_there(tmp_path: Path) -> None:
