@@ -256,6 +256,20 @@ def test_options_are_on_record(tmp_path: Path) -> None:
     assert "porter.adapt" not in origin.metadata
 
 
+def test_a_filled_head_of_other_classes_has_the_value(tmp_path: Path) -> None:
+    """`--fill` wins over the head that `--adapt` draws, and what is drawn is what is said."""
+    porter.init("pvtv2-b0", tmp_path / "a.pth")
+    outcome = porter.convert(
+        "pvtv2-b0", tmp_path / "a.pth", tmp_path / "o.safetensors", to="torch", adapt=True,
+        num_classes=5, fill={"head.bias": 0.25}, verify=False,
+    )  # fmt: skip
+    state = codecs.read(str(tmp_path / "o.safetensors"))
+    assert state["head.bias"].read().tolist() == [0.25] * 5
+    assert state["head.weight"].shape == (5, 256)
+    drawn = [note for note in outcome.notes if "drawn" in note]
+    assert drawn == ["head.weight: 1000 classes became 5, drawn at random"]
+
+
 def test_adapting_is_on_record(tmp_path: Path) -> None:
     """A new head came from a seed, which the output says."""
     source = torch_save(weights("shunted-t"), tmp_path / "in.pth")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
+import numpy as np
+
 from porter.commands.conversion.proof import Proof
 from porter.errors import MappingError, PorterError, UsageError
 from porter.mapping.table import CANONICAL
@@ -16,6 +18,7 @@ from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted, fit
 from porter.planning.locate import head_names
 from porter.planning.plan import Plan
+from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
@@ -188,6 +191,16 @@ def _adapted(
         variant, canonical, num_classes=num_classes, image_size=image_size,
         source_size=fitted.plan.image_size, seed=seed,
     )  # fmt: skip
+    filled = fitted.plan.filled
+    canonical = StateDict({
+        name: _constant(tensor, filled[name]) if name in filled else tensor
+        for name, tensor in canonical.items()
+    })  # fmt: skip
+    changes = [line for line in changes if line.partition(":")[0] not in filled]
     own = StateDict({n: t for n, t in canonical.items() if n not in fitted.plan.computed})
     plan = fit(variant, own, CANONICAL, right.dialect, image_size=image_size).plan
     return plan.read(canonical), plan, tuple(changes)
+
+
+def _constant(tensor: LazyTensor, value: float) -> LazyTensor:
+    return LazyTensor.of(np.full(tensor.shape, value, tensor.dtype.numpy))
