@@ -26,6 +26,16 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
             assert heading in _headings(target), link
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """mkdocs.yml lists each page of docs/, or the folder that it is in: a strict site needs it."""
+    _, _, navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")
+    listed = set(re.findall(r"(\S+(?:\.md|/))$", navigation, re.MULTILINE))
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 20
+    missing = [page for page in pages if not {page.as_posix(), f"{page.parent}/"} & listed]
+    assert missing == []
+
+
 def test_a_picture_in_the_readme_is_small() -> None:
     """The picture of a report is one, and below 200 kB."""
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
