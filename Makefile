@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 # Models of public packages; what they ask for would bring torchvision, and OpenCV.
-MODELS := timm paddleclas ppim
+MODELS := timm paddleclas ppim rapidocr transformers tokenizers regex
 
 .PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help

@@ -43,7 +43,7 @@ def command(
 
     if bool(archs) == everything:
         raise click.UsageError("name the architectures, or pass --all")
-    published = [one for one in all_variants().values() if one.module and not one.study]
+    published = [one for one in all_variants().values() if one.has_graph and not one.study]
     chosen = published if everything else [find(name) for name in archs]
     templates = []
     for variant in chosen:

@@ -39,6 +39,9 @@ class Origin:
     address: str = ""
     """Where the file is, if it is not on this machine: without the query."""
 
+    recovered: tuple[str, ...] = ()
+    """How the tensors were found in a graph without their names, in sentences; among `notes`."""
+
     open_files: tuple[object, ...] = field(default=(), repr=False, compare=False)
     """Files at addresses, which are known by their paths while they are open."""
 

@@ -99,6 +99,9 @@ class Architecture:
     """{dialect or alias: preprocessing of its weights}, where it is another."""
     preprocessing_source: str = ""
     """Whose the canonical preprocessing is."""
+    published_output: str = ""
+    """Without reference model: which output of transformers' class an ONNX graph gives; empty
+    where porter has no graph."""
     study: bool = False
     """Whether it is only a form that an article compares with: no weights are published."""
 
@@ -166,6 +169,19 @@ class Architecture:
             raise UsageError(
                 f"{what} needs a reference model, which porter does not have for {self.name}:"
                 " its weights are converted and compared, not its outputs"
+            )
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether its ONNX graph can be traced: from a reference model, or a published one."""
+        return bool(self.module or self.published_output)
+
+    def need_graph(self, what: str) -> None:
+        """Raise `UsageError` where porter has no ONNX graph of a variant, which `what` needs."""
+        if not self.has_graph:
+            raise UsageError(
+                f"{what} needs the graph of {self.name}, which porter does not have: convert a"
+                " checkpoint of it"
             )
 
     def _check_windows(self, image_size: int) -> None:
@@ -316,6 +332,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             skeleton_of=both.get("skeleton", ""),
             seeded_scales=body.get("seeded", {}),
             unused=body.get("unused", {}),
+            published_output=body.get("published_output", ""),
             study=both.get("study", False),
         )
     return variants

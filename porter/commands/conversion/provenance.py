@@ -13,6 +13,7 @@ from porter.planning.endpoint import Endpoint
 from porter.planning.fit import Fitted
 from porter.planning.plan import Plan
 from porter.remote import address
+from porter.tensors.state_dict import Origin
 from porter.zoo.image_size import IMAGE_SIZE, shown
 
 if TYPE_CHECKING:
@@ -52,12 +53,18 @@ def metadata_of(outcome: Conversion, fitted: Fitted, right: Endpoint) -> dict[st
         "porter.source_dialect": outcome.plan.source.dialect.name,
         "porter.table": f"{table.family} xxh3-128:{table.digest}",
         **_one_way(outcome.plan),
+        **_recovered(outcome.origin),
     }
 
 
 def _one_way(plan: Plan) -> dict[str, str]:
     rows = one_way_rows(plan)
     return {"porter.one_way": "; ".join(rows)} if rows else {}
+
+
+def _recovered(origin: Origin) -> dict[str, str]:
+    """Return how weights were found in a graph: folded batch norms do not come back."""
+    return {"porter.recovered": "; ".join(origin.recovered)} if origin.recovered else {}
 
 
 def _sizes(plan: Plan) -> dict[str, str]:

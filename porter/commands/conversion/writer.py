@@ -102,6 +102,7 @@ def writer_of(
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
         raise UsageError("an ONNX model is not cut into shards; use --external-data")
+    fitted.architecture.need_model("ONNX export")
     from porter.onnx.export.write import Options, export
 
     left_out = (*GIVEN, "preprocessing", "calibrate")

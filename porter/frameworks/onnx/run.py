@@ -80,11 +80,17 @@ def outputs(made: Any, image: Array) -> dict[str, Array]:
     return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
 
 
-def run(path: str, inputs: str, output: str) -> dict[str, Any]:
-    """Run each array of the file `inputs`; write the first output of each, by the same name."""
-    made = session(path)
+def run(
+    path: str, inputs: str, output: str, value: str = "", outside: str = "", plain: bool = False
+) -> dict[str, Any]:
+    """Run each array of the file `inputs`; write the output `value`, or the first, of each by the
+    same name. `outside` and `plain` are as for `session`."""
+    made = session(path, outside=outside, plain=plain)
     arrays, _ = exchange.load(inputs)
-    found = {name: next(iter(outputs(made, image).values())) for name, image in arrays.items()}
+    found = {}
+    for name, image in arrays.items():
+        given = outputs(made, image)
+        found[name] = given[value] if value else next(iter(given.values()))
     exchange.save(output, found, {})
     return {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from porter.frameworks.onnx import trace_free
+from porter.frameworks.onnx import trace_free, trace_published
 from porter.frameworks.onnx.optimize import check, optimize
 from porter.frameworks.onnx.quantize import quantize
 from porter.frameworks.onnx.run import run
@@ -31,6 +31,9 @@ def traced(
         trace_free.trace(find(architecture), path, opset=opset)
         return {}
     size = as_size(image_size)
+    if not find(architecture).module:
+        trace_published.trace(find(architecture), path, image_size=size, opset=opset)
+        return {}
     trace(find(architecture), path, image_size=size, opset=opset, features=features)
     return {}
 

@@ -29,6 +29,7 @@ from porter.onnx.graph.parse import Memory, parse
 from porter.onnx.graph.values import Model, Value
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size, shown
+from porter.zoo.published import published_config
 
 OPSET = 20
 """Operator set of templates, the first with GELU as an operator; `opsets` writes the others."""
@@ -65,8 +66,10 @@ def template(
     """Return the template of a variant at an image size (pixels), traced if there is none yet.
 
     A `free` one has height and width as symbols; `UsageError` for a model that depends on them.
-    `MissingPackage` is raised when it must be traced and torch or onnxscript is not installed.
+    `MissingPackage` is raised when it must be traced and torch or onnxscript is not installed,
+    `UsageError` where there is neither a reference model nor a published one to trace.
     """
+    architecture.need_graph("an ONNX graph")
     size = architecture.size_of(*architecture.sides(image_size))
     chosen = tuple(sorted(features))
     name = file_name(architecture, None if free else size, chosen)
@@ -150,7 +153,12 @@ def digest(architecture: Architecture, free: bool = False) -> str:
     folder = resources.files("porter.frameworks.onnx")
     tracers = ["trace.py", "trace_free.py"] if free else ["trace.py"]
     said = [architecture.model, dict(architecture.config), dict(architecture.features)]
-    text = [_sources(architecture.module)]
+    if architecture.module:
+        text = [_sources(architecture.module)]
+    else:
+        config = published_config(architecture)
+        text = [architecture.published_output, json.dumps(config, sort_keys=True)]
+        tracers.append("trace_published.py")
     text += [_shown(ast.parse((folder / name).read_bytes())) for name in tracers]
     text.append(json.dumps(said, sort_keys=True, default=dict))
     return hashlib.sha256("\0".join(text).encode()).hexdigest()

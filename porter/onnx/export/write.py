@@ -87,13 +87,15 @@ def export(
     metadata: Mapping[str, str] | None = None,
     inputs: Iterable[str] = (),
     proof: Proof | None = None,
+    made: Template | None = None,
     **keywords: Unpack[WriteFields],
 ) -> Written:
     """Write a canonical state dict as an ONNX model and return what was written.
 
     `image_size` is in pixels, `options` is how the model shall be, `preprocessing` that of the
     weights (None: the variant's), `labels` their classes where no file names them; `metadata`,
-    `inputs`, `proof` and `keywords` are those of `porter.codecs.write`. Raises `UsageError` for
+    `inputs`, `proof` and `keywords` are those of `porter.codecs.write`; `made` is the template to
+    fill (None: that of the architecture). Raises `UsageError` for
     options or weights that no graph can have, `MissingPackage` when there is no template and
     torch is not there to trace one.
     """
@@ -102,7 +104,10 @@ def export(
     atomic_output.resolve(target, inputs, writing.force)  # before a template is traced
     opsets.check(chosen.opset)
     _check_rewriting(chosen)
-    made = _template(architecture, image_size, features, chosen.free_size)
+    if made is None:
+        made = template(
+            architecture, image_size=image_size, features=features, free=chosen.free_size
+        )
     computed = architecture.constants(image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
@@ -155,13 +160,6 @@ def _check_rewriting(options: Options) -> None:
         raise UsageError(f"{' and '.join(asked)}: one of them")
     if asked and options.external_data:
         raise UsageError(f"{asked[0]} writes one file: leave --external-data out")
-
-
-def _template(
-    architecture: Architecture, image_size: Size, features: Sequence[str], free: bool
-) -> Template:
-    architecture.need_model("ONNX export")
-    return template(architecture, image_size=image_size, features=features, free=free)
 
 
 def _floating(state: StateDict) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from porter.onnx.graph.steps import Static
+from porter.tensors.blocks import Array
 
 Part = tuple[Fraction, Fraction, int]
 """(begin, length, step) of what is read of an axis, as shares of its size."""
@@ -61,6 +62,8 @@ class Flow:
 
     layers: list[Layer]
     norms: list[Norm]
+    scalars: dict[str, Array] = field(default_factory=dict)
+    """Weights of one element, which a graph has as constants: {name: (1,)}."""
 
     def alive(self, results: Sequence[int]) -> Flow:
         """Return it without the layers that no result follows from.
@@ -78,7 +81,7 @@ class Flow:
         for layer in layers:
             layer.operands = [replace(d, layer=place[d.layer]) for d in layer.operands]
         norms = [replace(n, data=replace(n.data, layer=place[n.data.layer])) for n in self.norms]
-        return Flow(layers, norms)
+        return Flow(layers, norms, self.scalars)
 
     def above(self) -> list[str]:
         """Return for each layer what it computes, from the image on, as a digest."""

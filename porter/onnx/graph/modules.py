@@ -71,6 +71,24 @@ def _mark(node: Node) -> Mark:
     return Mark(node.outputs[0], node.op)
 
 
+_CLOSING = ("Softmax", "Sigmoid")
+_SAME = ("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+
+
+def before_closing(graph: Graph) -> tuple[str, str]:
+    """Return (operation, its input) of the Softmax or Sigmoid that a graph ends in, else ("", "").
+
+    Where it saturates, differences do not show after it.
+    """
+    producers = graph.producers()
+    node = producers.get(graph.outputs[0].name) if graph.outputs else None
+    while node is not None and node.op in _SAME:
+        node = producers.get(node.inputs[0])
+    if node is None or node.op not in _CLOSING:
+        return "", ""
+    return node.op, node.inputs[0]
+
+
 def as_outputs(graph: Graph, names: Sequence[str]) -> bytes:
     """Return what makes values outputs of a graph when it follows the bytes of its file.
 

@@ -34,8 +34,11 @@ def reduce(graph: Graph, constants: Mapping[str, Array | None] | None = None) ->
 
 
 _COMMUTATIVE = {"Add", "Mul"}
+_OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "linear": 1}
+"""{layer: axis of its weight that its outputs have}"""
 _NORMS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization"}
-_MEANS = {"ReduceMean", "GlobalAveragePool"}
+_ALIKE = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "Clip": "HardSigmoid"}
+"""{operation: label}, where exporters choose between two; scales before one are no layers."""
 
 
 class _Reducer:
@@ -91,7 +94,7 @@ class _Reducer:
 
     def _take_data(self, node: Node, seen: list[Seen]) -> None:
         first = next(value for value in seen if isinstance(value, Data))
-        if node.op in VIEWS or (node.op == "Pad" and _pads_nothing(node, seen)):
+        if node.op in VIEWS or (node.op == "Pad" and _pads_with_constant(node)):
             self._set(node, first)
         elif node.op == "Split":
             self._split(node, first, seen)
@@ -105,6 +108,9 @@ class _Reducer:
             self._linear(node, seen)
         elif node.op in ("Conv", "ConvTranspose"):
             self._conv(node, first, seen)
+        elif node.op == "HardSwish":
+            gate = self._add_layer(node, ("HardSigmoid",), [first])
+            self._set(node, self._add_layer(node, ("Mul",), [first, gate], ordered=False))
         elif node.op == "LayerNormalization":
             self._layer_norm(node, first, seen)
         elif node.op in ("Add", "Mul", "Sub", "Div", "Pow"):
@@ -112,8 +118,7 @@ class _Reducer:
         elif node.op == "Concat":
             self._concat(node, seen)
         else:
-            label = "mean" if node.op in _MEANS else node.op
-            self._set(node, self._add_layer(node, (label,), seen))
+            self._set(node, self._add_layer(node, (_ALIKE.get(node.op, node.op),), seen))
 
     def _set(self, node: Node, value: Seen) -> None:
         self._env[node.outputs[0]] = value
@@ -227,7 +232,7 @@ class _Reducer:
                 return self._add_layer(node, ("square",), [data])
             if isinstance(other, np.ndarray) and is_scalar(other):
                 if node.op == "Add":
-                    self._added[node.outputs[0]] = float(other.reshape(()))
+                    self._add_scalar(node, data, other)
                 return data
             if other is None:
                 return data
@@ -235,7 +240,10 @@ class _Reducer:
         layer = self.flow.layers[data.layer]
         kind, flat = layer.label[0], squeezed(other.shape)
         role = {"Add": "bias", "Mul": "weight"}.get(node.op, "")
-        takes = {"linear": ("bias",), "Conv": ("bias",), "norm": ("weight", "bias")}
+        takes = {
+            "linear": ("bias",), "Conv": ("bias",), "ConvTranspose": ("bias",),
+            "norm": ("weight", "bias"),
+        }  # fmt: skip
         if (
             role in takes.get(str(kind), ())
             and role not in layer.slots
@@ -247,6 +255,19 @@ class _Reducer:
             layer.places.append(node.name)
             return data
         return self._add_layer(node, (node.op, flat), [data], {"weight": other})
+
+    def _add_scalar(self, node: Node, data: Data, other: Array) -> None:
+        """Note what is added: the bias of a layer of one output, or a part of a formula."""
+        self._added[node.outputs[0]] = float(other.reshape(()))
+        layer = self.flow.layers[data.layer]
+        axis = _OUTPUTS.get(str(layer.label[0]))
+        if axis is None or "bias" in layer.slots or layer.slots["weight"].shape[axis] != 1:
+            return
+        if self._normed(data):
+            return
+        name = next(n for n in node.inputs if isinstance(self._env.get(n), np.ndarray))
+        layer.slots["bias"] = Static(name, (1,))
+        self.flow.scalars[name] = other.reshape(1)
 
     def _normed(self, data: Data) -> bool:
         return any(norm.data == data for norm in self.flow.norms)
@@ -280,6 +301,6 @@ class _Reducer:
         return data == centred or layers[data.layer].operands == layers[centred.layer].operands
 
 
-def _pads_nothing(node: Node, seen: Sequence[Seen]) -> bool:
-    pads = seen[1] if len(seen) > 1 else node.get("pads")  # an attribute until opset 10
-    return pads is not None and not isinstance(pads, Data | Static) and not np.any(pads)
+def _pads_with_constant(node: Node) -> bool:
+    """Whether it is padding that others leave to the convolution or pool after it."""
+    return node.get("mode", b"constant") == b"constant"

@@ -67,8 +67,17 @@ def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature
     return replace(found, metadata=model.metadata)
 
 
-def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, int]) -> Signature:
-    """Return the same of a graph and the weights in its file."""
+def signature_of(
+    graph: Graph,
+    weights: StateDict,
+    path: str,
+    sides: tuple[int, int],
+    num_classes: int | None = None,
+) -> Signature:
+    """Return the same of a graph and the weights in its file.
+
+    `num_classes` is that of a model whose weights do not depend on it; a graph may leave it open.
+    """
     images = [value for value in graph.inputs if value.name not in weights]
     if len(images) != 1 or len(images[0].dims) != 4:
         names = listed(value.name for value in images)
@@ -80,7 +89,8 @@ def signature_of(graph: Graph, weights: StateDict, path: str, sides: tuple[int, 
         dim if isinstance(dim, int) and dim > 0 else side
         for dim, side in zip(dims, sides, strict=True)
     )
-    num_classes = _classes(graph, path)
+    if num_classes is None:
+        num_classes = _classes(graph, path)
     sizes: Counter[str] = Counter()
     for tensor in weights.values():
         if tensor.dtype.is_float:

@@ -140,7 +140,7 @@ def read(
     assert made.state.origin is not None
     all_notes = (*made.state.origin.notes, *made.how)
     address = here.shown if is_url(given) else ""
-    origin = replace(made.state.origin, notes=all_notes, address=address)
+    origin = replace(made.state.origin, notes=all_notes, recovered=made.how, address=address)
     return StateDict(made.state, origin)
 
 

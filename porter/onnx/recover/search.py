@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isclose
 from pathlib import Path
 
 from porter.errors import InputError, MappingError, listed, printable
@@ -27,6 +28,7 @@ from porter.onnx.recover import recorded, rerun
 from porter.onnx.recover.align import Alignment, align, placed
 from porter.onnx.recover.names import named
 from porter.onnx.recover.unfuse import apart
+from porter.planning.behaviour import behaviour_of
 from porter.planning.fit import fit
 from porter.planning.plan import Plan
 from porter.storage.input_file import InputFile
@@ -42,6 +44,8 @@ _ROUNDED = {"DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinear
             "MatMulInteger", "ConvInteger", "MatMulNBits", "MatMulIntegerToFloat",
             "DynamicQuantizeMatMul", "QGemm", "QAttention"}  # fmt: skip
 """Operations on quantised weights."""
+Epsilons = Mapping[str, tuple[float, float]]
+"""{norm: its epsilon in the template and in the file}, where they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,11 @@ class Search:
         self._rewritten = recorded.is_rewritten(state)
         with InputFile(path) as file:
             self._graph = parse(file).graph
-        self._signature = signature_of(self._graph, state, path, architecture.sides())
+        has_classes = any("classes" in tensor.dims for tensor in architecture.skeleton().tensors)
+        self._signature = signature_of(
+            self._graph, state, path, architecture.sides(),
+            None if has_classes else architecture.num_classes,
+        )  # fmt: skip
         self._num_classes = self._signature.num_classes
         self._sides = self._signature.sides
         self._image_size = architecture.size_of(*self._sides)
@@ -89,7 +97,7 @@ class Search:
             worker.limit = self._limit
             folder = Path(temp)
             graph = self._tidied(worker, self._path, folder)
-            found, how, differing = self._found(made, graph, worker, folder)
+            found, how, epsilons = self._found(made, graph, worker, folder)
             if self._rewritten:
                 found = recorded.with_unused(found, self._weights)
                 how = (recorded.comparison(found, self._digests), *how)
@@ -97,37 +105,69 @@ class Search:
             origin = self._weights.origin
             metadata = {**origin.metadata, IMAGE_SIZE: shown(self._image_size)}
             state = StateDict(found, replace(origin, skipped=(), metadata=metadata))
-            proof = rerun.prove(
-                self._architecture, state, self._path, self._signature, worker, folder,
-                f"; {differing}" if differing else "",
-            )  # fmt: skip
-        return Recovered(state, (*how, *([differing] if differing else []), proof))
+            run = rerun.Rerun(
+                self._architecture, self._path, self._graph, self._signature, worker, folder
+            )
+            proof = self._proven(run, state, made, epsilons)
+        return Recovered(state, (*how, *proof))
+
+    def _proven(
+        self, run: rerun.Rerun, state: StateDict, made: Template, epsilons: Epsilons
+    ) -> tuple[str, ...]:
+        """Return the proof, and what is known to be different, in sentences.
+
+        A dialect of the family may be declared to have the file's epsilons: its weights are proven
+        with them.
+        """
+        if not epsilons:
+            return (rerun.prove(run, state, made),)
+        differing = rerun.epsilons(epsilons)
+        dialect = self._declared(epsilons)
+        if not dialect:
+            return differing, rerun.prove(run, state, made, f"; {differing}")
+        proof = rerun.prove(run, state, rerun.with_epsilons(made, epsilons), f"; {differing}")
+        size = run.outputs(state, made).error
+        return (
+            f"{differing}, as in {dialect}: with its own, the architecture computes something else"
+            f" (error {size:.1e})",
+            f"{proof} with the file's epsilons",
+        )
+
+    def _declared(self, epsilons: Epsilons) -> str:
+        """Return a dialect of the family whose declared behaviour are these epsilons."""
+        pairs = set(epsilons.values())
+        for name in self._architecture.dialects:
+            rows = behaviour_of(self._architecture, name)
+            known = [(r.canonical, r.value) for r in rows if r.setting.endswith("eps")]
+            if all(any(_close(pair, row) for row in known) for pair in pairs):
+                return name
+        return ""
 
     def _found(
         self, made: Template, graph: Graph, worker: Worker, folder: Path
-    ) -> tuple[dict[str, LazyTensor], tuple[str, ...], str]:
+    ) -> tuple[dict[str, LazyTensor], tuple[str, ...], Epsilons]:
         """Return the tensors, how they were found, and norms that differ from the template's."""
         foreign = self._reduced(graph)
         lost: list[str] = []
         for mine, theirs in self._pairs(self._tidied_template(made, worker, folder), foreign):
             alignment = align(mine, theirs)
             lost = lost or alignment.lost
-            found, how = self._by_structure(alignment, made)
+            found, how = self._by_structure(alignment, made, theirs)
             if found is not None:
                 return found, how, self._epsilons(alignment)
-        return *self._by_names(graph, foreign, lost), ""
+        return *self._by_names(graph, foreign, lost), {}
 
-    def _epsilons(self, alignment: Alignment) -> str:
+    def _epsilons(self, alignment: Alignment) -> Epsilons:
         """Return the norms that have another epsilon; `InputError` when porter wrote the file.
 
         Frameworks differ in their epsilons, and the effect is often below what outputs show.
         """
-        differing = rerun.epsilons(alignment.epsilons)
-        if differing and self._rewritten:
+        if alignment.epsilons and self._rewritten:
+            differing = rerun.epsilons(alignment.epsilons)
             raise InputError(
                 f"its graph was changed since porter wrote it: {differing}", self._path
             )
-        return differing
+        return alignment.epsilons
 
     def _refuse_rounded(self) -> None:
         made = [node.op for node in self._graph.nodes if node.op in _ROUNDED]
@@ -202,7 +242,7 @@ class Search:
             return parse(file).graph
 
     def _by_structure(
-        self, made: Alignment, used: Template
+        self, made: Alignment, used: Template, foreign: Flow
     ) -> tuple[dict[str, LazyTensor] | None, tuple[str, ...]]:
         """Return the tensors by what they do, None when some have no place."""
         known = self._constants()
@@ -221,7 +261,8 @@ class Search:
             name: tuple(self._num_classes if d == "classes" else int(d or 0) for d in value.dims)
             for name, value in used.weights.items()
         }
-        found = placed(made, self._weights, shapes)
+        scalars = {name: LazyTensor.of(array) for name, array in foreign.scalars.items()}
+        found = placed(made, {**scalars, **self._weights}, shapes)
         how = [f"{len(found)} tensors placed by what the graph does with them"]
         if made.folded:
             how.append(f"folded batch norms set to the identity: {listed(fold(made.into))}")
@@ -254,3 +295,7 @@ class Search:
         plan: Plan = fit(self._architecture, state, dialect, CANONICAL,
                          image_size=self._image_size).plan  # fmt: skip
         return dict(plan.read(state))
+
+
+def _close(pair: tuple[float, float], row: tuple[float, float]) -> bool:
+    return all(isclose(one, other, rel_tol=1e-3) for one, other in zip(pair, row, strict=True))

@@ -31,7 +31,7 @@ def apart(flow: Flow) -> Flow:
             slots = {r: _cut(s, number, many) for r, s in layer.slots.items()}
             layers.append(replace(layer, label=_label(layer, many), operands=operands, slots=slots))
     norms = [replace(norm, data=_moved(norm.data, places, cuts)) for norm in flow.norms]
-    return Flow(layers, norms)
+    return Flow(layers, norms, flow.scalars)
 
 
 def _parts(flow: Flow, index: int) -> int:
