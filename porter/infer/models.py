@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -278,19 +278,22 @@ class _Proposal:
         reasons, aliases = self.pairs.reasons, self.sides[0]["aliases"]
         trained = [set(side["parameters"]) for side in self.sides]
         canonical = {name: native for native, name in self.canon.names.items()}
+        free = {canonical[name] for name in self.pairs.free_left}
+        paired = other_names(self.sides[0], free)
         for name in self.pairs.free_left:
             native = canonical[name]
-            if native in aliases:
-                reasons[name] = f"the tensor {aliases[native]} under a second name"
+            if native in paired or native in aliases:
+                twin = paired.get(native) or aliases[native]
+                reasons[name] = f"the tensor {twin} under a second name"
             elif native not in trained[0]:
                 reasons[name] = "a constant that the other model does not store"
             elif native in self.silent and self.agrees:
                 reasons[name] = UNSEEN
             else:
                 reasons[name] = _UNMATCHED
-        copies = self.sides[1]["aliases"]
+        copies = other_names(self.sides[1], self.pairs.free_right)
         for name in list(self.pairs.free_right):
-            if name in copies and copies[name] not in self.pairs.free_right:
+            if name in copies:
                 self.pairs.copies[name] = copies[name]
             elif name in self.match["silent"] and self.agrees:
                 reasons[name] = f"{UNSEEN}: a conversion keeps the target's"
@@ -381,6 +384,14 @@ class _Proposal:
             f"with the same weights their outputs differ by {worst:.1e} (relative rms,"
             f" {self.match['precision']}, {len(self.errors)} inputs)"
         )
+
+
+def other_names(side: Mapping[str, Any], free: Collection[str]) -> dict[str, str]:
+    """Return the names of a model that are free and have a tensor which is not, and its name."""
+    aliases = side["aliases"]
+    taken = {aliases.get(n, n): n for n in reversed(list(side["tensors"])) if n not in free}
+    found = {name: taken.get(aliases.get(name, name)) for name in free}
+    return {name: twin for name, twin in found.items() if twin is not None}
 
 
 def _modules(pair: Pair) -> tuple[tuple[str, ...], ...]:

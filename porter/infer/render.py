@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from porter.errors import visible
@@ -71,12 +72,15 @@ def reasoned(draft: Draft, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _copies(draft: Draft) -> Iterator[str]:
-    """Yield the rows of tensors that the dialect has twice."""
-    for wide in generalise(Item((main,), (name,)) for name, main in draft.copies.items()):
-        reason = "one tensor under two names"
+    """Yield the rows of tensors that the dialect has twice, or more often."""
+    counts = Counter(draft.copies.values())
+    pairs = [(name, main) for name, main in draft.copies.items() if counts[main] > 1]
+    items = [Item((m,), (name,)) for name, m in draft.copies.items() if counts[m] == 1]
+    pairs += [(wide.dialect[0], wide.canonical[0]) for wide in generalise(items)]
+    for name, main in pairs:
         yield (
-            f"{_quoted(wide.dialect[0])} = {{ reason = {_quoted(reason)},"
-            f" copy = {_quoted(wide.canonical[0])} }}"
+            f"{_quoted(name)} = {{ reason = {_quoted('one tensor under two names')},"
+            f" copy = {_quoted(main)} }}"
         )
 
 

@@ -32,6 +32,12 @@ class Target:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """{second name of a tensor: the first}."""
 
+    def twin(self, name: str, converted: Mapping[str, LazyTensor]) -> str | None:
+        """Return another name of a tensor that a conversion has written, None for none."""
+        main = self.aliases.get(name, name)
+        names = (main, *(second for second, first in self.aliases.items() if first == main))
+        return next((one for one in names if one in converted), None)
+
     def is_constant(self, name: str, linked: Linked) -> bool:
         """Whether the target keeps a tensor of its own that the table does not write."""
         extra = linked.extra(name)
@@ -54,8 +60,8 @@ def completed(converted: StateDict, target: Target, linked: Linked) -> tuple[Sta
     for name in target.state:
         if name in converted:
             tensors[name] = converted[name]
-        elif target.aliases.get(name) in converted:
-            tensors[name] = converted[target.aliases[name]]
+        elif (twin := target.twin(name, converted)) is not None:
+            tensors[name] = converted[twin]
             kept.append(name)
         else:
             tensors[name] = target.state[name]
@@ -71,7 +77,7 @@ def mismatches(
         name
         for name in target.state
         if name not in state
-        and target.aliases.get(name) not in state
+        and target.twin(name, state) is None
         and not (_counts(name) or (linked is not None and target.is_constant(name, linked)))
         and not (linked is None and target.trained is not None and name not in target.trained)
     ]

@@ -128,6 +128,21 @@ def test_rotary_rows_are_reordered_in_each_head() -> None:
     assert rows.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
+def test_a_tied_layer_gives_what_is_its_own() -> None:
+    """The bias of a head whose weight is the embedding's; the weight where it is all there is."""
+    roles = {"weight": "head.weight", "bias": "head.bias"}
+    shapes = {"weight": (9, 4), "bias": (9,)}
+    head = Unit("head", "linear", "head", "Linear", roles, shapes, shared=("weight",))
+    bias = Unit("bias", "bare", "", "Net", {"": "bias"}, {"": (9,)})
+    (option,) = options(bias, [head], [])
+    assert option.recipes == {"bias": Recipe(("head.bias",))}
+    del roles["bias"], shapes["bias"]
+    weight = Unit("decoder", "bare", "", "Net", {"": "decoder"}, {"": (9, 4)})
+    assert [o.recipes for o in options(weight, [head], [])] == [
+        {"decoder": Recipe(("head.weight",))}
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "target", "chain"),
     [

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from porter.infer.draft import Draft
 from porter.infer.generalise import Item, generalise
+from porter.infer.models import other_names
+from porter.infer.render import render
 from porter.mapping.reader import load
 from porter.planning.custom_table import custom_architecture
 from porter.planning.plan import plan
 from porter.planning.recognise import shapes_of
+from porter.planning.target import Target, mismatches
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
@@ -85,3 +89,31 @@ def test_a_table_with_steps_converts_both_ways(tmp_path: Path) -> None:
     assert {name: t.read().tolist() for name, t in back.items()} == {
         name: a.tolist() for name, a in state.items()
     }
+
+
+def test_a_tensor_with_three_names_has_two_copies() -> None:
+    """T5 stores its words for the encoder, the decoder and the head: each name has its row."""
+    names = {"encoder.words": "shared", "decoder.words": "shared", "head.0.w": "out.0.w"}
+    names["head.1.w"] = "out.1.w"
+    text = render(Draft((), (), (), (), {}, names), "paddle", "paddle", "t5", ())
+    rows = [line for line in text.splitlines() if "copy" in line]
+    assert [(row.split('"')[1], row.split('"')[-2]) for row in rows] == [
+        ("encoder.words", "shared"), ("decoder.words", "shared"), ("head.{i}.w", "out.{i}.w"),
+    ]  # fmt: skip
+
+
+def test_names_of_one_tensor_are_found_among_those_that_are_free() -> None:
+    """The first name may be free and a second one paired, or the other way round."""
+    side = {"tensors": ["a", "b", "c", "d"], "aliases": {"b": "a", "d": "c"}}
+    assert other_names(side, ["a"]) == {"a": "b"}
+    assert other_names(side, ["b", "d"]) == {"b": "a", "d": "c"}
+    assert other_names(side, ["a", "b"]) == {}
+
+
+def test_a_target_takes_a_tensor_from_any_of_its_names() -> None:
+    """Whichever name of a shared tensor the conversion writes, the others are the same tensor."""
+    one = LazyTensor.of(np.ones(3, np.float32))
+    target = Target("a model", dict.fromkeys("abc", one), set("abc"), {"b": "a", "c": "a"})
+    assert [target.twin(name, {"b": one}) for name in "ac"] == ["b", "b"]
+    assert mismatches({"c": one}, target) == []
+    assert mismatches({}, target) == ["3 missing: a, b, c"]

@@ -128,6 +128,8 @@ class Search:
         return self._attempt({c.unit.key: c.option for c in before if c.option is not None}, None)
 
     def _better(self, best: Attempt) -> Attempt | None:
+        if best.diverged is None and _shapes(best.outputs) != _shapes(self.wanted):
+            return None  # No weights make other outputs.
         at = len(best.choices) if best.diverged is None else best.diverged
         before = {c.unit.key: c.option for c in best.choices[:at] if c.option is not None}
         for changed in self._alternatives(best, at):
@@ -435,6 +437,10 @@ def apart(wanted: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
             return float("inf")
         worst = max(worst, error)
     return worst
+
+
+def _shapes(outputs: Mapping[str, Array]) -> list[tuple[int, ...]]:
+    return sorted(array.shape for array in outputs.values())
 
 
 def _groups(units: Sequence[Unit]) -> dict[str, list[Unit]]:

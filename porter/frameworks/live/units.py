@@ -78,8 +78,8 @@ class Unit:
 
     @property
     def single(self) -> str | None:
-        """The role of its one tensor that is no second name, None where there are several."""
-        own = [role for role in self.roles if role not in self.shared]
+        """The role of its one tensor, None where there are several; second names count last."""
+        own = [role for role in self.roles if role not in self.shared] or list(self.roles)
         return own[0] if len(own) == 1 else None
 
     @property
