@@ -17,7 +17,9 @@ from porter.errors import UsageError
 from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.references import Reference, parse, with_framework
 from porter.mapping.table import CANONICAL, PADDLE
+from porter.onnx.recover.read import read as recover
 from porter.planning.behaviour import behaviour_of, settings
+from porter.planning.endpoint import PROGRAM
 from porter.planning.fit import fit
 from porter.planning.locate import option_of
 from porter.planning.pairing import refuse_foreign_layout
@@ -141,13 +143,16 @@ def _given(
     """Read a checkpoint, in the names of the class that runs it."""
     state = fetch.read(path, key=key)
     container = "" if state.origin is None else state.origin.format
+    if container == PROGRAM:  # Its names are found by its operations; PaddleX's class runs it.
+        state, dialect = recover(variant, path), CANONICAL
     if dialect is None:
         refuse_foreign_layout(state, variant)
         dialect = best_dialect(
             variant, shapes_of(state), PADDLE if container == PADDLE else CANONICAL
         )
     known = variant.table.dialect(dialect)
-    target = PADDLE if known.convention.framework == PADDLE else CANONICAL
+    is_paddle = container == PROGRAM or known.convention.framework == PADDLE
+    target = PADDLE if is_paddle else CANONICAL
     if model is None:
         reference = parse(published_reference(variant, target))
     else:

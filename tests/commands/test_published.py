@@ -15,16 +15,24 @@ from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
-from porter.commands.published import judged_closely, judged_exactly, pictures, published_reference
+from porter.commands.published import (
+    _given,
+    judged_closely,
+    judged_exactly,
+    pictures,
+    published_reference,
+)
 from porter.errors import InputError, UsageError
 from porter.frameworks import providers
 from porter.frameworks.references import parse
+from porter.planning.check import dialect_tensors
 from porter.verification.checks import Check
 from porter.verification.compare import compare
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import all_variants, find
 from porter.zoo.published import published_config
+from tests.codecs.paddle import wired
 
 PUBLISHED = [v for v in all_variants().values() if "paddlex" in v.table.aliases]
 
@@ -60,6 +68,17 @@ def check(precision: str, problem: str) -> Check:
     """Return a check of an output."""
     figures = compare(np.ones(3), np.ones(3))
     return Check("given", "logits", precision, None, figures, 1e-4, problem)
+
+
+def test_an_inference_model_runs_in_the_class_of_paddlex(tmp_path: Path) -> None:
+    """Its tensors have the names of that class, found by its operations."""
+    variant = find("pp-ocrv6-tiny-rec")
+    tensors = dialect_tensors(variant, "paddle")
+    arrays = {n: np.full(shape, 0.5, np.float32) for n, (_, shape) in tensors.items()}
+    folder = wired.write(tmp_path / "model", variant, arrays)
+    given = _given(variant, folder, None, None, None, None)
+    assert (given.dialect, given.reference.framework) == ("paddle", "paddle")
+    assert given.state.keys() == arrays.keys()
 
 
 def test_a_detector_is_judged_in_float64() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import porter
+from porter import codecs
 from porter.cli import cli
 from porter.commands.repair import OUTPUTS, VALUES
 from porter.errors import UsageError
 from porter.planning.check import dialect_tensors
+from porter.tensors.state_dict import StateDict
 from porter.verification.diagnose.strided_views import restored, stored_order
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
@@ -73,6 +76,66 @@ def test_a_broken_file_is_counted_and_restored(variant: str, tmp_path: Path) -> 
     again = porter.inspect(tmp_path / "fixed.safetensors", like=source).comparison
     assert again is not None
     assert again.ok
+
+
+OCR = {"pp-ocrv6-tiny-rec": 2, "slanet": 4, "pp-ocrv5-mobile-rec": 9}
+"""{variant of PaddleOCR: its Linears that are stored wrong}, without those of a single row."""
+
+
+def as_paddlex_writes(variant: str, folder: Path, dtype: str) -> tuple[Path, Arrays, Arrays]:
+    """Return a checkpoint of PaddleX, what its converter passes to the writer, and what is right.
+
+    The names are those of PaddleX; every matrix of these models belongs to a Linear.
+    """
+    draw = np.random.default_rng(2)
+    tensors = dialect_tensors(find(variant), "paddle")
+    arrays = {n: draw.random(shape, np.float32) for n, (_, shape) in tensors.items()}
+    source = folder / "source.pdparams"
+    codecs.write(StateDict.of(arrays), str(source), "paddle", record=False)
+    porter.convert(variant, source, folder / "right.safetensors", from_="paddle", to="torch:hf",
+                   verify=False)  # fmt: skip
+    right = {
+        n: a.astype(dtype) if a.dtype == np.float32 else a
+        for n, a in load_file(folder / "right.safetensors").items()
+        if not n.endswith("num_batches_tracked")
+    }
+    cells = ("rnn.weight_ih", "rnn.weight_hh")  # of a GRU: not transposed
+    views = {
+        n: np.ascontiguousarray(a.T).T if a.ndim == 2 and not n.endswith(cells) else a
+        for n, a in right.items()
+    }
+    return source, views, right
+
+
+@pytest.mark.parametrize("variant", OCR)
+@pytest.mark.parametrize("form", ["float32", "float16", "shards"])
+def test_files_of_paddlex_are_counted_and_restored(variant: str, form: str, tmp_path: Path) -> None:
+    """Whole, in half precision and in shards with an index: right, from the same bytes."""
+    dtype = "float16" if form == "float16" else "float32"
+    source, views, right = as_paddlex_writes(variant, tmp_path, dtype)
+    broken = tmp_path / "broken.safetensors"
+    if form == "shards":
+        broken = tmp_path / "shards"
+        broken.mkdir()
+        names, places = list(views), {}
+        for number, part in enumerate((names[::2], names[1::2]), 1):
+            file = f"model-{number:05}-of-00002.safetensors"
+            save_file({n: views[n] for n in part}, broken / file, {"format": "pt"})
+            places |= dict.fromkeys(part, file)
+        index = {"metadata": {}, "weight_map": places}
+        (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        save_file(views, broken, {"format": "pt"})
+    comparison = porter.inspect(broken, like=source).comparison
+    assert comparison is not None
+    assert (len(comparison.views), comparison.others) == (OCR[variant], ())
+    assert "safetensors#825" in next(iter(comparison.lines))
+    done = porter.repair(broken, tmp_path / "fixed.safetensors", like=source)
+    assert (done.ok, done.proof, len(done.views)) == (True, VALUES, OCR[variant])
+    found = load_file(tmp_path / "fixed.safetensors")
+    assert found.keys() == right.keys()
+    for name, array in right.items():
+        assert (found[name].dtype, found[name].tobytes()) == (array.dtype, array.tobytes()), name
 
 
 def test_a_right_file_of_another_naming_has_nothing_to_restore(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from porter.planning.program.forms import forms
 from porter.planning.program.names import named_as
 from porter.zoo.architectures import find
 from porter.zoo.wiring import CONSTANT, parse, render, wiring_of
+from tests.codecs.paddle import wired
 from tests.codecs.paddle.programs import save
 
 RECORDED = sorted(path.stem for path in (FOLDER / "wirings").glob("*.txt"))
@@ -123,6 +124,31 @@ def test_merged_branches_are_one_convolution() -> None:
     assert values["conv_symmetric.0.normalization._variance"] == 1 - 1e-5
     assert "conv_symmetric.0.convolution.weight" not in values
     assert "conv_symmetric.0.normalization.bias" not in values
+
+
+@pytest.mark.parametrize("name", ["pp-ocrv6-tiny-rec", "pp-lcnet-x0_25-textline-ori", "slanet"])
+def test_a_written_program_is_what_its_operations_say(name: str, tmp_path: Path) -> None:
+    """Names and bytes come back without Paddle; of what is not recorded the message says so."""
+    variant = find(name)
+    draw = np.random.default_rng(0)
+    tensors = dialect_tensors(variant, "paddle")
+    arrays = {n: draw.random(shape, np.float32) for n, (_, shape) in tensors.items()}
+    if name == "slanet":
+        other = find("pp-ocrv6-tiny-rec")
+        arrays = {n: draw.random(shape, np.float32)
+                  for n, (_, shape) in dialect_tensors(other, "paddle").items()}  # fmt: skip
+        wired.write(tmp_path / "model", other, arrays)
+        with pytest.raises(InputError):
+            porter.convert("slanet", tmp_path / "model", tmp_path / "x.pth")
+        return
+    folder = wired.write(tmp_path / "model", variant, arrays)
+    (match,) = porter.inspect(folder).matches
+    assert match.architecture is variant
+    porter.convert(name, folder, tmp_path / "x.pdparams", from_="paddle", verify=False)
+    found = codecs.read(str(tmp_path / "x.pdparams")).arrays()
+    assert found.keys() == arrays.keys()
+    for key, array in arrays.items():
+        assert found[key].tobytes() == array.tobytes(), key
 
 
 BUILD = """
