@@ -63,7 +63,7 @@ def transformers(config: str, **options: Any) -> Any:
         model = package.AutoModel.from_config(settings)
     else:
         model = _named(package, str(name), "transformers")(settings)
-    if settings.model_type in _NARROW:
+    if settings.model_type in _PADDLEX:
         model.forward = partial(widened, "torch", model, model.forward)
     if outputs:
         model.forward = partial(_chosen, model.forward, str(outputs).split(","))
@@ -76,8 +76,6 @@ def _chosen(forward: Any, names: list[str], x: Any) -> Any:
     return {name: found[name] for name in names}
 
 
-_NARROW = ("slanet", "slanext")
-"""Models that ask for float32 in their code."""
 _PADDLEX = {
     "hgnet_v2": "image_classification.modeling.hgnetv2:HGNetV2ForImageClassification",
     "pp_lcnet": "image_classification.modeling.pplcnet:PPLCNet",
@@ -123,9 +121,8 @@ def paddlex(name: str, **options: Any) -> Any:
         _exact_slope()
     model_class = getattr(importlib.import_module(f"paddlex.inference.models.{place}"), attribute)
     model = model_class(model_class.config_class(**{**config, **options}))
-    model.forward = partial(_RAW.get(kind, _pictures), model, model.forward)
-    if kind in _NARROW:
-        model.forward = partial(widened, "paddle", model, model.forward)
+    raw = partial(_RAW.get(kind, _pictures), model, model.forward)
+    model.forward = partial(widened, "paddle", model, raw)
     return model
 
 

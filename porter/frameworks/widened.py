@@ -1,8 +1,8 @@
 """Run models that ask for float32 in their code in the precision of their input.
 
-SLANet and SLANeXt compute their heads in float32 whatever the rest computes in, in transformers
-and in PaddleX alike, so that a run in float64 fails, or is not one. While such a model runs, its
-modules see a framework whose float32 is the input's precision.
+The softmax of transformers' recognisers is in float32, and so are the heads of SLANet and SLANeXt,
+in PaddleX too, whatever the rest computes in: a run in float64 fails, or is not one. While such a
+model runs, its modules see a framework whose float32 is the input's precision.
 """
 
 from __future__ import annotations
