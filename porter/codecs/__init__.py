@@ -118,6 +118,8 @@ def write(
     codec = _codec(format)
     if not codec.writing:
         raise UsageError(f"{codec.title} is read and not written")
+    if path.endswith(".pdiparams"):
+        raise UsageError("the weights of an inference model are not written: use .pdparams", path)
     options = replace(options or WriteOptions(), **keywords)
     if not state:
         raise UsageError("there is no tensor to write", path)

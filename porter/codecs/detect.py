@@ -58,6 +58,8 @@ def detect(file: InputFile) -> str:
     head = file.pread(0, min(512, file.size))
     if not head:
         raise InputError("is empty", file.path)
+    if head[4:8] == bytes(4) and _begins_object(head[8:]):  # The length may begin like a pickle.
+        return "safetensors"
     if head[:4] == b"PK\x03\x04":
         return _zip_kind(file)
     if head[:6] == b"\x93NUMPY":
@@ -70,7 +72,7 @@ def detect(file: InputFile) -> str:
         if b'"error"' in head.lower() and b'"weight_map"' not in head:
             raise InputError("is a server's answer in JSON, an error, and not weights", file.path)
         return "index"
-    if head[8:].lstrip(b" \t\r\n")[:1] == b"{":
+    if _begins_object(head[8:]):
         return "safetensors"
     if is_stream(head) or is_program(head):
         return "paddle-inference"
@@ -78,6 +80,10 @@ def detect(file: InputFile) -> str:
     if _is_onnx(head):
         return "onnx"
     raise InputError("is not a format that porter reads", file.path)
+
+
+def _begins_object(text: bytes) -> bool:
+    return text.lstrip(b" \t\r\n")[:1] == b"{"
 
 
 def container_of(path: str) -> str | None:

@@ -32,6 +32,13 @@ SNIFFED: dict[str, tuple[bytes, str]] = {
     "magic behind much": (b"\x80\4" + b"N" * 18 + MAGIC, "paddle"),
     "safetensors": (b"\2\0\0\0\0\0\0\0{}", "safetensors"),
     "safetensors, header of 123 bytes": (b"{" + bytes(7) + b" \t\r\n{}", "safetensors"),
+    **{
+        f"safetensors, header of {length} bytes": (
+            length.to_bytes(8, "little") + b'{"',
+            "safetensors",
+        )
+        for length in (0x0280, 0x0380, 0x0480, 0x0580, 0x10480, 0x04034B50, 0x8B1F)
+    },
     "index": (b'{"weight_map": {}}', "index"),
     "index with a NUL": (b'{"a": 12\0}', "index"),
     "onnx": (b"\x08\x07\x12\x00", "onnx"),

@@ -190,7 +190,7 @@ def _sorted_out(
     unknown = [name for name in state if name not in wanted and name not in made.unused]
     if missing or unknown:
         raise UsageError(
-            f"the graph of {made.architecture} and the weights differ:"
+            f"the graph of {made.architecture.name} and the weights differ:"
             f" {listed([*missing, *unknown], 12)}"
         )
     found: dict[str, LazyTensor] = {}

@@ -213,3 +213,15 @@ def test_output_is_the_same_every_time(tmp_path: Path) -> None:
     other = bytes_of(state, tmp_path / "b", {"y": "2", "x": "1"})
     assert one == other
     assert json.loads(one[8 : 8 + one[0] + 256 * one[1]])["__metadata__"] == {"x": "1", "y": "2"}
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(length: int, tmp_path: Path) -> None:
+    """The bytes 80 02 to 80 05 begin a pickle, and the length of one header in thirty-two."""
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file({"w": np.arange(3, dtype=np.float32)}, path, metadata={"x": ""})
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:end].rstrip().ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + header + data[end:])
+    assert codecs.read(str(path))["w"].read().tolist() == [0, 1, 2]
