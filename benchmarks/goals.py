@@ -135,10 +135,6 @@ GOALS = (
          lambda groups, time: [
              _one(groups, "1 worker on 1 core")[time] / _one(groups, "2 workers on 2 cores")[time]
          ], most=False),
-    Goal("one checkpoint in shards: two workers on two cores, against one on one", 1.8, "×",
-         lambda groups, time: [
-             _one(groups, "1 worker, 1 core")[time] / _one(groups, "2 workers, 2 cores")[time]
-         ], most=False),
     Goal("5,000 small files in one manifest, the rate of `cp -r`", 60, "%",
          lambda groups, time: [
              100 * _one(groups, "cp -r")[time] / _named(groups["fleet"], "fleet, 2")[-1][time]
