@@ -44,6 +44,8 @@ from porter.tensors.state_dict import StateDict
 EXACT, SINGLE = "float64", "float32"
 SECONDS = 240.0
 """Time for other choices, after the first run."""
+_ROUNDING = 5e-6
+"""Relative rms in float64 of models with parts in float32."""
 _LEAVES = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
            "count": "num_batches_tracked"}  # fmt: skip
 _LAYERS = ("linear", "conv", "conv_transpose", "norm", "batchnorm", "embedding")
@@ -359,7 +361,8 @@ class _Proposal:
         notes = [
             f"{side} {n}: {why}" for side, rows in gaps for n, why in rows if why != _UNMATCHED
         ]
-        values = () if self.values is None else (self.values.words,)
+        values: tuple[str, ...] = () if self.values is None else (self.values.words,)
+        values += more_than_rounding(max(self.errors.values()), self.match["precision"])
         try:
             exact, wrong = compared(text, dialect, pairs)
         except PorterError as error:
@@ -384,6 +387,16 @@ class _Proposal:
             f"with the same weights their outputs differ by {worst:.1e} (relative rms,"
             f" {self.match['precision']}, {len(self.errors)} inputs)"
         )
+
+
+def more_than_rounding(error: float, precision: str) -> tuple[str, ...]:
+    """Return a note on models that agree, but not as closely as one computation would."""
+    if precision != EXACT or not _ROUNDING < error <= LIMIT:
+        return ()
+    return (
+        f"{error:.1e} is more than rounding in {precision}: the models compute a function in two"
+        " ways, for example GELU and its tanh approximation",
+    )
 
 
 def other_names(side: Mapping[str, Any], free: Collection[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from porter.infer.draft import Draft
 from porter.infer.generalise import Item, generalise
-from porter.infer.models import other_names
+from porter.infer.models import more_than_rounding, other_names
 from porter.infer.render import render
 from porter.mapping.reader import load
 from porter.planning.custom_table import custom_architecture
@@ -117,3 +117,11 @@ def test_a_target_takes_a_tensor_from_any_of_its_names() -> None:
     assert [target.twin(name, {"b": one}) for name in "ac"] == ["b", "b"]
     assert mismatches({"c": one}, target) == []
     assert mismatches({}, target) == ["3 missing: a, b, c"]
+
+
+def test_models_that_agree_by_less_than_rounding_are_noted() -> None:
+    """GELU and its approximation are within the limit, and further apart than rounding."""
+    (note,) = more_than_rounding(6.8e-5, "float64")
+    assert note.startswith("6.8e-05 is more than rounding in float64")
+    quiet = [(2e-7, "float64"), (6.8e-5, "float32"), (0.1, "float64")]
+    assert [more_than_rounding(*case) for case in quiet] == [()] * 3
