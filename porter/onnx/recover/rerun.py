@@ -46,6 +46,8 @@ class Outputs(NamedTuple):
     value: str
     """The value inside the file's graph that was compared, before a Softmax or Sigmoid at its end;
     empty: its output."""
+    note: str = ""
+    """What is to be said of how the file runs, as a clause."""
 
     @property
     def error(self) -> float:
@@ -75,14 +77,23 @@ class Rerun:
         theirs, mine = before_closing(self.graph), before_closing(graph)
         if theirs[0] != mine[0] or os.path.getsize(self.path) > _COPIED:
             theirs = mine = ("", "")
-        shape = (self.signature.batch or 2, 3, *self.signature.sides)
+        note, batch = "", self.signature.batch
+        self._write_noise(batch or 2)
+        try:
+            given = self._run(self.path, self.graph, theirs[1])
+        except InputError as error:
+            if batch is not None:
+                raise InputError(error.message, self.path) from error
+            note = "; it declares a free batch, and runs with one picture only"
+            self._write_noise(1)
+            given = self._run(self.path, self.graph, theirs[1])
+        return Outputs(given, self._run(os.fspath(rebuilt), graph, mine[1]), theirs[1], note)
+
+    def _write_noise(self, batch: int) -> None:
+        shape = (batch, 3, *self.signature.sides)
         noise = {"noise": np.random.default_rng(0).standard_normal(shape, np.float32)}
+        (self.folder / "noise.safetensors").unlink(missing_ok=True)
         exchange.save(self.folder / "noise.safetensors", noise, {})
-        return Outputs(
-            self._run(self.path, self.graph, theirs[1]),
-            self._run(os.fspath(rebuilt), graph, mine[1]),
-            theirs[1],
-        )
 
     def noise(self, found: Outputs) -> float:
         """Return how far the file's outputs are from its own without the runtime's rewrites."""
@@ -136,7 +147,7 @@ def prove(run: Rerun, state: StateDict, made: Template, reasons: str = "") -> st
             f" (error {error:.1e}, {limit:.1e} is the limit){reasons}",
             run.path,
         )
-    return f"proven: rebuilt, it computes the same (error {error:.1e})"
+    return f"proven: rebuilt, it computes the same (error {error:.1e}){found.note}"
 
 
 def with_epsilons(made: Template, epsilons: Mapping[str, tuple[float, float]]) -> Template:

@@ -191,13 +191,18 @@ class Search:
         hint = ""
         if said and said != self._architecture.name:
             hint = f"; the file's metadata say {printable(said)}"
-        fused = [n.op for n in graph.nodes if n.domain not in ("", "ai.onnx")]
-        if fused:
-            some = listed(dict.fromkeys(fused), 4)
-            hint += (
-                f"; an optimiser has fused operations ({some}); use the model before optimisation"
-            )
-        return hint
+        fused = self._fused(graph)
+        return f"{hint}; {fused}" if fused else hint
+
+    def _fused(self, graph: Graph) -> str:
+        """Return which operations are not ONNX's own, with the remedy; empty without any."""
+        names = dict.fromkeys(n.op for n in graph.nodes if n.domain not in ("", "ai.onnx"))
+        if not names:
+            return ""
+        return (
+            f"an optimiser has fused operations ({listed(names, 4)}); use the model before"
+            " optimisation"
+        )
 
     def _template(self) -> Template:
         names = {*self._signature.names, *self._digests}
@@ -281,6 +286,8 @@ class Search:
         try:
             fitted = fit(self._architecture, state, None, CANONICAL)
         except MappingError as error:
+            if fused := self._fused(graph):
+                raise InputError(fused, self._path) from error
             raise InputError(
                 f"is foreign, and not understood as {self._architecture.name}: the graph differs"
                 f" (no place found for {listed(fold(lost), 5)}), and by its names it"

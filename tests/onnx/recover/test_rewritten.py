@@ -216,3 +216,67 @@ def test_a_rewritten_export_that_gives_probabilities_comes_back(vit: Path, tmp_p
     _basic(tmp_path / "b.onnx", tmp_path / "c.onnx")
     with pytest.raises(InputError, match="takes pixels, and its graph was changed"):
         recover(find(VIT), tmp_path / "c.onnx")
+
+
+def test_activations_of_old_operator_sets_are_recognised(tmp_path: Path) -> None:
+    """Before opset 14 HardSwish is a product, and the layers around it are found all the same."""
+    name = "pp-lcnet-x0_25-textline-ori"
+    codecs.write(seeded(find(name)), str(tmp_path / "a.safetensors"), "safetensors")
+    porter.convert(name, tmp_path / "a.safetensors", tmp_path / "a.onnx", onnx={"opset": 13},
+                   **CARE)  # fmt: skip
+    model = onnx.load(tmp_path / "a.onnx")
+    assert "HardSwish" not in {node.op_type for node in model.graph.node}
+    model.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["scores"]))
+    model.graph.output[0].name = "scores"
+    onnx.save(model, tmp_path / "b.onnx")
+    found = recover(find(name), tmp_path / "b.onnx")
+    assert differences(found.state, name) == []
+
+
+def test_weights_that_became_nodes_and_lost_their_names_come_back(
+    vit: Path, tmp_path: Path
+) -> None:
+    """Constant nodes in place of initialisers, every value renamed, no metadata."""
+    model = onnx.load(vit)
+    graph, names = model.graph, dict[str, str]()
+    constants = [
+        onnx.helper.make_node("Constant", [], [each.name], value=each) for each in graph.initializer
+    ]
+    nodes = [*constants, *graph.node]
+    del graph.initializer[:], graph.node[:], graph.value_info[:], model.metadata_props[:]
+    for number, node in enumerate(nodes):
+        node.name = f"n{number}"
+        for values in (node.input, node.output):
+            values[:] = [names.setdefault(n, f"v{len(names)}") if n else n for n in values]
+    graph.node.extend(nodes)
+    for value in (*graph.input, *graph.output):
+        value.name = names[value.name]
+    onnx.save(model, tmp_path / "m.onnx")
+    found = recover(find(VIT), tmp_path / "m.onnx")
+    assert differences(found.state, VIT) == []
+
+
+def test_operations_that_an_optimiser_fused_are_named_first(vit: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's optimiser for transformers: the message is the reason and the remedy."""
+    from onnxruntime.transformers import optimizer as fusing
+
+    model = fusing.optimize_model(str(vit), "vit", num_heads=3, hidden_size=192, opt_level=0)
+    model.save_model_to_file(str(tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match=r"m.onnx: an optimiser has fused operations \(.*Skip"):
+        recover(find(VIT), tmp_path / "m.onnx")
+
+
+def test_a_batch_that_is_free_in_name_only_is_noted(vit: Path, tmp_path: Path) -> None:
+    """A tool wrote a symbol over the batch of one of a graph that computes for one picture."""
+    source = vit.with_suffix(".safetensors")
+    porter.convert(VIT, source, tmp_path / "a.onnx", onnx={"batch": 1}, **CARE)
+    model = onnx.load(tmp_path / "a.onnx")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    model.graph.node[0].name = "another"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["scores"]))
+    model.graph.output[0].name = "scores"
+    onnx.save(model, tmp_path / "b.onnx")
+    found = recover(find(VIT), tmp_path / "b.onnx")
+    assert differences(found.state, VIT) == []
+    assert "declares a free batch, and runs with one picture only" in found.how[-1]
