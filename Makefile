@@ -121,6 +121,7 @@ gallery: setup
 templates: setup
 	rm -f porter/onnx/templates/*.onnx.gz
 	$(BIN)/porter export-templates --all -o porter/onnx/templates
+	$(BIN)/porter export-templates --all --free-size -o porter/onnx/templates
 
 fuzz: setup
 	$(BIN)/pip install --quiet atheris

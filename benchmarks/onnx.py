@@ -1,12 +1,14 @@
-"""`python -m benchmarks.onnx [VARIANT]...`: export by template beside `torch.onnx.export`.
+"""`python -m benchmarks.onnx [VARIANT]...`: export by template, torch's exporters, paddle2onnx.
 
-Both write the same model from the same checkpoint, each in a process of its own, imports
+All write the same model from the same weights, each in a process of its own, imports
 included; the files are then run beside each other in ONNX Runtime. Medians over the rounds.
+paddle2onnx takes part where it is installed (`pip install --no-deps paddle2onnx`).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -38,6 +40,20 @@ torch.onnx.export(model, (torch.zeros(2, 3, size, size),), target, dynamo=dynamo
                   input_names=["image"], output_names=["logits"], verbose=False,
                   **(shapes if dynamo == "1" else axes))
 """
+PADDLE = """
+import sys, paddle
+from porter.zoo.architectures import find
+from porter.frameworks.models import build
+name, source, target = sys.argv[1:]
+architecture = find(name)
+model = build(architecture, "paddle")
+model.eval()
+model.set_state_dict(paddle.load(source))
+size = architecture.image_size
+spec = paddle.static.InputSpec([1, 3, size, size], "float32", "image")
+paddle.onnx.export(model, target.removesuffix(".onnx"), input_spec=[spec], opset_version=17)
+"""
+"""Of a batch of one: with a free one paddle2onnx 2.1 writes files that no runtime loads."""
 
 
 def main() -> None:
@@ -65,6 +81,11 @@ def _measure(name: str, folder: Path, rounds: int) -> None:
         "torch.onnx.export(dynamo=True)": lambda path: [*theirs, path, "1"],
         "torch.onnx.export(dynamo=False)": lambda path: [*theirs, path, "0"],
     }
+    if importlib.util.find_spec("paddle2onnx") is not None:
+        weights = os.fspath(folder / "m.pdparams")
+        init(name, weights)
+        paddle = [sys.executable, "-W", "ignore", "-c", PADDLE, name, weights]
+        exporters["paddle2onnx"] = lambda path: [*paddle, path]
     seconds: dict[str, float] = {}
     paths: dict[str, str] = {}
     for index, (who, command) in enumerate(exporters.items()):

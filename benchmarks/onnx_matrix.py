@@ -92,7 +92,7 @@ def _row(
     image = rng.standard_normal((2, 3, size, size), np.float32)
     batches = {str(i): rng.standard_normal((1, 3, size, size), np.float32) for i in range(8)}
     np.save(folder / "image.npy", image)
-    reference = _reference(architecture, image)
+    expected = reference(architecture, image)
     returned = []
     for opset in OPSETS:
         if form == FORMS[3] and opset < 13:
@@ -107,11 +107,11 @@ def _row(
         if _comes_back(architecture, path, state):
             returned.append(opset)
     for name, packages in runtimes.items():
-        yield _ran(name, packages, folder, reference, form)
+        yield _ran(name, packages, folder, expected, form)
     yield f"exact, {_span(returned)}" if returned else "no"
 
 
-def _reference(architecture: Architecture, image: np.ndarray) -> np.ndarray:
+def reference(architecture: Architecture, image: np.ndarray) -> np.ndarray:
     """Return what the reference model computes with seeded weights, in float64."""
     import torch
 

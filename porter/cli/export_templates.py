@@ -19,7 +19,9 @@ from porter.zoo.image_size import Size
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER",
               help="Copy them to a folder, for another machine.")  # fmt: skip
 @image_size_option("the variant's")
-@click.option("--free-size", is_flag=True, help="Leave height and width open.")
+@click.option(
+    "--free-size", is_flag=True, help="Leave height and width open; --all: of models that allow it."
+)
 @force_option
 @json_option
 @quiet_option
@@ -44,6 +46,7 @@ def command(
     if bool(archs) == everything:
         raise click.UsageError("name the architectures, or pass --all")
     published = [one for one in all_variants().values() if one.has_graph and not one.study]
+    published = [one for one in published if one.any_size or not free_size]
     chosen = published if everything else [find(name) for name in archs]
     templates = []
     for variant in chosen:

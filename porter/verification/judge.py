@@ -90,7 +90,7 @@ class Bound:
     value: float
 
     def __str__(self) -> str:
-        return f"{self.measure}{'>=' if self.measure in _LEAST else '<='}{self.value:g}"
+        return f"{self.measure}{'>=' if self.measure in _LEAST else '<='}{self.value:.12g}"
 
     def problem(self, figures: Figures) -> str:
         """Return why figures do not meet it, empty when they do."""

@@ -93,6 +93,8 @@ class Architecture:
     """Another variant with the same tensors, whose skeleton file is this one's too."""
     square: bool = False
     """Whether its pictures must be square, as maps that are cut into square windows demand."""
+    any_size: bool = False
+    """Whether one ONNX graph can take pictures of any height and width, multiples of 32."""
     image_width: int = 0
     """Width of the variant's pictures, in pixels, where they are not square."""
     preprocessings: Mapping[str, Preprocessing] = field(default_factory=dict)
@@ -314,6 +316,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             image_size=both.get("image_size", 224),
             image_width=both.get("image_width", 0),
             square=both.get("square", body.get("square", False)),
+            any_size=both.get("any_size", body.get("any_size", False)),
             num_classes=both.get("num_classes", 1000),
             parameters=both["parameters"],
             preprocessing=preprocessing,

@@ -15,6 +15,7 @@ from porter.planning.fit import Fitted
 from porter.planning.plan import Plan
 from porter.planning.preprocessing import GIVEN, Chosen, chosen, labels_of
 from porter.storage.atomic_output import Written
+from porter.tensors.state_dict import StateDict
 from porter.verification.inputs import Halves, halved
 from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture
@@ -75,6 +76,19 @@ def writing_notes(
         yield f"preprocessing: {picture.how.described(size)} ({picture.why})"
     if dtype == "int8":
         yield pictures.note if pictures else UNCALIBRATED
+        share = 0 if pictures else _share_of_convolutions(ready.canonical)
+        if share >= 0.1:
+            yield (
+                f"convolutions, {share:.0%} of the weights' bytes, stay as they are without"
+                " --calibrate"
+            )
+
+
+def _share_of_convolutions(state: StateDict) -> float:
+    """Return the share of the bytes that are in kernels, tensors of four axes and more."""
+    weights = [tensor for tensor in state.values() if tensor.dtype.is_float]
+    kernels = sum(tensor.nbytes for tensor in weights if len(tensor.shape) > 3)
+    return kernels / max(sum(tensor.nbytes for tensor in weights), 1)
 
 
 def writer_of(

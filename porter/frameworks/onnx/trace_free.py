@@ -45,8 +45,7 @@ def trace(architecture: Architecture, path: str | os.PathLike[str], *, opset: in
         )
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(
-            f"{architecture.name} depends on the size of its pictures: --free-size is for models"
-            " whose weights do not (PVT, PVTv2, Shunted, PP-LCNet, HGNetV2)"
+            f"{architecture.name} depends on the size of its pictures: leave --free-size out"
         ) from error
     program = torch.onnx.export(
         exported, (), dynamo=True, optimize=False, opset_version=opset,

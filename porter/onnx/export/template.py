@@ -22,12 +22,12 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from porter.errors import InputError, MissingPackage, SystemFault
+from porter.errors import InputError, MissingPackage, SystemFault, UsageError, listed
 from porter.frameworks.process import Worker
 from porter.onnx.export.stamped import is_sound, packed
 from porter.onnx.graph.parse import Memory, parse
 from porter.onnx.graph.values import Model, Value
-from porter.zoo.architectures import Architecture
+from porter.zoo.architectures import Architecture, all_variants
 from porter.zoo.image_size import Size, shown
 from porter.zoo.published import published_config
 
@@ -70,6 +70,11 @@ def template(
     `UsageError` where there is neither a reference model nor a published one to trace.
     """
     architecture.need_graph("an ONNX graph")
+    if free and not architecture.any_size:
+        titles = listed(dict.fromkeys(a.title for a in all_variants().values() if a.any_size), 12)
+        raise UsageError(
+            f"{architecture.name} depends on the size of its pictures; --free-size is for {titles}"
+        )
     size = architecture.size_of(*architecture.sides(image_size))
     chosen = tuple(sorted(features))
     name = file_name(architecture, None if free else size, chosen)

@@ -54,6 +54,6 @@ def test_a_model_with_positions_is_refused(tmp_path: Path) -> None:
     """Its table of positions is of one size; the message names the models that can."""
     name, path = "deit-tiny-224", tmp_path / "a.pth"
     porter.init(name, path)
-    with pytest.raises(UsageError, match=r"depends on the size of its pictures.*PVTv2"):
+    with pytest.raises(UsageError, match=r"depends on the size of its pictures.*Shunted"):
         porter.convert(name, path, tmp_path / "a.onnx", from_="torch", to="onnx", onnx=FREE)
     assert not (tmp_path / "a.onnx").exists()

@@ -165,3 +165,17 @@ def test_pictures_are_halved_and_grouped(folder: Path) -> None:
         path.unlink()
     found = halved(folder, how, 224)
     assert list(found.calibrating) == list(found.judging) == ["0.png"]
+
+
+def test_what_stays_as_it_is_and_what_was_asked_for_are_stated(tmp_path: Path) -> None:
+    """Without pictures the kernels of a convolutional model are left; a limit is not rounded."""
+    name = "pp-lcnet-x0_25-textline-ori"
+    porter.init(name, tmp_path / "a.safetensors")
+    done = porter.convert(name, tmp_path / "a.safetensors", tmp_path / "a.onnx", dtype="int8",
+                          judge="top1>=99,cosine>=0.9999999")  # fmt: skip
+    assert any("of the weights' bytes, stay as they are" in note for note in done.notes)
+    assert done.verdict is not None
+    assert not done.verdict.passed  # 0.99998 was measured
+    assert not done.ok
+    assert (tmp_path / "a.onnx").exists()
+    assert any("cosine>=0.9999999 " in check.problem for check in done.verdict.checks)

@@ -34,9 +34,12 @@ def test_a_packed_template_is_current(name: str) -> None:
 
 def test_no_packed_template_is_stale() -> None:
     """The package holds no template that nothing asks for."""
-    packed = (a for a in all_variants().values() if a.has_graph and not a.study)
+    packed = [a for a in all_variants().values() if a.has_graph and not a.study]
     wanted = {file_name(a, a.image_size) for a in packed}
-    assert {path.name for path in PACKED.glob("*.gz")} == wanted
+    free = {file_name(a, None) for a in packed if a.any_size}
+    names = {path.name for path in PACKED.glob("*.gz")}
+    assert wanted <= names <= wanted | free
+    assert names & free
 
 
 @pytest.mark.parametrize("name", ["shunted-t", "swin-tiny-w7-224", "deit-tiny-distilled-224"])
