@@ -41,6 +41,8 @@ PACKAGES = {
     "paddlenlp": "paddlenlp",
 }  # fmt: skip
 """Distributions by provider."""
+_LARGE = 160
+"""Pixels from which one picture is enough."""
 Row = dict[str, Any]
 
 
@@ -71,6 +73,8 @@ def _write(index: Row, pairs: Mapping[str, Row]) -> None:
     ordered = {
         part: {name: index[part][name] for name in pairs if name in index[part]} for part in index
     }
+    for name, row in ordered["differences"].items():
+        row["note"] = pairs[name].get("note", "")
     text = json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
     (PLACE / "gallery.json").write_text(text, encoding="utf-8")
 
@@ -93,7 +97,6 @@ def _made(name: str, row: Row, index: Row, pool: Pool, folder: Path) -> str:
         story = _story(found)
         models = {"torch": left, "paddle": right}
         index["differences"][name] = {**about, "models": models, "about": story}
-        index["differences"][name] |= {"note": row["note"]} if "note" in row else {}
         for suffix in (".toml", ".json.xz"):
             (PLACE / f"{name}{suffix}").unlink(missing_ok=True)
         return f"differs: {story}"
@@ -117,13 +120,13 @@ def _made(name: str, row: Row, index: Row, pool: Pool, folder: Path) -> str:
 
 
 def _inputs(row: Row, folder: Path) -> Path | None:
-    """Return a file of two random pictures of the size that is asked for."""
+    """Return a file of random pictures of the size that is asked for: two, or a large one."""
     if "size" not in row:
         return None
     size = row["size"]
     path = folder / f"pictures-{size}.npz"
-    draw = np.random.default_rng(0)
-    np.savez(path, x=draw.standard_normal((2, 3, size, size)).astype(np.float32))
+    shape = (2 if size < _LARGE else 1, 3, size, size)
+    np.savez(path, x=np.random.default_rng(0).standard_normal(shape).astype(np.float32))
     return path
 
 

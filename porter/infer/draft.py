@@ -55,6 +55,8 @@ class Draft:
     """Why a name is in one of these, where that is known."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Names of the dialect for tensors that it has under another one, too."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """The same for canonical names."""
 
 
 def draft(pairs: Pairs) -> Draft:
@@ -76,6 +78,7 @@ def draft(pairs: Pairs) -> Draft:
         tuple(name for name in pairs.free_right if name not in pairs.copies),
         pairs.reasons,
         pairs.copies,
+        pairs.shared,
     )
 
 

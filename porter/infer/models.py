@@ -285,8 +285,10 @@ class _Proposal:
         for name in self.pairs.free_left:
             native = canonical[name]
             if native in paired or native in aliases:
-                twin = paired.get(native) or aliases[native]
+                twin = self.canon.names[paired.get(native) or aliases[native]]
                 reasons[name] = f"the tensor {twin} under a second name"
+                if twin not in self.pairs.free_left:
+                    self.pairs.shared[name] = twin
             elif native not in trained[0]:
                 reasons[name] = "a constant that the other model does not store"
             elif native in self.silent and self.agrees:

@@ -25,6 +25,8 @@ class Pairs:
         """Why tensors of one side have no partner, where that is known."""
         self.copies: dict[str, str] = {}
         """Tensors of the right that are others of the right under a second name."""
+        self.shared: dict[str, str] = {}
+        """The same of the left."""
 
     def add(self, lefts: Sequence[str], rights: Sequence[str], how: Relation, doubt: str) -> None:
         """Record a pair; its tensors are no longer free."""

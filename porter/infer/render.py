@@ -57,7 +57,7 @@ def _dialect(draft: Draft, dialect: str) -> list[str]:
         lines += _joined(wide, body, dialect)
     if draft.absent:
         lines.append(f"[dialects.{dialect}.absent]")
-        lines += [f"{_quoted(t)} = {_quoted(why)}" for t, why in reasoned(draft, draft.absent)]
+        lines += _absent(draft)
     if draft.extra or draft.copies:
         lines.append(f"[dialects.{dialect}.extra]")
         lines += [f"{_quoted(t)} = {_quoted(why)}" for t, why in reasoned(draft, draft.extra)]
@@ -69,6 +69,16 @@ def reasoned(draft: Draft, names: Sequence[str]) -> list[tuple[str, str]]:
     """Return names without a partner, with placeholders, and why they have none."""
     items = [Item((name,), (), draft.reasons.get(name, _ABSENT)) for name in names]
     return [(wide.canonical[0], wide.items[0].key) for wide in generalise(items)]
+
+
+def _absent(draft: Draft) -> Iterator[str]:
+    """Yield the rows of canonical tensors that the dialect does not have."""
+    shared, reasons = draft.shared, draft.reasons
+    keys = {name: (shared.get(name), reasons.get(name, _ABSENT)) for name in draft.absent}
+    for wide in generalise(Item((name,), (), key) for name, key in keys.items()):
+        same, why = wide.items[0].key
+        value = f"{{ reason = {_quoted(why)}, same = {_quoted(same)} }}" if same else _quoted(why)
+        yield f"{_quoted(wide.canonical[0])} = {value}"
 
 
 def _copies(draft: Draft) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -57,7 +58,8 @@ def test_a_table_is_made_again(name: str, tmp_path: Path) -> None:
     first = next(iter(family.models.values()))
     path = tmp_path / "x.npz"
     draw = np.random.default_rng(0)
-    size = 224 if "--inputs" not in family.command else 96
+    asked = re.search(r"pictures-(\d+)\.npz", family.command)
+    size = int(asked[1]) if asked else 224
     np.savez(path, x=draw.standard_normal((2, 3, size, size)).astype(np.float32))
     found = infer(left_model=first["torch"], right_model=first["paddle"], inputs=path, family=name)
     assert found.proven, (found.problems, found.unmatched, found.unproven)
