@@ -28,14 +28,16 @@ class Command(NamedTuple):
 def commands(page: str) -> list[Command]:
     """Return the commands of porter on a page, in their order."""
     text = (ROOT / page).read_text(encoding="utf-8")
+    return [command for block in _BLOCK.findall(text) for command in commands_of(block)]
+
+
+def commands_of(block: str) -> list[Command]:
+    """Return the commands of one console block."""
     found = []
-    for block in _BLOCK.findall(text):
-        for line, output in re.findall(
-            r"^\$ (porter .*)\n((?:[^$\n].*\n|\n)*)", block, re.MULTILINE
-        ):
-            stated = _CODE.search(line)
-            words = shlex.split(line, comments=True)[1:]
-            found.append(Command(words, int(stated[1]) if stated else 0, output))
+    for line, output in re.findall(r"^\$ (porter .*)\n((?:[^$\n].*\n|\n)*)", block, re.MULTILINE):
+        stated = _CODE.search(line)
+        words = shlex.split(line, comments=True)[1:]
+        found.append(Command(words, int(stated[1]) if stated else 0, output))
     return found
 
 
@@ -54,3 +56,30 @@ def run(command: Command) -> Result:
 def shape(output: str) -> str:
     """Return an output without its figures, as one line: wrapped or not, of any build of torch."""
     return re.sub(r"\d[\d.e+-]*", "0", re.sub(r"\+(cpu|cu\d+)\b", "", " ".join(output.split())))
+
+
+class File(NamedTuple):
+    """A file that a page shows, under its name."""
+
+    name: str
+    text: str
+
+
+_STEP = re.compile(
+    r"(?:^`(?P<file>[\w.-]+)`:\n\n)?^```(?P<language>console|python|toml)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def steps(page: str) -> list[Command | File | str]:
+    """Return what a reader does, in order: commands, files to write, Python to run."""
+    found: list[Command | File | str] = []
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for step in _STEP.finditer(text):
+        if step["file"]:
+            found.append(File(step["file"], step["text"]))
+        elif step["language"] == "console":
+            found += commands_of(step["text"])
+        elif step["language"] == "python":
+            found.append(step["text"])
+    return found
