@@ -27,7 +27,7 @@ from porter.commands.conversion.writer import (
 from porter.commands.options import (
     FloatType,
     OnnxKeywords,
-    WriteKeywords,
+    ShardKeywords,
     checked_options,
     keys_of,
     refuse_unknown,
@@ -105,7 +105,7 @@ class Conversion:
 
 @to_addresses
 @in_shards
-@checked_options(WriteKeywords)
+@checked_options(ShardKeywords)
 def convert(
     architecture: str | None = None,
     source: str | os.PathLike[str] | None = None,
@@ -138,7 +138,7 @@ def convert(
     inputs: str | os.PathLike[str] | None = None,
     like: str | os.PathLike[str] | None = None,
     accept_unproven: bool = False,
-    **options: Unpack[WriteKeywords],
+    **options: Unpack[ShardKeywords],
 ) -> Conversion:
     """Convert a checkpoint to another framework, naming or container, and prove the result.
 
@@ -184,7 +184,8 @@ def convert(
         accept_unproven: Do not fail because rows of the table are unproven.
         options: How the output is written. `read_back`: read it again and compare; `sync`:
             bring it to the disk; `digests`: take and record digests; `digest`: "xxh3" or
-            "sha256"; `record`: write the record OUTPUT.porter.json.
+            "sha256"; `record`: write the record OUTPUT.porter.json. `pool`: processes that
+            write the shards, such as `porter.fleet.shards.Local(4)`.
 
     Returns a `Conversion` with the plan, the output and the proofs; its `ok` is False if a proof
     failed.

@@ -36,6 +36,11 @@ class WriteKeywords(TypedDict, total=False):
     """Digest algorithm, xxh3 (default) or sha256."""
     record: bool
     """Write the record OUTPUT.porter.json: provenance and digests (default)."""
+
+
+class ShardKeywords(WriteKeywords, total=False):
+    """The options of commands whose shards other processes may write."""
+
     pool: ShardPool | None
     """Processes that write the shards, such as `porter.fleet.shards.Local(4)`."""
 

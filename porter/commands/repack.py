@@ -14,8 +14,8 @@ from porter.codecs.detect import SUFFIXES, container_of
 from porter.commands.options import (
     Container,
     FloatType,
+    ShardKeywords,
     Uint16,
-    WriteKeywords,
     checked_options,
 )
 from porter.commands.outgoing import in_shards, to_addresses
@@ -51,7 +51,7 @@ class Repacking:
 
 @to_addresses
 @in_shards
-@checked_options(WriteKeywords)
+@checked_options(ShardKeywords)
 def repack(
     input: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -64,7 +64,7 @@ def repack(
     uint16: Uint16 = "auto",
     force: bool = False,
     progress: Progress | None = None,
-    **options: Unpack[WriteKeywords],
+    **options: Unpack[ShardKeywords],
 ) -> Repacking:
     """Write a state dict to another container; names, layout and values stay as they are.
 
@@ -79,8 +79,8 @@ def repack(
         uint16: Meaning of Paddle's two-byte elements; "auto" to follow the file.
         force: Replace an existing output.
         progress: Called with a step's name, the bytes done and the bytes in all.
-        options: How the output is written: `read_back`, `sync`, `digests`, `digest` and
-            `record`, as in `porter.convert`.
+        options: How the output is written: `read_back`, `sync`, `digests`, `digest`, `record` and
+            `pool`, as in `porter.convert`.
 
     Returns a `Repacking`: the state dict, its origin, and the path, size and digests written.
     Raises `InputError`, `UsageError` or `SystemFault`; nothing is then written.

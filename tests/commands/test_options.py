@@ -118,7 +118,7 @@ def test_help_explains_every_parameter_and_the_result(name: str) -> None:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             assert f"    {parameter.name}: " in text, parameter.name
-    keywords = {"convert": options.WriteKeywords, "repack": options.WriteKeywords,
+    keywords = {"convert": options.ShardKeywords, "repack": options.ShardKeywords,
                 "init": options.InitKeywords, "verify": RunOptions}.get(name)  # fmt: skip
     if keywords is not None:
         assert all(f"`{key}`" in text for key in options.keys_of(keywords))
