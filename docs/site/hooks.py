@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ WIDE = "gallery/README.md"
 PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 """{page of the site: file of the repository}."""
 NOT_ON_THE_SITE = (".py", ".log")
+_CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
 
 
@@ -74,7 +76,18 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
             return f"{match[1]}{posixpath.relpath(target.removeprefix('docs/'), start)}{match[3]}"
         return match[0]
 
-    return _LINK.sub(address, markdown)
+    return _LINK.sub(address, with_bars(markdown))
+
+
+def with_bars(markdown: str) -> str:
+    """Return Markdown whose tables show a bar in code, which Python-Markdown shows as `\\|`."""
+
+    def code(match: re.Match[str]) -> str:
+        bare = escape(match[1]).replace("\\|", "&#124;")
+        return f"<code>{bare}</code>" if "\\|" in match[1] else match[0]
+
+    lines = markdown.split("\n")
+    return "\n".join(_CODE.sub(code, x) if x.startswith("|") else x for x in lines)
 
 
 def on_post_build(config: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from porter.cli.layout import columns, say
+from porter.cli.layout import columns, say, wrapped
 from porter.cli.output import force_option, json_option, quiet_option
 
 
@@ -86,7 +86,7 @@ def _print_table(summary: Any) -> None:
     click.echo(columns([(row[0], row[3], row[4], row[5], f"{row[7]} s") for row in rows]))
     for result in summary.results:
         if result.message and not result.good:
-            say(f"{result.name}: {result.message}")
+            click.echo(wrapped(f"{result.name}: {result.message}", hanging="  "))
 
 
 def _print_plan(jobs: Any) -> None:

@@ -117,8 +117,8 @@ def _row(summary: Summary, result: Result, pages: str) -> str:
     if result.has_report:
         name = f'<a href="{html_escaped(pages)}/{name}.html">{name}</a>'
     if result.message and not result.good:
-        cells[2] += f"<br>{html_escaped(result.message)}"
-    return f"<tr><td>{name}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>\n"
+        cells[2] += f'<span class="why">{html_escaped(result.message)}</span>'
+    return f"<tr><td><code>{name}</code></td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>\n"
 
 
 def _write_pages(summary: Summary, folder: str) -> None:

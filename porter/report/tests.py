@@ -67,7 +67,8 @@ def _html(run: TestRun) -> str:
     kind, mark = ("passed", "✓") if run.passed else ("failed", "✗")
     rows = "".join(
         f"<tr><td><code>{html_escaped(row.test)}</code></td><td>{html_escaped(row.status)}</td>"
-        f"<td>{html_escaped(row.reason)}</td><td>{_link(row.report)}</td></tr>\n"
+        f'<td><span class="why">{html_escaped(row.reason)}</span></td>'
+        f"<td>{_link(row.report)}</td></tr>\n"
         for row in run.rows
     )
     title = html_escaped(_headline(run))

@@ -51,6 +51,15 @@ def test_lines_are_as_wide_as_the_terminal(folder: Path, arguments: str, width: 
     assert sorted(narrow.split()) == sorted(wide.split())
 
 
+def test_reasons_of_a_manifest_are_wrapped(folder: Path) -> None:
+    """The reason of a refused job is as wide as the terminal, like the rows above it."""
+    job = '[[jobs]]\narch = "pvtv2-b0"\ninput = "a.pth"\noutput = "a.npz"\nnum-classes = 7\n'
+    (folder / "refused.toml").write_text(job)
+    lines = shown(folder, "fleet", "refused.toml", COLUMNS="60").splitlines()
+    assert "7 classes asked for" in " ".join(" ".join(lines).split())
+    assert all(len(line) <= 60 or len(line.split()) == 1 for line in lines)
+
+
 def test_a_pipe_gets_a_line_for_each_row(folder: Path) -> None:
     """Without `COLUMNS`, tools that read lines find whole rows."""
     lines = shown(folder, "list", "deit").splitlines()

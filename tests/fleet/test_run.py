@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,6 +226,13 @@ RESULTS = (
     Result("c", "refused", "no such file"),
     Result("d", "not made", "paddle is not installed"),
 )
+
+
+def test_reasons_are_wrapped_on_the_page() -> None:
+    """Other cells are one line; a long reason would push the columns after it off the page."""
+    text = reports.render(Summary("jobs.toml", RESULTS), ".html")
+    assert '<span class="why">no such file</span>' in text
+    assert re.search(r"\.why {[^}]*white-space: normal", text)
 
 
 @pytest.mark.parametrize("suffix", reports.SUFFIXES)
