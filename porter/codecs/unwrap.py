@@ -243,13 +243,12 @@ class _Survey:
         self._open.add(id(value))
         node = _Node(value)
         for key, item in value.items():
-            if type(item) in (dict, list, tuple):
-                inner = self.node(item, depth + 1)
-                if inner is not None:
-                    node.inner[key] = inner
-                    node.height = max(node.height, inner.height + 1)
-                    node.total += inner.total
-            elif self._leaf(item) is not None:
+            inner = self.node(item, depth + 1)
+            if inner is not None:
+                node.inner[key] = inner
+                node.height = max(node.height, inner.height + 1)
+                node.total += inner.total
+            elif type(item) is not dict and self._leaf(item) is not None:
                 node.direct += 1
         self._open.discard(id(value))
         node.total += node.direct
