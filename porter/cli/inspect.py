@@ -116,15 +116,17 @@ def _matches(inspection: Inspection) -> list[tuple[str, str]]:
     for match in inspection.matches[:3]:
         framework = match.architecture.table.dialect(match.dialect).convention.framework
         label = f"{match.architecture.name}, naming {match.dialect} ({framework})"
-        if inspection.origin.format == "paddle-inference":
-            label = f"{match.architecture.name}, by its operations"
+        of_program = inspection.origin.format == "paddle-inference"
+        if of_program:
+            seen = "its operations" if match.exact else "the shapes of its tensors"
+            label = f"{match.architecture.name}, by {seen}"
         if match.prefix:
             label += f", prefix {match.prefix}"
         if match.exact:
             headless = match.architecture.num_classes and not match.num_classes
             sizes = sizes_of(match.num_classes, match.image_size)
             label = ", ".join([label, *(["no classifier"] if headless else []), *sizes])
-        else:
+        elif not of_program:
             label += f": not exact, {match.overlap:.0%} of the names"
         rows.append(("architecture" if not rows else "or", label))
     return rows

@@ -119,7 +119,11 @@ def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
 
 
 def _of_program(state: StateDict) -> tuple[Match, ...]:
-    """Return the architectures whose operations an inference model of Paddle has."""
+    """Return the architectures of which an inference model of Paddle has the operations.
+
+    Where they are those of none that is recorded, its tensors' shapes tell, which is not exact.
+    """
+    from porter.planning.by_shapes import variants_of
     from porter.planning.program.names import DIALECT, fitting
     from porter.planning.recognise import Match
 
@@ -127,6 +131,9 @@ def _of_program(state: StateDict) -> tuple[Match, ...]:
         found = fitting(state)
     except InputError:  # operations that porter does not read; the weights are sound
         return ()
+    if not found:
+        alike = variants_of(tensor.shape for tensor in state.values() if tensor.dtype.is_float)
+        return tuple(Match(architecture, DIALECT, False, 0.0) for architecture in alike)
     return tuple(
         Match(named.architecture, DIALECT, True, 1.0, plan.num_classes, plan.image_size)
         for named, plan in found
