@@ -309,33 +309,36 @@ def _verification(setting: Setting) -> Group:
 def _remote(setting: Setting) -> Group:
     """A checkpoint at an address, against fetching it: the server is another process."""
     path, target = setting.source("torch"), setting.target("paddle")
-    url = f"http://127.0.0.1:{_served(setting.folder)}/{path.name}"
     group = Group("remote", "from an address", made=(path,))
-    fetched = setting.folder / "fetched.bin"
-    argv = (sys.executable, str(HERE / "scripts.py"), "fetch", url, str(fetched))
-    group.cases = [
-        Case("fetching the file", argv, (path,), (fetched,)),
-        Case("porter inspect", (PORTER, "inspect", url), (path,)),
+    conversions = [
+        _convert("names", _table("names"), path, target, "torch", _RENAMED["paddle"], *DIGESTS),
+        _convert("transposed", _table("plain"), path, target, "torch", "paddle", *DIGESTS),
     ]
-    for name, table, to in (
-        ("names", "names", _RENAMED["paddle"]),
-        ("transposed", "plain", "paddle"),
-    ):
-        case = _convert(name, _table(table), path, target, "torch", to, *DIGESTS)
-        far = tuple(url if word == str(path) else word for word in case.argv)
-        group.cases.append(Case(f"porter convert, {name}", far, (path,), case.writes))
-        group.cases.append(Case(f"porter convert of a file, {name}", *_of(case)))
+    fetched = setting.folder / "fetched.bin"
+    for line, rate in (("", 0), (" over a gigabit line", 125)):
+        url = f"http://127.0.0.1:{_served(setting.folder, rate)}/{path.name}"
+        argv = (sys.executable, str(HERE / "scripts.py"), "fetch", url, str(fetched))
+        group.cases += [
+            Case(f"fetching the file{line}", argv, (path,), (fetched,)),
+            Case(f"porter inspect{line}", (PORTER, "inspect", url), (path,)),
+        ]
+        for case in conversions:
+            far = tuple(url if word == str(path) else word for word in case.argv)
+            name = f"porter convert{line}, {case.name}"
+            group.cases.append(Case(name, far, (path,), case.writes))
+    for case in conversions:
+        name = f"porter convert of a file, {case.name}"
+        group.cases.append(Case(name, case.argv, case.reads, case.writes))
     return group
 
 
-def _of(case: Case) -> tuple[tuple[str, ...], tuple[Path, ...], tuple[Path, ...]]:
-    return case.argv, case.reads, case.writes
+def _served(folder: Path, rate: int = 0) -> int:
+    """Start a server of a folder that ends with this process; return its port.
 
-
-def _served(folder: Path) -> int:
-    """Start a server of a folder that ends with this process; return its port."""
+    `rate` is that of the line, in MB a second; 0 for none.
+    """
     server = subprocess.Popen(
-        [sys.executable, str(HERE / "server.py"), str(folder)],
+        [sys.executable, str(HERE / "server.py"), str(folder), str(rate)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     _servers.append(server)

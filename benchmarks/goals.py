@@ -124,8 +124,9 @@ GOALS = (
          _within("startup", "python -c 'import click, numpy'", "porter")),
     Goal("`porter convert shunted-s` with its proof, against importing both frameworks", 3, "×",
          _within("verification", "import torch, import paddle", "shunted-s")),
-    Goal("a conversion from an address, against fetching the file", 1.1, "×",
-         _within("remote", "fetching the file", "porter convert, names")),
+    Goal("a conversion from an address, against fetching the file, over a gigabit line", 1.1, "×",
+         _within("remote", "fetching the file over a gigabit line",
+                 "porter convert over a gigabit line")),
     Goal("small proofs, one command each, against one manifest and one worker", 4, "×",
          lambda groups, time: [
              groups["fleet"][0][time] / row[time]

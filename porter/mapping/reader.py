@@ -65,9 +65,15 @@ def _installed(name: Path) -> Path:
 
 @cache
 def builtin(family: str) -> Table:
-    """Read the table that porter ships for a family; unknown families are a `TableError`."""
+    """Read the table that porter ships for a family, or another package brings.
+
+    `TableError` is raised for unknown families.
+    """
     known = [file.stem for file in sorted(FOLDER.glob("*.toml")) if file.stem != "conventions"]
     if family not in known:
+        name = Path(f"{family}.toml")
+        if (brought := _installed(name)) != name:
+            return load(brought)
         raise TableError(f"unknown family {printable(family)!r}; porter has {listed(known, 20)}")
     return _checked((FOLDER / f"{family}.toml").read_bytes(), f"mappings/{family}.toml")
 

@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from math import isqrt
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from porter.errors import UsageError, listed, nearest, printable
+from porter.errors import TableError, UsageError, listed, nearest, printable
 from porter.mapping import reader
 from porter.mapping.constants import constants
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
 from porter.tensors.blocks import Array
+from porter.zoo import plugins
 from porter.zoo import skeleton as skeletons
 from porter.zoo.image_size import Size, shown, sides_of
 from porter.zoo.preprocessing import Preprocessing, of_variant
@@ -231,17 +233,23 @@ class Architecture:
 
 @cache
 def all_variants() -> dict[str, Architecture]:
-    """Return every variant by name, families in alphabetical order."""
+    """Return every variant by name, families in alphabetical order, those of plugins last."""
     variants: dict[str, Architecture] = {}
     for text in _texts():
         variants.update(_variants(text))
+    for folder in plugins.folders():
+        for text in _texts(folder):
+            for name, variant in _variants(text).items():
+                if name in variants:
+                    raise TableError(f"two packages bring a variant {printable(name)}", folder)
+                variants[name] = variant
     return variants
 
 
 @cache
-def _texts() -> list[str]:
-    """Return the files of the families."""
-    files = sorted((FOLDER / "variants").glob("*.toml"))
+def _texts(folder: Path = FOLDER) -> list[str]:
+    """Return the files of the families in a folder."""
+    files = sorted((folder / "variants").glob("*.toml"))
     return [file.read_text(encoding="utf-8") for file in files]
 
 
@@ -260,6 +268,8 @@ def find(name: str) -> Architecture:
     likely = (_variants(text) for text in _texts() if plain in _plain(text))
     variants = {key: one for variants in likely for key, one in variants.items()}
     variant = variants.get(name) or _by_any_name(variants).get(plain)
+    if variant is None and plugins.folders():
+        variant = _by_any_name(all_variants()).get(plain)
     if variant is None:
         raise _unknown(name)
     return variant
@@ -343,5 +353,8 @@ def _variants(text: str) -> dict[str, Architecture]:
 
 @cache
 def _skeleton(variant: str, framework: str) -> skeletons.Skeleton:
-    file = FOLDER / "skeletons" / f"{variant}.{framework}.txt"
+    name = Path("skeletons", f"{variant}.{framework}.txt")
+    file = FOLDER / name
+    if not file.is_file():
+        file = next(f / name for f in plugins.folders() if (f / name).is_file())
     return skeletons.parse(file.read_text(encoding="utf-8"))
