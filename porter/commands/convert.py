@@ -43,6 +43,7 @@ from porter.remote import address
 from porter.storage.atomic_output import Written
 from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
+from porter.storage.replaced import replaced
 from porter.storage.sidecar import SUFFIX
 from porter.tensors import casts
 from porter.tensors.state_dict import Origin
@@ -253,6 +254,7 @@ def convert(
             return outcome
         rewritten = dtype == "int8" or bool(onnx and onnx.get("optimize"))
         proof = ready.proof() if verify and not rewritten else None
+        old = stack.enter_context(replaced(target) if verify else replaced())
         written = write(
             converted,
             target,
@@ -269,7 +271,7 @@ def convert(
         outcome = replace(outcome, output=written.path, written=written, casts=report)
         if not verify:
             return _with_unproven(outcome, subject.table, accept_unproven)
-        stack.enter_context(proving(written))
+        stack.enter_context(proving(written, old))
         if proof is not None:
             outcome = replace(outcome, weights=proof.proven(outcome, dtype))
         if models is not None and session is None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from porter.errors import InputError, SystemFault, UsageError
 from porter.storage import pieces as writing
 from porter.storage.input_file import InputFile, now, registered
-from porter.storage.lock import after_kill, hidden, locked
+from porter.storage.lock import after_kill, hidden, is_left, locked
 from porter.storage.options import WriteOptions
 from porter.storage.page_cache import forget, is_too_large
 from porter.storage.pieces import Follower, Layout, Piece
@@ -298,8 +298,7 @@ def remove_stale(path: str, names: Iterable[str] | None = None) -> list[str]:
     removed = []
     for name in _listed(folder) if names is None else names:
         stale = os.path.join(folder, name)
-        # Not the lock, nor a folder of shards.
-        if name.startswith(begin) and name.removeprefix(begin)[:1].isdigit():
+        if name.startswith(begin) and is_left(name.removeprefix(begin)):
             with suppress(OSError):
                 os.unlink(stale)
                 removed.append(stale)

@@ -21,6 +21,19 @@ def hidden(path: str, what: str) -> str:
     return os.path.join(folder, f".{short}.porter-{what}")
 
 
+def old_name() -> str:
+    """Return the purpose of the names by which this process keeps what an output replaces."""
+    return f"old-{os.getpid()}"
+
+
+def is_left(what: str) -> bool:
+    """Whether a hidden name's purpose is that of a file which a killed process has left.
+
+    The lock is not, nor a folder of shards, nor what this process keeps.
+    """
+    return what[:1].isdigit() or (what.startswith("old-") and what != old_name())
+
+
 @contextmanager
 def locked(path: str, asked: str = "") -> Iterator[None]:
     """Lock the output at `path`, its links followed; `SystemFault` when another writer has it.

@@ -39,6 +39,35 @@ def test_a_refused_proof_leaves_nothing(source: Path, monkeypatch: pytest.Monkey
     assert {path.name for path in source.parent.iterdir()} == {"a.pth", "a.pth.porter.json"}
 
 
+def test_a_refused_proof_brings_the_file_back_that_was_replaced(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--force` too, exit code 2 changes nothing: output and record are those of before."""
+    output = source.with_name("o.pdparams")
+    porter.convert(SMALL, source, output, verify=False)
+    before = {path.name: path.read_bytes() for path in source.parent.iterdir()}
+    porter.init(SMALL, source, seed=1, force=True)
+    changed = {name: source.with_name(name).read_bytes() for name in ("a.pth", "a.pth.porter.json")}
+    _failing(monkeypatch, UsageError("does not fit"))
+    with pytest.raises(UsageError, match="was removed, and the one before is back"):
+        porter.convert(SMALL, source, output, force=True)
+    after = {path.name: path.read_bytes() for path in source.parent.iterdir()}
+    assert after == before | changed
+
+
+def test_a_proof_that_passes_leaves_no_second_name(source: Path, tmp_path: Path) -> None:
+    """The replaced file is gone when the new one stays, and what a killed process kept."""
+    output = tmp_path / "out" / "o.pdparams"
+    output.parent.mkdir()
+    output.with_name(".o.pdparams.porter-old-1").write_bytes(b"of a process that was killed")
+    porter.convert(SMALL, source, output, verify=False)
+    porter.convert(SMALL, source, output, force=True)
+    assert {path.name for path in output.parent.iterdir()} == {
+        "o.pdparams",
+        "o.pdparams.porter.json",
+    }
+
+
 def test_a_proof_that_the_machine_refuses_leaves_the_output(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from porter.errors import PorterError, printable
 from porter.planning.plan import Plan
 from porter.storage.atomic_output import Written
 from porter.storage.progress import Progress
+from porter.storage.replaced import Replaced
 from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def proving(written: Written) -> Iterator[None]:
+def proving(written: Written, old: Replaced) -> Iterator[None]:
     """Say what became of an output whose proof could not be made.
 
-    What is refused (exit code 2) leaves nothing behind; where the machine fails or the user stops
-    it, the output is there, and the error says that it is not proven.
+    What is refused (exit code 2) leaves nothing behind, and `old`, which it replaced, is back;
+    where the machine fails or the user stops it, the output is there, and the error says that it is
+    not proven.
     """
     left = f"{printable(written.path, 400)} is written and not proven"
     try:
@@ -49,7 +51,8 @@ def proving(written: Written) -> Iterator[None]:
             for path in written.files:
                 with suppress(OSError):
                     os.unlink(path)
-            left = "the output was removed"
+            back = old.restore()
+            left = "the output was removed" + (", and the one before is back" if back else "")
         error.message += f"; {left}"
         raise
 
