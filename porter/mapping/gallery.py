@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from porter.errors import UsageError, listed, nearest, printable
 from porter.mappings import FOLDER
-from porter.tensors.lazy import Shape
 
 PREFIX = "gallery/"
 """What the name of an entry begins with on the command line."""
@@ -58,7 +57,7 @@ class Differing(NamedTuple):
 class Side(NamedTuple):
     """The tensors of one model."""
 
-    tensors: Mapping[str, tuple[str, Shape]]
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     """{name: (dtype, shape)}."""
     constants: frozenset[str]
     """Those that are not trained."""
