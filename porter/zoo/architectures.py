@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import isqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from porter.errors import TableError, UsageError, listed, nearest, printable
 from porter.mapping import reader
-from porter.mapping.constants import constants
 from porter.mapping.pattern import Pattern
 from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
-from porter.tensors.blocks import Array
 from porter.zoo import plugins
 from porter.zoo import skeleton as skeletons
 from porter.zoo.image_size import Size, shown, sides_of
 from porter.zoo.preprocessing import Preprocessing, of_variant
+
+if TYPE_CHECKING:
+    from porter.tensors.blocks import Array
 
 
 class Positions(NamedTuple):
@@ -154,6 +155,8 @@ class Architecture:
 
     def constants(self, image_size: Size | None = None) -> dict[str, Array]:
         """Return the buffers that follow from the configuration at an image size (pixels)."""
+        from porter.mapping.constants import constants  # It loads NumPy.
+
         height, _ = self.sides(image_size)
         return constants(self.table.constants, self.config, height)
 
