@@ -28,7 +28,7 @@ _MEMORY = 2 << 30
 
 
 class _Cluster:
-    """A cluster, or a local one if there is no address."""
+    """A cluster, or a local one without an address."""
 
     def __init__(self, address: str | None, workers: int | None) -> None:
         try:
@@ -101,7 +101,7 @@ class _Cluster:
 
 
 class RayPool(_Cluster):
-    """Runs jobs on a cluster, or on a local one if there is no address.
+    """Runs jobs on a cluster, or on a local one without an address.
 
     The files of the jobs must be at paths or addresses that every machine reads. A job whose
     machine or actor is lost is begun once more.
@@ -123,7 +123,7 @@ class RayPool(_Cluster):
 
 
 class RayShards(_Cluster, Asker):
-    """Writes the shards of one output on a cluster, or on a local one if there is no address.
+    """Writes the shards of one output on a cluster, or on a local one without an address.
 
     Source and output must be at paths that every machine has, or the source at an address.
     """

@@ -57,16 +57,15 @@ class FileValues:
         for name, kind in self.kinds.items():
             names.setdefault(kind, []).append(name)
         flat = len(names.pop("flat", []))
-        beside = f"; {flat} are flat and prove nothing" if flat else ""
+        more = f"; {flat} are flat and prove nothing" if flat else ""
         if not self.same:
             count = len(names.get("differs", []))
             return (
-                f"the files have other weights, which prove nothing: {count} tensors differ"
-                + beside
+                f"the files have other weights, which prove nothing: {count} tensors differ" + more
             )
         differing = names.pop("differs", [])
         counts = [f"{len(found)} {kind}" for kind, found in names.items()]
-        story = f"the files have the same weights: {', '.join(counts)}" + beside
+        story = f"the files have the same weights: {', '.join(counts)}" + more
         return story + (f"; these differ: {listed(fold(differing), 8)}" if differing else "")
 
 

@@ -18,9 +18,7 @@ class Replaced:
         self._links: dict[str, str] = {}
 
     def add(self, path: str) -> None:
-        """Give a file a second name, where there is a file and the file system can."""
-        if not os.path.isfile(path) or os.path.islink(path):
-            return
+        """Give a file a second name, where the file system can."""
         link = hidden(path, old_name())
         with suppress(OSError):
             os.link(path, link)
@@ -49,7 +47,7 @@ def replaced(*outputs: str) -> Iterator[Replaced]:
     """Keep outputs of one file each, with their records and data, while something is done."""
     old = Replaced()
     try:
-        for output in map(os.path.realpath, outputs):
+        for output in filter(os.path.isfile, map(os.path.realpath, outputs)):
             for path in (output, output + SUFFIX, *glob(f"{escape(output)}.*.data")):
                 old.add(path)
         yield old
