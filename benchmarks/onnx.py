@@ -83,7 +83,7 @@ def _measure(name: str, folder: Path, rounds: int) -> None:
     }
     if importlib.util.find_spec("paddle2onnx") is not None:
         weights = os.fspath(folder / "m.pdparams")
-        init(name, weights)
+        init(name, weights, to="paddle")
         paddle = [sys.executable, "-W", "ignore", "-c", PADDLE, name, weights]
         exporters["paddle2onnx"] = lambda path: [*paddle, path]
     seconds: dict[str, float] = {}

@@ -6,7 +6,6 @@ import os
 from dataclasses import replace
 
 from porter import codecs
-from porter.checkpoints import dcp, zero
 from porter.checkpoints.folder import find
 from porter.checkpoints.placeholders import refuse_placeholders
 from porter.codecs.onnx.transposed import straightened
@@ -29,8 +28,12 @@ def read(
     """
     place = find(given, format)
     if place.kind == "dcp":
+        from porter.checkpoints import dcp
+
         state = dcp.read(place.path, key=key, strip=strip)
     elif place.kind == "deepspeed":
+        from porter.checkpoints import zero
+
         state = zero.read(place.path, key=key, strip=strip)
     else:
         state = codecs.read(place.path, key=key, format=format, strip=strip, uint16=uint16)

@@ -33,6 +33,8 @@ class Dialects:
     layers: Sequence[Layer]
     family: Callable[[str], Table]
     """Returns the built-in table of another family."""
+    shipped: bool = False
+    """Whether it is a table of porter, whose rows the tests check."""
     families: dict[str, Table] = field(default_factory=dict)
     """Other families that this table refers to."""
     done: dict[str, Dialect] = field(default_factory=dict)
@@ -136,7 +138,7 @@ class Dialects:
             kinds = listed(sorted(missing))
             raise TableError(f"{where} {convention.framework} has no convention for {kinds}")
         rows = tuple(_rows(entry, where))
-        for row in rows:
+        for row in () if self.shipped else rows:
             check_row(row, self.layers, where)
         absent = tuple(_absent(k, v) for k, v in entry.get("absent", {}).items())
         extra = tuple(_extra(k, v, where) for k, v in entry.get("extra", {}).items())
@@ -148,6 +150,8 @@ class Dialects:
         )
 
     def _checked(self, dialect: Dialect, where: str) -> Dialect:
+        if self.shipped:
+            return dialect
         rows = dialect.rows
         no_overlap([path for row in rows for path in row.canonical], f"{where} canonical names")
         # Of a fold the path is what its parts are below; they are compared when they are linked.

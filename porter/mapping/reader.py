@@ -67,7 +67,8 @@ def _installed(name: Path) -> Path:
 def builtin(family: str) -> Table:
     """Read the table that porter ships for a family, or another package brings.
 
-    `TableError` is raised for unknown families.
+    porter's own tables are checked by its tests, not each time. `TableError` is raised for unknown
+    families.
     """
     known = [file.stem for file in sorted(FOLDER.glob("*.toml")) if file.stem != "conventions"]
     if family not in known:
@@ -75,30 +76,33 @@ def builtin(family: str) -> Table:
         if (brought := _installed(name)) != name:
             return load(brought)
         raise TableError(f"unknown family {printable(family)!r}; porter has {listed(known, 20)}")
-    return _checked((FOLDER / f"{family}.toml").read_bytes(), f"mappings/{family}.toml")
+    data = (FOLDER / f"{family}.toml").read_bytes()
+    return _checked(data, f"mappings/{family}.toml", shipped=True)
 
 
-def _checked(data: bytes, source: str) -> Table:
+def _checked(data: bytes, source: str, shipped: bool = False) -> Table:
     """Parse and check a table; every error carries the table's file."""
     try:
-        return _table(data, source)
+        return _table(data, source, shipped)
     except TableError as error:
         raise TableError(error.message, source) from error
 
 
-def _table(data: bytes, source: str) -> Table:
+def _table(data: bytes, source: str, shipped: bool) -> Table:
     try:
         body = tomllib.loads(data.decode())
     except RecursionError as error:
         raise TableError("not a table: its arrays are nested too deeply") from error
     except ValueError as error:  # Of TOML, of UTF-8, or of a number of thousands of digits.
         raise TableError(f"not TOML: {printable(error)}") from error
-    _refuse_old_spellings(body)
-    schema.check(body)
+    if not shipped:
+        _refuse_old_spellings(body)
+        schema.check(body)
     rows = {section: body.get(section, {}) for section in ("tensors", "layers")}
     layers = [_layer(section, *row) for section, body in rows.items() for row in body.items()]
-    no_overlap([layer.path for layer in layers], "[tensors] and [layers]")
-    reading = Dialects(body.get("dialects", {}), layers, builtin)
+    if not shipped:
+        no_overlap([layer.path for layer in layers], "[tensors] and [layers]")
+    reading = Dialects(body.get("dialects", {}), layers, builtin, shipped)
     dialects, aliases = reading.all()
     if unknown := [name for name in body.get("models", {}) if name not in dialects]:
         raise TableError(

@@ -1,7 +1,7 @@
 """The module names of every built-in dialect, and which dialects a checkpoint resembles.
 
-The names are in `mappings/names.json`, generated from the tables by `make docs`, so that no table
-is read to look at a checkpoint of an unknown architecture.
+They are in `mappings/signatures.json`, generated from tables and variants by `make docs`, so that
+none of them is read to look at a checkpoint of an unknown architecture.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Set
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from porter.mapping.prefix import likely_prefixes, without_words
 from porter.mappings import FOLDER
@@ -69,13 +69,34 @@ def _overlap(names: Set[str], known: Set[str], separator: str) -> tuple[int, flo
     return covered, len(shared) / len({*modules.values(), *known}) if names else 0.0
 
 
+class Elements(NamedTuple):
+    """How many elements a variant has."""
+
+    fixed: int
+    """Whatever its classes and positions are."""
+    tables: tuple[int, ...]
+    """Of each tensor of classes or positions, or of an optional part, at most."""
+
+
+def elements(family: str) -> dict[str, Elements]:
+    """Return the elements of each built-in variant of a family."""
+    rows = _signatures().get(family, {"variants": {}})["variants"]
+    return {name: Elements(fixed, tuple(tables)) for name, (fixed, *tables) in rows.items()}
+
+
+@cache
+def _signatures() -> dict[str, Any]:
+    """Read {family: {"dialects": {dialect: names}, "variants": {variant: elements}}}."""
+    read: dict[str, Any] = json.loads((FOLDER / "signatures.json").read_bytes())
+    return read
+
+
 @cache
 def _names() -> dict[str, dict[str, tuple[str, frozenset[str], tuple[str, ...]]]]:
-    """Read {family: {dialect: (separator, names, beginnings of names that are left out)}}."""
-    data = (FOLDER / "names.json").read_bytes()
+    """Return {family: {dialect: (separator, names, beginnings of names that are left out)}}."""
     return {
-        family: {d: _row(row) for d, row in dialects.items()}
-        for family, dialects in json.loads(data).items()
+        family: {d: _row(row) for d, row in found["dialects"].items()}
+        for family, found in _signatures().items()
     }
 
 

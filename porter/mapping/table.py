@@ -7,13 +7,14 @@ table to a variant's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
 from porter.errors import MappingError, TableError, listed
 from porter.mapping.conventions import Convention
 from porter.mapping.pattern import Pattern
+from porter.mapping.signature import plain
 
 CANONICAL = "torch"
 PADDLE = "paddle"
@@ -166,6 +167,17 @@ class Dialect(NamedTuple):
             if _is_in(case.when, names):
                 return case.dialect
         return self
+
+    def sample(self, names: Sequence[str]) -> list[str]:
+        """Return the names of one layer of each kind, and those that choose the form."""
+        paths = [name.rpartition(".")[0] for name in names]
+        chosen = {*{plain(path): path for path in reversed(paths)}.values()}
+        choosing = [*([self.only] if self.only else []), *(case.when for case in self.cases)]
+        return [
+            name
+            for name, path in zip(names, paths, strict=True)
+            if path in chosen or any(_is_in(wanted, [name]) for wanted in choosing)
+        ]
 
 
 def _is_in(wanted: Pattern, tensors: Iterable[str]) -> bool:

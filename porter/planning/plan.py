@@ -216,6 +216,26 @@ def plan(
     )  # fmt: skip
 
 
+def is_ruled_out(architecture: Architecture, source: Shapes, dialect: str) -> bool:
+    """Whether a tensor that each plan needs is missing or has another shape: a quick look.
+
+    One layer of each kind is looked at, nothing that follows the classes or the image size.
+    """
+    dims = {tensor.name: tensor.dims for tensor in architecture.skeleton().tensors}
+    features = {"", *_features(architecture, source, dialect)}
+    names = [t.name for t in architecture.skeleton().tensors if t.feature in features]
+    names = architecture.table.dialect(dialect).sample(names)
+    for link in link_variant(architecture, dialect, names=names).links:
+        shapes = [dims.get(name, ()) for name in link.canonical]
+        fixed = [tuple(dim for dim in shape if isinstance(dim, int)) for shape in shapes]
+        if link.constant or link.optional or link.stack or fixed != shapes:
+            continue
+        found = [source[name][1] for name in link.dialect if name in source]
+        if found != link.dialect_shapes(fixed):
+            return True
+    return False
+
+
 def _refuse_folds(architecture: Architecture, write: Linked, path: str | None) -> None:
     """Raise `MappingError` where the target has branches that were folded into one tensor."""
     folded = [link for link in write.links if link.fold is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from math import prod
 from operator import itemgetter
@@ -10,19 +10,21 @@ from typing import NamedTuple
 
 from porter.errors import PorterError
 from porter.mapping.prefix import likely_prefixes, without_words
-from porter.mapping.signature import NEAR, Likeness, likenesses, plain
+from porter.mapping.signature import NEAR, Elements, Likeness, elements, likenesses, plain
 from porter.mapping.table import CANONICAL
-from porter.planning.plan import Plan, link_variant, plan
+from porter.planning.plan import Plan, is_ruled_out, link_variant, plan
 from porter.planning.sizes import Shapes
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.state_dict import StateDict
-from porter.zoo.architectures import Architecture, families, find
+from porter.zoo.architectures import Architecture, find, of_family
 from porter.zoo.image_size import Size
 from porter.zoo.skeleton import Dim, symbol_of
 
 _SLACK = 0.9
 _MOST_CLASSES = 30_000
 _MOST_POSITIONS = 20_000
+_SPLIT = 4
+"""How many tensors a dialect may split a table of classes or positions into."""
 
 
 class Match(NamedTuple):
@@ -52,38 +54,37 @@ def recognise(source: Shapes, among: Iterable[Architecture] | None = None) -> li
     are published last. Names select the families, the number of elements the variants that are
     worth a plan.
     """
-    groups = families() if among is None else _grouped(among)
-    found = _recognised(source, groups)
+    variants = of_family if among is None else _grouped(among)
+    found = _recognised(source, variants)
     if found and found[0].exact:
         return found
     names, _ = without_words(source)
     below = []
     for prefix in ("", *likely_prefixes(names)):
         part = {n[len(prefix) :]: source[old] for n, old in names.items() if n.startswith(prefix)}
-        matches = _recognised(part, groups)
+        matches = _recognised(part, variants)
         below += [match._replace(prefix=prefix) for match in matches if match.exact]
     return below or found
 
 
-def _recognised(source: Shapes, groups: Mapping[str, list[Architecture]]) -> list[Match]:
-    """Return the variants that names as they are fit."""
+def _recognised(source: Shapes, variants: Callable[[str], list[Architecture]]) -> list[Match]:
+    """Return the variants, of those of each family, that names as they are fit."""
     exact: list[Match] = []
     near: Likeness | None = None
     for one in likenesses(source):
-        if one.family not in groups:
-            continue
         if one.complete:
-            exact += _exact(source, groups[one.family], one.dialect, one.common)
-        if near is None or one.common > near.common:
+            exact += _exact(source, variants(one.family), one.dialect, one.common)
+        nearer = near is None or one.common > near.common
+        if nearer and one.common > NEAR and variants(one.family):
             near = one
     if exact:
         order = [
             (m.architecture.study, -round(m.overlap, 1), -_natural(m), -m.overlap) for m in exact
         ]
         return [match for _, match in sorted(zip(order, exact, strict=True), key=itemgetter(0))]
-    if near is None or near.common <= NEAR:
+    if near is None:
         return []
-    return [Match(groups[near.family][0], near.dialect, False, near.common)]
+    return [Match(variants(near.family)[0], near.dialect, False, near.common)]
 
 
 def preferred(matches: Iterable[Match], format: str) -> Match:
@@ -114,16 +115,19 @@ def _exact(
     source: Shapes, variants: Iterable[Architecture], dialect: str, common: float
 ) -> list[Match]:
     matches = []
-    elements = sum(prod(shape) for dtype, shape in source.values() if DTYPES[dtype].is_float)
+    sizes = [prod(shape) for dtype, shape in source.values() if DTYPES[dtype].is_float]
+    number, largest = sum(sizes), _SPLIT * max(sizes, default=0)
     for architecture in variants:
-        fixed, most = _elements(architecture.name)
-        least = 0 if architecture.table.dialect(dialect).folds else _SLACK * fixed
-        if not least <= elements <= most:
+        known = elements(architecture.family).get(architecture.name) or elements_of(architecture)
+        # The double leaves room for buffers and for tensors that only a dialect has.
+        if number > 2 * (known.fixed + sum(min(table, largest) for table in known.tables)):
+            continue
+        if number < _SLACK * known.fixed and not architecture.table.dialect(dialect).folds:
             continue
         fits = _planned(architecture, source, dialect)
         if fits is not None:
-            sizes = fits.num_classes, fits.image_size
-            matches.append(Match(architecture, dialect, True, common, *sizes))
+            match = Match(architecture, dialect, True, common, fits.num_classes, fits.image_size)
+            matches.append(match)
     return matches
 
 
@@ -131,24 +135,22 @@ def _planned(architecture: Architecture, source: Shapes, dialect: str) -> Plan |
     """Return the plan of a checkpoint, perhaps of one without classifier; None if none fits."""
     for num_classes in (None, 0):
         try:
+            if num_classes is None and is_ruled_out(architecture, source, dialect):
+                return None
             return plan(architecture, source, dialect, CANONICAL, num_classes=num_classes)
         except PorterError:
             continue
     return None
 
 
-@cache
-def _elements(variant: str) -> tuple[int, int]:
-    """Return how many elements a variant has whatever its classes and positions, and at most.
-
-    The double of the count leaves room for buffers and for tensors that only a dialect has.
-    """
-    tensors = [t for t in find(variant).skeleton().tensors if not t.constant]
-    fixed = sum(_size(t.dims, {}) for t in tensors if not t.feature)
-    symbols = find(variant).skeleton().symbols
-    most = {**dict.fromkeys(symbols, _MOST_POSITIONS), "classes": _MOST_CLASSES}
-    whole = sum(_size(t.dims, most) for t in tensors)
-    return fixed, 2 * whole
+def elements_of(architecture: Architecture) -> Elements:
+    """Count the elements of a variant; those of built-in variants are counted already."""
+    skeleton = architecture.skeleton()
+    tensors = [t for t in skeleton.tensors if not t.constant]
+    most = {**dict.fromkeys(skeleton.symbols, _MOST_POSITIONS), "classes": _MOST_CLASSES}
+    always = {t.name: 0 if t.feature else _size(t.dims, {}) for t in tensors}
+    tables = tuple(_size(t.dims, most) for t in tensors if not always[t.name])
+    return Elements(sum(always.values()), tables)
 
 
 def _size(dims: tuple[Dim, ...], symbols: Mapping[str, int]) -> int:
@@ -163,11 +165,11 @@ def _natural(match: Match) -> int:
     return 2 * same_size + (match.num_classes == variant.num_classes)
 
 
-def _grouped(variants: Iterable[Architecture]) -> dict[str, list[Architecture]]:
+def _grouped(variants: Iterable[Architecture]) -> Callable[[str], list[Architecture]]:
     groups: dict[str, list[Architecture]] = {}
     for architecture in variants:
         groups.setdefault(architecture.family, []).append(architecture)
-    return groups
+    return lambda family: groups.get(family, [])
 
 
 @cache

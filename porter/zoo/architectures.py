@@ -264,6 +264,15 @@ def families() -> dict[str, list[Architecture]]:
     return groups
 
 
+@cache
+def of_family(family: str) -> list[Architecture]:
+    """Return the variants of a built-in family, without reading the files of others."""
+    if plugins.folders():  # they may have variants of it, too
+        return families().get(family, [])
+    file = FOLDER / "variants" / f"{family}.toml"
+    return [*_variants(file.read_text(encoding="utf-8")).values()]
+
+
 def find(name: str) -> Architecture:
     """Return a variant by name or alias; `UsageError` suggests the nearest."""
     plain = _plain(name)

@@ -188,12 +188,12 @@ def test_a_bug_is_seventy_and_says_what_to_do(
     porter_: Porter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """70: ours, and the traceback is there for who asks for it."""
-    from porter.zoo import architectures
+    from porter.cli import list as command
 
     def broken() -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(architectures, "families", broken)
+    monkeypatch.setattr(command, "families", broken)
     done = porter_("list")
     assert done.code == 70
     assert "this is a bug in porter: ZeroDivisionError: oops" in done.err

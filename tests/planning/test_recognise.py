@@ -9,6 +9,7 @@ import pytest
 from porter.mapping.signature import likenesses, resembles_any
 from porter.planning.check import dialect_tensors
 from porter.planning.endpoint import parse
+from porter.planning.plan import is_ruled_out
 from porter.planning.recognise import best_dialect, recognise
 from porter.planning.sizes import Shapes
 from porter.zoo.architectures import all_variants, families, find
@@ -100,6 +101,21 @@ def test_recognition_is_quick() -> None:
     begun = time.process_time()
     recognise(there)
     assert time.process_time() - begun < 0.3
+
+
+@pytest.mark.parametrize("family", sorted(families()))
+def test_no_variant_is_ruled_out_by_its_own_tensors(family: str) -> None:
+    """The quick look leaves out others only: those of another width, and of another layout."""
+    for variant in families()[family]:
+        for dialect in variant.dialects:
+            there = dialect_tensors(variant, dialect)
+            assert not is_ruled_out(variant, there, dialect), (variant.name, dialect)
+            widened = {name: (dtype, (3, *shape)) for name, (dtype, shape) in there.items()}
+            assert is_ruled_out(variant, widened, dialect), (variant.name, dialect)
+            less = {
+                name: row for name, row in there.items() if name not in [*there][: len(there) // 2]
+            }
+            assert is_ruled_out(variant, less, dialect), (variant.name, dialect)
 
 
 def test_every_dialect_of_every_table_is_looked_for() -> None:

@@ -15,21 +15,25 @@ def architectures(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Offer variants; files where a path was begun, for custom tables."""
-    from porter.zoo.architectures import all_variants
+    from porter.planning.families import families as known
 
     if "/" in incomplete or "." in incomplete:
         return [CompletionItem(incomplete, type="file")]
     return _starting(
-        {v.name: f"{v.title}, {v.parameters / 1e6:.0f} M" for v in all_variants().values()},
+        {
+            name: f"{family['title']}, {variant['parameters'] / 1e6:.0f} M"
+            for family in known().values()
+            for name, variant in family["variants"].items()
+        },
         incomplete,
     )
 
 
 def families(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer families."""
-    from porter.zoo.architectures import families as known
+    from porter.planning.families import families as known
 
-    return _starting({name: found[0].title for name, found in known().items()}, incomplete)
+    return _starting({name: found["title"] for name, found in known().items()}, incomplete)
 
 
 def sides(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
