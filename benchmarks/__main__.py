@@ -53,7 +53,7 @@ def main() -> None:
                 "machine": result["machine"],
                 "file_system": result["file_system"],
                 "date": result["date"],
-                "bytes": result["bytes"],
+                "bytes": setting.nbytes,
                 "rounds": chosen.rounds,
                 "rows": rows,
             }
@@ -85,7 +85,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _kept(result: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Return the groups of an earlier run.
+    """Return the groups of an earlier run, whose size the result keeps.
 
     Each says on which machine it was measured, and with how much data: ratios are within a group.
     """
@@ -94,6 +94,7 @@ def _kept(result: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     earlier: dict[str, Any] = json.loads(path.read_text())
     if earlier["schema"] != result["schema"]:
         sys.exit(f"{path} has another schema: {earlier['schema']}")
+    result["bytes"] = earlier["bytes"]
     groups: list[dict[str, Any]] = earlier["groups"]
     for group in groups:
         for key in ("machine", "file_system", "date", "bytes"):
