@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from porter import codecs
 from porter.commands import recognised, summary
 from porter.commands.conversion.fitting import Changes, Prepared, prepared
-from porter.commands.conversion.proof import proving, verified
+from porter.commands.conversion.proof import proving, read_output, verified
 from porter.commands.conversion.provenance import metadata_of, options_of
 from porter.commands.conversion.subject import Subject, read, seeded
 from porter.commands.conversion.writer import (
@@ -104,8 +104,8 @@ class Conversion:
         return self.ok and self.verdict is not None and self.verdict.passed
 
 
-@to_addresses
 @in_shards
+@to_addresses
 @checked_options(ShardKeywords)
 def convert(
     architecture: str | None = None,
@@ -317,7 +317,7 @@ def _by_models(
     return session.verdict(
         ready.fitted.plan,
         Side(ready.state, left.dialect, key, ready.unchanged),
-        Side(codecs.read(outcome.output), right.dialect),
+        Side(read_output(outcome.output), right.dialect),
         rounded=None if dtype is None else casts.FLOATS[dtype],
         weights=outcome.weights,
     )

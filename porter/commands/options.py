@@ -13,7 +13,7 @@ from typing import Literal, ParamSpec, TypedDict, TypeVar
 
 from porter.errors import UsageError, listed, nearest, printable
 from porter.storage.progress import Progress
-from porter.storage.tasks import ShardPool
+from porter.storage.tasks import ShardPlaces, ShardPool
 from porter.zoo import image_size
 
 FloatType = Literal["fp32", "fp16", "bf16"]
@@ -43,6 +43,8 @@ class ShardKeywords(WriteKeywords, total=False):
 
     pool: ShardPool | None
     """Processes that write the shards, such as `porter.fleet.shards.Local(4)`."""
+    places: ShardPlaces | None
+    """Where shards go; porter sets it for an output at an address."""
 
 
 class InitKeywords(WriteKeywords, total=False):

@@ -9,6 +9,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar, cast
 
+from porter.errors import UsageError
 from porter.remote.address import address, is_url, local_path
 from porter.storage.atomic_output import Written
 from porter.storage.tasks import ShardPool
@@ -22,33 +23,49 @@ R = TypeVar("R")
 def to_addresses(command: Callable[P, R]) -> Callable[P, R]:
     """Let a command's `output` be an address: it is written here, then sent.
 
-    The command returns a dataclass with `written`, and has the parameters `force` and `progress`.
+    An output in shards is sent by whoever writes them, each when it is finished. The command
+    returns a dataclass with `written`, and has the parameters `force`, `progress` and `options`.
     """
     parameters = signature(command)
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = parameters.bind_partial(*args, **kwargs)
-        output = bound.arguments.get("output")
+        given = bound.arguments
+        output = given.get("output")
         if output is None or not is_url(output):
             return command(*args, **kwargs)
         if address(os.fspath(output)).scheme == "file":
-            bound.arguments["output"] = local_path(address(os.fspath(output)))
+            given["output"] = local_path(address(os.fspath(output)))
             return command(*bound.args, **bound.kwargs)
         from porter.remote.upload import outgoing
 
-        with outgoing(os.fspath(output), bool(bound.arguments.get("force"))) as upload:
-            bound.arguments["output"] = upload.path
+        pool = cast("ShardPool | None", given.get("options", {}).get("pool"))
+        _refuse_memory(os.fspath(output), pool)
+        with outgoing(os.fspath(output), bool(given.get("force"))) as upload:
+            if pool is None or not pool.is_worker:
+                upload.refuse_existing()
+            given["output"] = upload.path
+            if given.get("max_shard_size"):
+                given["options"] = {**given.get("options", {}), "places": upload.place}
             result: Any = command(*bound.args, **bound.kwargs)
             written: Written | None = result.written
             if written is None:  # A dry run.
                 return cast("R", _renamed(result, output=upload.shown))
-            sent = upload.send(written.files, bound.arguments.get("progress"))
+            if is_url(written.path):  # Its shards are there.
+                return cast("R", result)
+            sent = upload.send(written.files, given.get("progress"))
         record = _next(sent, written.record)
         written = replace(written, path=upload.shown, files=sent, record=record)
         return cast("R", _renamed(result, output=upload.shown, written=written))
 
     return run
+
+
+def _refuse_memory(output: str, pool: ShardPool | None) -> None:
+    """Raise `UsageError` for an address that other processes do not see."""
+    if pool is not None and address(output).scheme == "memory":
+        raise UsageError("memory:// is of one process: leave --workers and --ray out", output)
 
 
 def in_shards(command: Callable[P, R]) -> Callable[P, R]:

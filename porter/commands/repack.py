@@ -49,8 +49,8 @@ class Repacking:
         return f"Repacking({sides}, {len(self.state)} tensors)"
 
 
-@to_addresses
 @in_shards
+@to_addresses
 @checked_options(ShardKeywords)
 def repack(
     input: str | os.PathLike[str],

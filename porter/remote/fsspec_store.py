@@ -92,7 +92,7 @@ class FsspecStore:
         if not isinstance(info.get("size"), int):
             raise InputError("has no size: it cannot be read in parts", source.shown)
         self.size: int = info["size"]
-        self._tag = _tag(info)
+        self._tag = tag_of(info)
         self._unchecked = 0
 
     def read(self, start: int, end: int) -> bytes:
@@ -120,11 +120,12 @@ class FsspecStore:
         with faults(self._source):
             self._system.invalidate_cache()
             info = self._system.info(self._source.url)
-        if (info.get("size"), _tag(info)) != (self.size, self._tag):
+        if (info.get("size"), tag_of(info)) != (self.size, self._tag):
             raise InputError("changed while it was being read", self.shown)
 
 
-def _tag(info: dict[str, Any]) -> str:
+def tag_of(info: dict[str, Any]) -> str:
+    """Return what tells one state of a file from another, "" where the system says nothing."""
     return next((f"{key}:{info[key]}" for key in _TAGS if info.get(key)), "")
 
 

@@ -1,34 +1,72 @@
-"""Outputs at addresses: written and checked on this machine, then sent, whole or not at all."""
+"""Outputs at addresses: written and checked on this machine, then sent, whole or not at all.
+
+An output in shards needs the room of one shard here (`places`): each is sent when it is finished.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
 from porter.errors import UsageError
 from porter.remote.address import Address, address
+from porter.remote.bucket import Bucket
 from porter.remote.fsspec_store import faults, file_system
+from porter.remote.hub import Repository
 from porter.storage.progress import Progress
+from porter.storage.tasks import ShardPlace
+
+_PREFIX = "porter-upload-"
+_KEPT = {".gitattributes", "README.md", "LICENSE"}
+"""Files of a repository that say nothing about whether a checkpoint is there."""
 
 
 class Upload:
     """An output that will be sent to an address."""
 
-    def __init__(self, target: Address, folder: str) -> None:
+    def __init__(self, target: Address, folder: str, force: bool) -> None:
         self.shown = target.shown
-        self.path = os.path.join(folder, target.name)
+        last = target.url.rstrip("/").rpartition("/")[2]
+        if last in ("", ".", ".."):
+            raise UsageError("is not the address of a file or folder", target.shown)
+        self.path = os.path.join(folder, last)
         """Where it is written first."""
         self._target = target
+        self._force = force
         self._system = file_system(target)
+        self._buckets: list[Bucket] = []
 
     def refuse_existing(self) -> None:
-        """Raise `UsageError` when there is a file at the address."""
+        """Raise `UsageError` when there is a file at the address, or a folder with files."""
+        if self._force:
+            return
         with faults(self._target, "written"):
-            if self._system.exists(self._target.url):
-                raise UsageError("exists already; --force replaces it", self.shown)
+            url = self._target.url.rstrip("/")
+            is_there = self._system.isfile(url)
+            if not is_there and self._system.isdir(url):
+                names = {row.rpartition("/")[2] for row in self._system.ls(url, detail=False)}
+                # A run that was killed goes on: it refuses what is not its own.
+                begun = any(name.startswith(".") and "porter-parts" in name for name in names)
+                is_there = bool(names - _KEPT) and not begun
+        if is_there:
+            raise UsageError("exists already; --force replaces it", self.shown)
+
+    def place(self, base: str) -> ShardPlace:
+        """Return where the shards of an output go whose path here would be `base`."""
+        inside = os.path.dirname(base) != os.path.dirname(self.path)
+        home = self._folder if inside else self._target
+        if self._target.scheme == "hf":
+            return Repository(home, base, self._system)
+        self._buckets.append(Bucket(home, base, self._system))
+        return self._buckets[-1]
+
+    @property
+    def _folder(self) -> Address:
+        """The address as that of a folder."""
+        return address(f"{self._target.url.rstrip('/')}/")
 
     def send(self, files: Sequence[str], progress: Progress | None) -> tuple[str, ...]:
         """Send files in the order in which they were written; return their addresses.
@@ -37,14 +75,15 @@ class Upload:
         that were new are removed again when a later one cannot be sent.
         """
         ordered = list(dict.fromkeys(files))
-        targets = [self._target.sibling(os.path.basename(path)) for path in ordered]
+        home = self._folder if os.path.isdir(self.path) else self._target
+        targets = [home.sibling(os.path.basename(path)) for path in ordered]
         total = sum(os.path.getsize(path) for path in ordered)
         if progress is not None:
             progress("uploading", 0, total)
-        with faults(self._target, "written"):
-            if self._target.scheme == "hf":
-                self._commit(ordered)
-            else:
+        if self._target.scheme == "hf":
+            Repository(home, self.path, self._system).commit(ordered, os.path.basename(self.path))
+        else:
+            with faults(self._target, "written"):
                 self._put(ordered, targets, total, progress)
         if progress is not None:
             progress("uploading", total, total)
@@ -69,36 +108,53 @@ class Upload:
                     self._system.rm_file(url)
             raise
 
-    def _commit(self, paths: list[str]) -> None:
-        from huggingface_hub import CommitOperationAdd, HfApi
-
-        place: Any = self._system.resolve_path(self._target.url)
-        folder = os.path.dirname(place.path_in_repo)
-        HfApi(endpoint=self._system.endpoint).create_commit(
-            repo_id=place.repo_id,
-            repo_type=place.repo_type,
-            revision=place.revision,
-            operations=[
-                CommitOperationAdd(f"{folder}/{os.path.basename(path)}".lstrip("/"), path)
-                for path in paths
-            ],
-            commit_message=f"Add {os.path.basename(self.path)}",
-        )
+    def abort(self) -> None:
+        """Give up what workers that were ended have begun to send."""
+        for bucket in self._buckets:
+            bucket.abort_all()
 
 
 @contextmanager
 def outgoing(url: str, force: bool) -> Iterator[Upload]:
     """Give a place on this machine for an output at an address; it is removed afterwards.
 
-    Raises `UsageError` for an address that cannot be written to, or that has a file already.
+    Raises `UsageError` for an address that cannot be written to.
     """
     target = address(url)
     if target.is_web:
         raise UsageError(f"cannot be written: {target.scheme} addresses are read", target.shown)
     if target.sha256 is not None:
         raise UsageError("#sha256= is of a file that is read", target.shown)
-    with tempfile.TemporaryDirectory(prefix="porter-upload-") as folder:
-        upload = Upload(target, folder)
-        if not force:
-            upload.refuse_existing()
-        yield upload
+    with _working_folder() as folder:
+        upload = Upload(target, folder, force)
+        try:
+            yield upload
+        finally:
+            upload.abort()
+
+
+@contextmanager
+def _working_folder() -> Iterator[str]:
+    """Make a folder that is locked while it is used, and remove those that killed runs left."""
+    from filelock import FileLock, Timeout
+
+    base = tempfile.gettempdir()
+
+    def sweep() -> None:
+        for name in os.listdir(base):
+            if name.startswith(_PREFIX) and name.endswith(".lock"):
+                with suppress(Timeout, OSError), FileLock(os.path.join(base, name), timeout=0):
+                    shutil.rmtree(os.path.join(base, name[:-5]), ignore_errors=True)
+                    os.unlink(os.path.join(base, name))
+
+    sweep()
+    folder = os.path.join(base, f"{_PREFIX}{os.urandom(6).hex()}")
+    with FileLock(f"{folder}.lock"):
+        os.mkdir(folder, 0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                os.unlink(f"{folder}.lock")
+    sweep()  # Of workers that were ended.

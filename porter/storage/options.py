@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from porter.storage.digests import XXH3, check_method
 from porter.storage.progress import Advance, Progress
-from porter.storage.tasks import ShardPool
+from porter.storage.tasks import ShardPlaces, ShardPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class WriteOptions:
     """Called with what is done, the bytes done and the bytes in all."""
     pool: ShardPool | None = None
     """Processes that write the shards; None: this one does."""
+    places: ShardPlaces | None = None
+    """Where shards go; None: into the folder of the output."""
 
     def __post_init__(self) -> None:
         check_method(self.digest)
@@ -67,3 +69,4 @@ class WriteFields(TypedDict, total=False):
     max_shard_size: str | int | None
     progress: Progress | None
     pool: ShardPool | None
+    places: ShardPlaces | None

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from porter.errors import listed, printable
+from porter.errors import SystemFault, listed, printable
 from porter.storage import pieces
-from porter.storage.digests import XXH3, Digest, digest_of
+from porter.storage.digests import XXH3, Digest, digest_of, method_of
 from porter.storage.file_digest import FileDigest
 from porter.storage.pieces import Meter, Task
 from porter.storage.progress import Advance
+from porter.tensors.blocks import Array
 from porter.tensors.lazy import SMALL, LazyTensor
 
 Place = tuple[str, int, int]
@@ -50,6 +51,18 @@ def runs_in(path: str, tensors: Iterable[LazyTensor]) -> set[tuple[int, int]]:
     """Return (offset, bytes) of the tensors that are stored in a file."""
     places = map(place_of, tensors)
     return {place[1:] for place in places if place is not None and place[0] == path}
+
+
+def sure(tensor: LazyTensor, digest: str) -> LazyTensor:
+    """Return a tensor that is read whole, and must then have a digest."""
+
+    def read() -> Array:
+        array = tensor.read()
+        if digest_of(array.tobytes(), method_of(digest)) != digest:
+            raise SystemFault("a tensor that is read again has other values (memory error?)")
+        return array
+
+    return LazyTensor(tensor.dtype, tensor.shape, read)
 
 
 def digests_of(

@@ -5,8 +5,11 @@ A task is small JSON, and so is its row: what came of it. `porter.fleet.shards` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from porter.storage.atomic_output import Input, Written
 
 Row: TypeAlias = dict[str, Any]
 
@@ -44,3 +47,58 @@ class ShardPool(Protocol):
 
     def run(self, work: Work) -> None:
         """Do all tasks; of a worker, those that it is asked for until the asker is gone."""
+
+
+class ShardPlace(Protocol):
+    """Where the files of a sharded output are: its folder, or an address.
+
+    Files are named as in the folder; `rows` and `ours` are by the names of shards.
+    """
+
+    def check(
+        self, paths: Sequence[str], inputs: Sequence[Input], force: bool, ours: Collection[str]
+    ) -> None:
+        """Raise `UsageError` when a file must stay: an input, or not of `ours`."""
+
+    def prepare(self) -> None:
+        """Make what shards are written into."""
+
+    def load(self) -> bytes:
+        """Return the journal of a run that was killed, b"" when there is none."""
+
+    def save(self, journal: bytes) -> None:
+        """Keep the journal until `remove`."""
+
+    def listed(self) -> set[str]:
+        """Return the shards of the checkpoint that is replaced, as far as their names say so."""
+
+    def has(self, name: str, row: Row) -> bool:
+        """Whether a complete shard is there, as the row of it says."""
+
+    def begin(self, name: str) -> str:
+        """Return the path by which a shard is written."""
+
+    def like(self, name: str, replaced: Collection[str]) -> str:
+        """Return a file that a shard replaces, for its permissions; "" where there are none."""
+
+    def send(self, path: str) -> Row:
+        """Take a finished shard; return what its row needs to tell that it is the same."""
+
+    def where(self, name: str) -> str:
+        """Return the path by which a complete shard is read; "" where that would be to fetch it."""
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Give the shards their names; the index of an old checkpoint is removed before."""
+
+    def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:
+        """Bring the files next to the shards, the index last; remove stale shards."""
+
+    def remove(self) -> None:
+        """Remove the journal, and shards that have no name yet."""
+
+    def discard(self, names: Collection[str]) -> None:
+        """Remove all of a run that cannot succeed: the journal and the shards of these names."""
+
+
+ShardPlaces: TypeAlias = Callable[[str], ShardPlace]
+"""Given the path of one file, of which those of the shards are made: where they go."""

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
-from porter.errors import PorterError
-from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
-from porter.storage.file_digest import is_intact
-from porter.storage.input_file import read_small
-from porter.storage.options import WriteOptions
-
-_LARGEST = 1 << 30
+from porter.storage.tasks import ShardPlace
 
 
 class Journal:
     """The complete shards, in a file that is replaced after each of them."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        rows = _rows(folder)
+    def __init__(self, place: ShardPlace) -> None:
+        self._place = place
+        rows = _rows(place.load())
         self.parameters = str(rows.get("parameters", ""))
         self.done: dict[str, dict[str, Any]] = rows.get("done", {})
         """Name of a shard to its `bytes`, its `digest` and those of its `tensors`.
 
-        Also those of the source's tensors as they come `back` from it, and what its `casts` cost.
+        Also those of the source's tensors as they come `back` from it, what its `casts` cost, and
+        what its place tells it by.
         """
         self.replaced = set(rows.get("replaced", ()))
         """Names of the shards of a checkpoint that is replaced: they are removed at the end."""
@@ -39,42 +32,23 @@ class Journal:
         self.save()
 
     def save(self) -> None:
-        """Write the journal to its file."""
+        """Replace the journal in its place."""
         rows = {
             "parameters": self.parameters, "done": self.done, "replaced": sorted(self.replaced)
         }  # fmt: skip
-        text = json.dumps(rows).encode()
-        path = os.path.join(self.folder, "journal.json")
-        atomic_output.publish(path, [text], WriteOptions(force=True), lock=False)
+        self._place.save(json.dumps(rows).encode())
 
     def written(self, name: str, path: str) -> Written:
         """Return what was written of a complete shard."""
         row = self.done[name]
         return Written(path, row["bytes"], row["tensors"], (path,), row["digest"])
 
-    def remove(self) -> None:
-        """Take away the folder with what is in it."""
-        with suppress(OSError):
-            for name in os.listdir(self.folder):
-                os.unlink(os.path.join(self.folder, name))
-            os.rmdir(self.folder)
 
-
-def is_there(name: str, row: Mapping[str, Any] | None, folders: Iterable[str]) -> bool:
-    """Whether one of the folders has a complete shard, as the row of it says."""
-    for folder in folders if row is not None else ():
-        assert row is not None
-        with suppress(PorterError):
-            if is_intact(os.path.join(folder, name), row["bytes"], row["digest"]):
-                return True
-    return False
-
-
-def _rows(folder: str) -> dict[str, Any]:
-    """Return the journal of a folder, empty when there is none or it is malformed."""
+def _rows(text: bytes) -> dict[str, Any]:
+    """Return the rows of a journal, none when there is none or it is malformed."""
     try:
-        rows = json.loads(read_small(os.path.join(folder, "journal.json"), _LARGEST))
-    except (PorterError, ValueError, RecursionError):
+        rows = json.loads(text or b"null")
+    except (ValueError, RecursionError):
         return {}
     return rows if _is_journal(rows) else {}
 

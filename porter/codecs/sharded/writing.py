@@ -6,6 +6,7 @@ last: until then an old checkpoint of that name stays whole, and what reads by t
 old one or the new one. A run that was killed leaves the folder; the same run again keeps the
 shards that are complete and gives the same bytes. With a pool (`tasks`) the shards are written by
 other processes, and the sources, of which each is read once more for its digest, by them too.
+With another place than the folder, an address, each shard is sent there when it is finished.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from porter import __version__
 from porter.codecs.sharded import index as sharded
+from porter.codecs.sharded.folder import Folder, shard_names
 from porter.codecs.sharded.index import SUFFIX
-from porter.codecs.sharded.journal import Journal, is_there
-from porter.codecs.writing import Output
-from porter.errors import InputError, PorterError, SystemFault, UsageError, printable
+from porter.codecs.sharded.journal import Journal
+from porter.codecs.writing import Output, complete
+from porter.errors import InputError, UsageError, printable
 from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
 from porter.storage.digests import digest_of
-from porter.storage.input_file import InputFile
-from porter.storage.lock import hidden
 from porter.storage.options import WriteOptions
 from porter.storage.pieces import Piece
-from porter.storage.tasks import Row, Task, Work
+from porter.storage.read_back import sure
+from porter.storage.tasks import Row, ShardPlace, Task, Work
 from porter.tensors import shared_tensors
 from porter.tensors.casts import CastTensor
 from porter.tensors.lazy import LazyTensor
@@ -93,7 +93,8 @@ def write(
     """
     if format not in FORMATS:
         raise UsageError(f"{format} files have no shards; torch and safetensors files have", base)
-    run = _Run(output, format, pieces, base, shards)
+    places = output.options.places or Folder
+    run = _Run(output, format, pieces, base, shards, places(base))
     pool = output.options.pool
     if pool is not None and pool.is_worker:
         pool.run(run.work())
@@ -110,57 +111,56 @@ class _Run:
     pieces: Pieces
     base: str
     shards: list[list[str]]
+    place: ShardPlace
     _known: str = ""
+    paths: list[str] = field(init=False)
+    """Of the shards, as they are named in the end."""
+    names: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.paths = sharded.names(self.base, len(self.shards))
+        self.names = [os.path.basename(path) for path in self.paths]
 
     @property
     def index(self) -> str:
         return self.output.path
 
-    @property
-    def folder(self) -> str:
-        return hidden(os.path.realpath(self.base), "parts")
-
-    @property
-    def home(self) -> str:
-        return os.path.dirname(os.path.realpath(self.base))
-
-    @property
-    def names(self) -> list[str]:
-        return sharded.names(self.base, len(self.shards))
-
     def finish(self) -> Written:
         """Write the shards that are not complete, then publish all."""
-        options = self.output.options
-        ours = Journal(self.folder).done
-        for path in (*self.names, self.index):
-            force = options.force or os.path.basename(path) in ours
-            atomic_output.resolve(path, self.output.inputs, force)
-        try:
-            # Private: the shards in it get the permissions of those that they replace.
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        except OSError as fault:
-            raise SystemFault(f"cannot be written: {fault.strerror}", self.base) from fault
+        options, place = self.output.options, self.place
+        ours = Journal(place).done
+        place.check([*self.paths, self.index], self.output.inputs, options.force, ours)
+        place.prepare()
         journal = self._journal()
         try:
             self._write(journal)
             found: dict[str, LazyTensor] = {}
-            for path in self.names:
-                name = os.path.basename(path)
-                place = self._place(name)
-                self.output.note(place, journal.written(name, place))
-                self.output.back |= journal.done[name].get("back", {})
-                _take_costs(self.output.state, journal.done[name].get("casts", {}))
-                found |= self.output.read(place)
+            for number, name in enumerate(self.names):
+                path, row = place.where(name), journal.done[name]
+                written = journal.written(name, path or self.paths[number])
+                self.output.note(written.path, written)
+                self.output.back |= row.get("back", {})
+                _take_costs(self.output.state, row.get("casts", {}))
+                found |= self.output.read(path) if path else self._again(number, row)
             self.output.prove(StateDict(found))
             found.clear()  # Not every system renames an open file.
             return self._publish(journal)
         except (InputError, UsageError):
             # Another run would fail at the same place: nothing here is worth keeping.
-            journal.remove()
+            place.discard(journal.done)
             raise
 
+    def _again(self, number: int, row: Row) -> dict[str, LazyTensor]:
+        """Return what is in a shard that is not read again, made once more from the source.
+
+        Its digests are those of the shard as it was read back.
+        """
+        part = {name: self.output.state[name] for name in self.shards[number]}
+        digests = complete(part, row["tensors"])
+        return {name: sure(tensor, digests.get(name, "")) for name, tensor in part.items()}
+
     def _journal(self) -> Journal:
-        journal = Journal(self.folder)
+        journal = Journal(self.place)
         parameters = self._parameters()
         if journal.parameters not in ("", parameters):
             if not self.output.options.force:
@@ -170,7 +170,7 @@ class _Run:
             journal.replaced |= journal.done.keys()
             journal.done.clear()
         journal.parameters = parameters
-        journal.replaced |= _listed(self.index)
+        journal.replaced |= self.place.listed()
         return journal
 
     def _parameters(self) -> str:
@@ -231,7 +231,7 @@ class _Run:
         return Work([*sources, *shards], self._do, done)
 
     def _note(self, number: int, row: Row, journal: Journal) -> None:
-        name = os.path.basename(self.names[number])
+        name = self.names[number]
         if journal.done.get(name) != row:  # It was not complete before.
             journal.note(name, row)
 
@@ -247,71 +247,54 @@ class _Run:
 
     def _about(self, number: int, journal: Journal) -> Row:
         """Return what the journal has of a shard: its row, and the file that it replaces."""
-        name = os.path.basename(self.names[number])
-        return {"row": journal.done.get(name), "like": self._replaced(name, journal)}
+        name = self.names[number]
+        like = self.place.like(name, journal.replaced)
+        return {"row": journal.done.get(name), "like": like}
 
     def _shard(self, number: int, about: Row) -> Row:
         """Return the row of a complete shard, written if it is not there yet."""
-        name, output = os.path.basename(self.names[number]), self.output
+        name, output = self.names[number], self.output
         row: Row | None = about["row"]
-        if row is not None and is_there(name, row, (self.folder, self.home)):
+        if row is not None and self.place.has(name, row):
             return row
         state, before = output.state, set(output.back)
         part = StateDict({tensor: state[tensor] for tensor in self.shards[number]}, state.origin)
         options = replace(output.options, force=True)
         pieces = self.pieces(part, output.metadata or {})
         written = output.file(
-            os.path.join(self.folder, name), pieces, part, shard=True, options=options,
-            like=about["like"],
-        )  # fmt: skip
+            self.place.begin(name), pieces, part, shard=True, options=options, like=about["like"]
+        )
         return {
             "bytes": written.nbytes, "digest": written.digest, "tensors": dict(written.digests),
             "back": {name: text for name, text in output.back.items() if name not in before},
-            "casts": _costs(part),
+            "casts": _costs(part), **self.place.send(written.path),
         }  # fmt: skip
-
-    def _place(self, name: str) -> str:
-        """Return where a complete shard is: an earlier run may have given it its name already."""
-        path = os.path.join(self.folder, name)
-        return path if os.path.exists(path) else os.path.join(self.home, name)
-
-    def _replaced(self, name: str, journal: Journal) -> str:
-        """Return a file that a shard replaces, or the index of such files."""
-        paths = [os.path.join(self.home, known) for known in (name, *sorted(journal.replaced))]
-        return next((path for path in paths if os.path.exists(path)), self.index)
 
     def _publish(self, journal: Journal) -> Written:
         """Give the shards their names, write the record, then the index."""
         output = self.output
         journal.save()
         with atomic_output.explained(self.index, output.state.nbytes):
-            with suppress(FileNotFoundError):
-                os.unlink(self.index)
-            for path in self.names:
-                part = os.path.join(self.folder, os.path.basename(path))
-                if os.path.exists(part):
-                    os.replace(part, os.path.join(self.home, os.path.basename(path)))
-        atomic_output.sync_folder(self.home, self.index)
+            self.place.publish(self.names)
         nbytes = sum(size for size, _ in output.files.values())
         text = self._index_text()
         if method := output.options.method:
             output.files[os.path.basename(self.index)] = (len(text), digest_of(text, method))
-        written = Written(self.index, nbytes, {}, (*self.names, self.index))
+        written = Written(self.index, nbytes, {}, (*self.paths, self.index))
         written = output.finished(written)
         options = WriteOptions(force=True, sync=output.options.sync)
-        atomic_output.publish(self.index, [text], options, lock=False, like=self.names[0])
-        stale = journal.replaced - {os.path.basename(path) for path in self.names}
-        for name in filter(_shards_of(self.index).fullmatch, stale):
-            with suppress(OSError):
-                os.unlink(os.path.join(self.home, name))
-        journal.remove()
+        like = self.place.where(self.names[0])
+        atomic_output.publish(self.index, [text], options, lock=False, like=like)
+        stale = set(filter(shard_names(self.index).fullmatch, journal.replaced - {*self.names}))
+        written = self.place.finish(written, journal.done, stale)
+        self.place.remove()
         return written
 
     def _index_text(self) -> bytes:
         files = {
-            tensor: os.path.basename(path)
-            for path, names in zip(self.names, self.shards, strict=True)
-            for tensor in names
+            tensor: name
+            for name, tensors in zip(self.names, self.shards, strict=True)
+            for tensor in tensors
         }
         return sharded.text_of(files, self.output.state.nbytes)
 
@@ -330,17 +313,3 @@ def _take_costs(state: StateDict, costs: Mapping[str, list[float]]) -> None:
         tensor = state[name]
         if isinstance(tensor, CastTensor):
             tensor.cost.max_error, tensor.cost.overflows = error, int(overflows)
-
-
-def _listed(index: str) -> set[str]:
-    """Return the shards of the checkpoint that is replaced, as far as their names say so."""
-    with suppress(PorterError), InputFile(index) as file:
-        names = set(sharded.read_index(file).files.values())
-        return set(filter(_shards_of(index).fullmatch, names))
-    return set()
-
-
-def _shards_of(index: str) -> re.Pattern[str]:
-    """Return the pattern of the names of an index's shards."""
-    stem = os.path.splitext(os.path.basename(index.removesuffix(sharded.SUFFIX)))[0]
-    return re.compile(re.escape(stem) + r"-\d+-of-\d+\.\w+")

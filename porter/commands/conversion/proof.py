@@ -14,6 +14,8 @@ import numpy as np
 from porter import codecs
 from porter.errors import PorterError, printable
 from porter.planning.plan import Plan
+from porter.remote import fetch
+from porter.remote.address import is_url
 from porter.storage.atomic_output import Written
 from porter.storage.progress import Progress
 from porter.storage.replaced import Replaced
@@ -47,7 +49,7 @@ def proving(written: Written, old: Replaced) -> Iterator[None]:
         stop.add_note(left)
         raise
     except PorterError as error:
-        if error.exit_code == PorterError.exit_code:
+        if error.exit_code == PorterError.exit_code and not is_url(written.path):
             for path in written.files:
                 with suppress(OSError):
                     os.unlink(path)
@@ -76,7 +78,7 @@ def verified(
     A `quantised` model is judged on `pictures`, or on as much noise as makes a percentage.
     """
     batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
-    if codecs.detect(outcome.output) == "onnx":
+    if fetch.detect(outcome.output) == "onnx":
         from porter.onnx.export.check import check
 
         outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
@@ -120,7 +122,7 @@ class Proof:
         from porter.verification.weights import prove_weights
 
         assert outcome.written is not None
-        written = restored(codecs.read(outcome.output))
+        written = restored(read_output(outcome.output))
         cast = None if dtype is None else casts.FLOATS[dtype]
         digests = outcome.written.returned
         return prove_weights(self.plan, self.source, written, cast, digests=digests)
@@ -128,6 +130,11 @@ class Proof:
     def back(self, written: StateDict) -> Mapping[str, LazyTensor]:
         """Return the source's tensors, as far as what was written, or a shard of it, has them."""
         return self.plan.back(restored(written))
+
+
+def read_output(output: str) -> StateDict:
+    """Read an output again, where it is now."""
+    return fetch.read(output) if is_url(output) else codecs.read(output)
 
 
 def restored(state: StateDict) -> StateDict:

@@ -241,7 +241,7 @@ def stop(*args):
     os.kill(os.getpid(), 9)
 atomic_output.sync_folder = stop if sys.argv[4] == "moved" else atomic_output.sync_folder
 if sys.argv[4] == "published":
-    writing.Journal.remove = stop
+    writing.Folder.remove = stop
 from porter.commands.repack import repack
 repack(sys.argv[1], sys.argv[2], max_shard_size=int(sys.argv[3]), force=True, sync=False)
 """

@@ -1,0 +1,234 @@
+"""Shards in a bucket: each is sent when it is finished, whole or not at all; the index is last.
+
+Shards get their own names at once, unless the output replaces a checkpoint: they then wait in
+`.NAME.porter-parts/`, and are renamed by the store, so that the old one stays whole until all of
+the new one is there. The journal of a run is there as well; the same run again, on any machine,
+keeps the shards that are complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from porter.codecs.sharded.folder import JOURNAL, shards_of
+from porter.codecs.sharded.index import SUFFIX
+from porter.errors import InputError, PorterError, SystemFault, UsageError
+from porter.remote.address import Address, address
+from porter.remote.fsspec_store import FsspecStore, faults, tag_of
+from porter.remote.remote_file import RemoteFile
+from porter.storage.atomic_output import Input, Written, named
+from porter.storage.file_digest import is_intact
+from porter.storage.lock import hidden
+from porter.storage.tasks import Row
+
+_REQUESTS = 16
+"""Questions to the store at a time."""
+
+
+class Bucket:
+    """The folder that shards are sent to; a `porter.storage.tasks.ShardPlace`.
+
+    `base` is the path of one file on this machine, in whose folder files are written first;
+    `home` is the address of a file in their folder there, or of the folder, with a slash.
+    """
+
+    def __init__(self, home: Address, base: str, system: Any) -> None:
+        self._home = home
+        self._folder, self._name = os.path.split(base)
+        self._system = system
+        self._parts = os.path.basename(hidden(base, "parts"))
+        system.invalidate_cache()
+        with faults(home, "written"):
+            self._begun: set[str] = set()
+        self._replaces = bool(system.exists(self._url(self._name + SUFFIX)))
+
+    def check(
+        self, paths: Sequence[str], inputs: Sequence[Input], force: bool, ours: Collection[str]
+    ) -> None:
+        """Raise `UsageError` for a file that is an input, or there and neither to go nor ours."""
+        names = [os.path.basename(path) for path in paths]
+        self._begun = set(names)
+        read = set(map(named, inputs))
+        for name in names:
+            if self._shown(name) in read:
+                raise UsageError("is the input itself; name another output", self._shown(name))
+        asked = [] if force else [name for name in names if name not in ours]
+        with self._faults(), ThreadPoolExecutor(_REQUESTS) as pool:
+            there = list(pool.map(lambda name: self._system.exists(self._url(name)), asked))
+        for name in (name for name, is_there in zip(asked, there, strict=True) if is_there):
+            raise UsageError("exists already; --force replaces it", self._shown(name))
+
+    def prepare(self) -> None:
+        """Do nothing: a bucket has no folders."""
+
+    def load(self) -> bytes:
+        """Return the journal, b"" when there is none."""
+        with self._faults(), suppress(FileNotFoundError):
+            return bytes(self._system.cat_file(self._part(JOURNAL)))
+        return b""
+
+    def save(self, journal: bytes) -> None:
+        """Replace the journal."""
+        with self._faults():
+            self._system.pipe_file(self._part(JOURNAL), journal)
+
+    def listed(self) -> set[str]:
+        """Return the shards of the checkpoint that is replaced, as far as their names say so."""
+        if not self._replaces:
+            return set()
+        with suppress(PorterError):
+            return shards_of(self._file(self._url(self._name + SUFFIX)))
+        return set()
+
+    def has(self, name: str, row: Row) -> bool:
+        """Whether a shard is there as it was sent.
+
+        It has its size and the store's tag of its content, or, where the store has another tag
+        for it now, the digest of what was sent.
+        """
+        return any(self._is_sent(url, row) for url in (self._part(name), self._url(name)))
+
+    def _is_sent(self, url: str, row: Row) -> bool:
+        self._system.invalidate_cache()
+        try:
+            with self._faults():
+                info = self._system.info(url)
+            if info.get("size") != row["bytes"]:
+                return False
+            tag = row.get("tag")
+            if tag and tag == tag_of(info):
+                return True
+            file = self._file(url)
+            return bool(row["digest"]) and is_intact(file.path, row["bytes"], row["digest"])
+        except InputError:
+            return False
+
+    def begin(self, name: str) -> str:
+        """Return the path at which a shard is written before it is sent."""
+        folder = os.path.join(self._folder, self._parts)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return os.path.join(folder, name)
+
+    def like(self, name: str, replaced: Collection[str]) -> str:
+        """Return "": the store has permissions of its own."""
+        return ""
+
+    def send(self, path: str) -> Row:
+        """Send a finished shard and remove it here; return the tag that the store gives it."""
+        name, size = os.path.basename(path), os.path.getsize(path)
+        url = self._part(name) if self._replaces else self._url(name)
+        self.abort([name])  # What a worker that was killed has left of it.
+        try:
+            with self._faults():
+                self._system.put_file(path, url)
+                self._system.invalidate_cache()
+                info = self._system.info(url)
+        except BaseException:
+            self.abort([name])
+            raise
+        if info.get("size") != size:
+            what = f"has {info.get('size')} bytes after {size} were sent"
+            raise SystemFault(what, self._shown(name))
+        os.unlink(path)
+        return {"tag": tag_of(info)}
+
+    def abort(self, names: Collection[str]) -> None:
+        """Give up what was begun to be sent of shards and not completed: S3 keeps it for ever."""
+        if self._home.scheme != "s3":
+            return
+        with suppress(PorterError), self._faults():
+            for url in {url for name in names for url in (self._part(name), self._url(name))}:
+                bucket, key, _ = self._system.split_path(url)
+                there = {"Bucket": bucket, "Prefix": key}
+                found = self._system.call_s3("list_multipart_uploads", **there)
+                for upload in found.get("Uploads", []):
+                    if upload["Key"] == key:
+                        self._system.call_s3(
+                            "abort_multipart_upload", Bucket=bucket, Key=key,
+                            UploadId=upload["UploadId"],
+                        )  # fmt: skip
+
+    def abort_all(self) -> None:
+        """Give up what other processes have begun to send, when they were ended."""
+        self.abort(self._begun)
+
+    def where(self, name: str) -> str:
+        """Return "": a shard that was sent is not fetched again."""
+        return ""
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Give shards that wait their names; the old index goes before."""
+        if not self._replaces:
+            return
+        system = self._system
+        with self._faults(), ThreadPoolExecutor(_REQUESTS) as pool:
+            self._remove(self._url(self._name + SUFFIX))
+            waiting = [name for name in names if system.exists(self._part(name))]
+            list(pool.map(lambda n: system.mv(self._part(n), self._url(n)), waiting))
+
+    def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:
+        """Send the other files, the index last; remove stale shards."""
+        with self._faults():
+            for path in others(self._folder, written.path):
+                self._system.put_file(path, self._url(os.path.basename(path)))
+            for name in stale:
+                self._remove(self._url(name))
+        return moved(written, others(self._folder, written.path), self._shown)
+
+    def remove(self) -> None:
+        """Remove the journal, and shards that have no name yet."""
+        with suppress(PorterError), self._faults(), suppress(FileNotFoundError):
+            self._system.invalidate_cache()
+            self._system.rm(self._part(""), recursive=True)
+
+    def discard(self, names: Collection[str]) -> None:
+        """Remove the journal and what was sent."""
+        self.abort(names)
+        with suppress(PorterError), self._faults():
+            for name in () if self._replaces else names:
+                self._remove(self._url(name))
+        self.remove()
+
+    def _remove(self, url: str) -> None:
+        with suppress(FileNotFoundError):
+            self._system.rm_file(url)
+
+    def _file(self, url: str) -> RemoteFile:
+        return RemoteFile(FsspecStore(address(url), self._system))
+
+    def _url(self, name: str) -> str:
+        return self._home.sibling(name).url
+
+    def _part(self, name: str) -> str:
+        return self._home.sibling(f"{self._parts}/{name}").url
+
+    def _shown(self, name: str) -> str:
+        return self._home.sibling(name).shown
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        with faults(self._home, "written"):
+            yield
+
+
+def others(folder: str, last: str) -> list[str]:
+    """Return the files of an output that are next to its shards: record, configuration, index."""
+    paths = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
+    visible = [path for path in paths if not os.path.basename(path).startswith(".")]
+    return [*(path for path in visible if path != last), last]
+
+
+def moved(written: Written, sent: Sequence[str], shown: Any) -> Written:
+    """Return what was written with the addresses of its files in the place of their paths."""
+
+    def at(path: str) -> str:
+        return str(shown(os.path.basename(path))) if path else ""
+
+    paths = [*(path for path in written.files if path not in sent), *sent]
+    files = tuple(map(at, paths))
+    return replace(written, path=at(written.path), files=files, record=at(written.record))
