@@ -44,20 +44,25 @@ class Bucket:
         self._parts = os.path.basename(hidden(base, "parts"))
         system.invalidate_cache()
         with faults(home, "written"):
-            self._begun: set[str] = set()
+            self._names: list[str] = []
         self._replaces = bool(system.exists(self._url(self._name + SUFFIX)))
 
     def check(
         self, paths: Sequence[str], inputs: Sequence[Input], force: bool, ours: Collection[str]
     ) -> None:
-        """Raise `UsageError` for a file that is an input, or there and neither to go nor ours."""
+        """Raise `UsageError` for a file that is an input, or there and neither to go nor ours.
+
+        The index is the last of the paths.
+        """
         names = [os.path.basename(path) for path in paths]
-        self._begun = set(names)
+        self._names = names
         read = set(map(named, inputs))
         for name in names:
             if self._shown(name) in read:
                 raise UsageError("is the input itself; name another output", self._shown(name))
-        asked = [] if force else [name for name in names if name not in ours]
+        # A journal is there before the first shard: all were this run's, noted or not.
+        left = names[-1:] if ours or self.load() else names
+        asked = [] if force else left
         with self._faults(), ThreadPoolExecutor(_REQUESTS) as pool:
             there = list(pool.map(lambda name: self._system.exists(self._url(name)), asked))
         for name in (name for name, is_there in zip(asked, there, strict=True) if is_there):
@@ -122,14 +127,14 @@ class Bucket:
         """Send a finished shard and remove it here; return the tag that the store gives it."""
         name, size = os.path.basename(path), os.path.getsize(path)
         url = self._part(name) if self._replaces else self._url(name)
-        self.abort([name])  # What a worker that was killed has left of it.
+        self._abort([url])  # What a worker that was killed has left of it.
         try:
             with self._faults():
                 self._system.put_file(path, url)
                 self._system.invalidate_cache()
                 info = self._system.info(url)
         except BaseException:
-            self.abort([name])
+            self._abort([url])
             raise
         if info.get("size") != size:
             what = f"has {info.get('size')} bytes after {size} were sent"
@@ -137,25 +142,24 @@ class Bucket:
         os.unlink(path)
         return {"tag": tag_of(info)}
 
-    def abort(self, names: Collection[str]) -> None:
-        """Give up what was begun to be sent of shards and not completed: S3 keeps it for ever."""
-        if self._home.scheme != "s3":
-            return
-        with suppress(PorterError), self._faults():
-            for url in {url for name in names for url in (self._part(name), self._url(name))}:
-                bucket, key, _ = self._system.split_path(url)
-                there = {"Bucket": bucket, "Prefix": key}
-                found = self._system.call_s3("list_multipart_uploads", **there)
-                for upload in found.get("Uploads", []):
-                    if upload["Key"] == key:
-                        self._system.call_s3(
-                            "abort_multipart_upload", Bucket=bucket, Key=key,
-                            UploadId=upload["UploadId"],
-                        )  # fmt: skip
+    def abort(self) -> None:
+        """Give up what other processes had begun to send when they were ended."""
+        urls = [self._part(name) for name in self._names] + [*map(self._url, self._names)]
+        self._abort(urls)
 
-    def abort_all(self) -> None:
-        """Give up what other processes have begun to send, when they were ended."""
-        self.abort(self._begun)
+    def _abort(self, urls: Sequence[str]) -> None:
+        """Give up what was begun to be sent and not completed: S3 keeps it, and has it paid."""
+        if self._home.scheme != "s3" or not urls:
+            return
+        system, stem = self._system, os.path.splitext(self._name)[0]
+        keys = {tuple(system.split_path(url)[:2]) for url in urls}
+        with suppress(PorterError), self._faults():
+            for bucket, folder in {(bucket, os.path.dirname(key)) for bucket, key in keys}:
+                asked = {"Bucket": bucket, "Prefix": f"{folder}/{stem}".lstrip("/")}
+                for row in system.call_s3("list_multipart_uploads", **asked).get("Uploads", []):
+                    if (bucket, row["Key"]) in keys:
+                        upload = {"Key": row["Key"], "UploadId": row["UploadId"]}
+                        system.call_s3("abort_multipart_upload", Bucket=bucket, **upload)
 
     def where(self, name: str) -> str:
         """Return "": a shard that was sent is not fetched again."""
@@ -163,13 +167,14 @@ class Bucket:
 
     def publish(self, names: Sequence[str]) -> None:
         """Give shards that wait their names; the old index goes before."""
-        if not self._replaces:
-            return
-        system = self._system
+        system, waiting = self._system, set[str]()
         with self._faults(), ThreadPoolExecutor(_REQUESTS) as pool:
-            self._remove(self._url(self._name + SUFFIX))
-            waiting = [name for name in names if system.exists(self._part(name))]
-            list(pool.map(lambda n: system.mv(self._part(n), self._url(n)), waiting))
+            if self._replaces:
+                self._remove(self._url(self._name + SUFFIX))
+            with suppress(FileNotFoundError):
+                rows = system.ls(self._part("").rstrip("/"), detail=False, refresh=True)
+                waiting = {row.rpartition("/")[2] for row in rows}.intersection(names)
+            list(pool.map(lambda name: system.mv(self._part(name), self._url(name)), waiting))
 
     def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:
         """Send the other files, the index last; remove stale shards."""
@@ -186,11 +191,11 @@ class Bucket:
             self._system.invalidate_cache()
             self._system.rm(self._part(""), recursive=True)
 
-    def discard(self, names: Collection[str]) -> None:
+    def discard(self) -> None:
         """Remove the journal and what was sent."""
-        self.abort(names)
+        self.abort()
         with suppress(PorterError), self._faults():
-            for name in () if self._replaces else names:
+            for name in () if self._replaces else self._names[:-1]:
                 self._remove(self._url(name))
         self.remove()
 
@@ -212,7 +217,7 @@ class Bucket:
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        with faults(self._home, "written"):
+        with faults(self._home, "written", begun=True):
             yield
 
 

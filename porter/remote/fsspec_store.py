@@ -10,6 +10,7 @@ from typing import Any
 
 from porter.errors import InputError, MissingPackage, PorterError, SystemFault, printable
 from porter.remote.address import Address
+from porter.remote.http import EXPIRED
 
 _PACKAGES = {
     "hf": ("huggingface_hub",),
@@ -54,8 +55,11 @@ def file_system(source: Address) -> Any:
 
 
 @contextmanager
-def faults(source: Address, done: str = "read") -> Iterator[None]:
-    """Report a fault of a file system as one line, without what the address keeps secret."""
+def faults(source: Address, done: str = "read", *, begun: bool = False) -> Iterator[None]:
+    """Report a fault of a file system as one line, without what the address keeps secret.
+
+    What was `begun` had been allowed: a refusal is then of keys that are no longer valid.
+    """
     kinds: list[type[BaseException]] = [OSError, ValueError, NotImplementedError]
     for name in _FAULTS.get(source.scheme, ()):
         module, _, leaf = name.rpartition(".")
@@ -70,6 +74,8 @@ def faults(source: Address, done: str = "read") -> Iterator[None]:
     except FileNotFoundError as fault:
         raise InputError("is not there", source.shown) from fault
     except PermissionError as fault:
+        if begun:
+            raise SystemFault(EXPIRED, source.shown) from fault
         raise InputError(
             "is refused: it needs a login (a token, or the keys of the bucket)", source.shown
         ) from fault
@@ -92,12 +98,12 @@ class FsspecStore:
         if not isinstance(info.get("size"), int):
             raise InputError("has no size: it cannot be read in parts", source.shown)
         self.size: int = info["size"]
-        self._tag = tag_of(info)
+        self.tag = tag_of(info)
         self._unchecked = 0
 
     def read(self, start: int, end: int) -> bytes:
         """Return these bytes."""
-        with faults(self._source):
+        with faults(self._source, begun=True):
             data = self._part(start, end)
         if len(data) != end - start:
             raise InputError("changed while it was being read", self.shown)
@@ -117,10 +123,10 @@ class FsspecStore:
 
     def check(self) -> None:
         """Compare tag and size with those of the beginning."""
-        with faults(self._source):
+        with faults(self._source, begun=True):
             self._system.invalidate_cache()
             info = self._system.info(self._source.url)
-        if (info.get("size"), tag_of(info)) != (self.size, self._tag):
+        if (info.get("size"), tag_of(info)) != (self.size, self.tag):
             raise InputError("changed while it was being read", self.shown)
 
 

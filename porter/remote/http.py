@@ -14,6 +14,8 @@ from urllib import error, parse, request
 from porter.errors import InputError, PorterError, SystemFault, printable
 
 REDIRECTS = 10
+EXPIRED = "is refused now, and was not before: the keys or the token may have expired"
+"""What is said of a refusal in the middle."""
 _REDIRECTED = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _SAFE = "/%:@!$&'()*+,;=~-._"

@@ -92,6 +92,7 @@ class HttpStore:
         self._url = source.url
         self._etag = etag
         self._date = date
+        self.tag = etag or date or ""
 
     def read(self, start: int, end: int) -> bytes:
         """Return these bytes; what came before a connection broke is not asked for again."""

@@ -98,7 +98,7 @@ class Repository:
         from huggingface_hub import CommitOperationAdd
 
         name = os.path.basename(path)
-        with faults(self._home, "written"):
+        with faults(self._home, "written", begun=True):
             file = CommitOperationAdd(self._path(name), path)
             self._api.preupload_lfs_files(
                 self._there.repo_id, [file], repo_type=self._there.repo_type,
@@ -144,7 +144,7 @@ class Repository:
     def remove(self) -> None:
         """Do nothing: nothing was kept."""
 
-    def discard(self, names: Collection[str]) -> None:
+    def discard(self) -> None:
         """Do nothing: nothing has a name."""
 
     def _path(self, name: str) -> str:

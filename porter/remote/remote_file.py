@@ -40,6 +40,8 @@ class Store(Protocol):
     shown: str
     """The address, for people: without secrets."""
     size: int
+    tag: str
+    """What tells this state of the file from another, "" where its server says nothing."""
 
     def read(self, start: int, end: int) -> bytes:
         """Return exactly these bytes of the file that was opened.
@@ -108,7 +110,8 @@ class RemoteFile(InputFile):
         self._fd = -1
         self.path = store.shown
         self.size = store.size
-        self._identity = (-1, zlib.crc32(store.shown.encode()), store.size, 0)
+        name, tag = zlib.crc32(store.shown.encode()), zlib.crc32(store.tag.encode())
+        self._identity = (-1, name, store.size, tag)
         self._store = store
         self._pages: dict[int, bytes] = {}
         self._ends: deque[int] = deque(maxlen=8)

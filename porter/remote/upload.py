@@ -111,7 +111,7 @@ class Upload:
     def abort(self) -> None:
         """Give up what workers that were ended have begun to send."""
         for bucket in self._buckets:
-            bucket.abort_all()
+            bucket.abort()
 
 
 @contextmanager
@@ -149,12 +149,9 @@ def _working_folder() -> Iterator[str]:
 
     sweep()
     folder = os.path.join(base, f"{_PREFIX}{os.urandom(6).hex()}")
-    with FileLock(f"{folder}.lock"):
-        os.mkdir(folder, 0o700)
-        try:
+    try:
+        with FileLock(f"{folder}.lock"):
+            os.mkdir(folder, 0o700)
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                os.unlink(f"{folder}.lock")
-    sweep()  # Of workers that were ended.
+    finally:
+        sweep()  # Also those of workers that were ended.

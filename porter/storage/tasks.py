@@ -96,8 +96,8 @@ class ShardPlace(Protocol):
     def remove(self) -> None:
         """Remove the journal, and shards that have no name yet."""
 
-    def discard(self, names: Collection[str]) -> None:
-        """Remove all of a run that cannot succeed: the journal and the shards of these names."""
+    def discard(self) -> None:
+        """Remove all of a run that cannot succeed: the journal and its shards."""
 
 
 ShardPlaces: TypeAlias = Callable[[str], ShardPlace]

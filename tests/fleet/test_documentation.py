@@ -9,18 +9,23 @@ import re
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
+from tests.buckets import bucket, server
+
+__all__ = ["bucket", "server"]
 
 ROOT = Path(__file__).parents[2]
 SCALE, RECIPES = (ROOT / "docs" / name for name in ("scale.md", "ci-recipes.md"))
 VIT, DEIT = "vit-tiny-p16-224", "deit-tiny-224"
 SMALLER = {
     "shunted-s": VIT, "vit-base-p16-224": VIT, "100MB": "4MB", "cuda": "cpu", "tf32": "fp32",
+    "s3://bucket/run/vit.safetensors": "s3://models/run/vit.safetensors",
 }  # fmt: skip
 """Words of the commands, and what they are here."""
 
@@ -47,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_manifest_and_the_large_checkpoint(folder: Path) -> None:
+def test_the_manifest_and_the_large_checkpoint(folder: Path, bucket: Any) -> None:
     """The manifest of the page is checked as it stands, and run with smaller variants."""
     text = re.search(r"```toml\n(.+?)```", SCALE.read_text("utf-8"), re.S)
     assert text is not None
@@ -67,12 +72,14 @@ def test_the_manifest_and_the_large_checkpoint(folder: Path) -> None:
         to = "paddle" if path.endswith("pdparams") else "torch"
         porter.init(variant, folder / path, to=to, force=True)
     found = commands(SCALE)
-    assert [words[0] for words in found] == ["fleet", "convert"]
+    assert [words[0] for words in found] == ["fleet", "convert", "repack"]
     assert "4 jobs: 3 passed, 1 converted" in run(found[0])
     names = {path.name for path in folder.glob("summary*")}
     assert names >= {"summary.html", "summary.md", "summary.xml"}
     run([*found[1], "--no-verify"])
     assert len(list(folder.glob("out-*-of-*.safetensors"))) == 7
+    run(found[2])
+    assert sum("/vit-" in key for key in bucket.find("models/run")) == 7
 
 
 def test_the_recipes(folder: Path) -> None:

@@ -12,6 +12,9 @@ import pytest
 from safetensors.numpy import save
 
 from porter.remote import http_store
+from tests.buckets import bucket, server
+
+__all__ = ["bucket", "server"]
 
 WEIGHTS = {"w": np.arange(40_000, dtype=np.float32).reshape(200, 200)}
 BODY = save(WEIGHTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import load, save
 
 import porter
 from porter.errors import InputError, PorterError, SystemFault, UsageError
+from porter.fleet.shards import Local
 
 WEIGHTS = {"w": np.arange(90_000, dtype=np.float32).reshape(300, 300), "b": np.ones(3, "f4")}
 
@@ -30,6 +33,12 @@ class Hub:
     commits: list[list[str]] = field(default_factory=list)
     refuses: bool = False
     """Whether commits are refused."""
+    large: bool = False
+    """Whether weights are sent before the commit (Git LFS)."""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """SHA-256 of what was sent to its content."""
+    received: list[str] = field(default_factory=list)
+    """SHA-256 of each content that was received."""
     url: str = ""
 
 
@@ -65,22 +74,48 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "/preupload/" in self.path:
             files = [
-                {"path": row["path"], "uploadMode": "regular", "shouldIgnore": False}
+                {"path": row["path"], "uploadMode": self.mode(row["path"]), "shouldIgnore": False}
                 for row in json.loads(body)["files"]
             ]
             self.reply({"files": files})
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            rows = json.loads(body)["objects"]
+            self.reply({"objects": [row | self.action(row["oid"]) for row in rows]})
         elif "/commit/" in self.path and hub.refuses:
             self.reply({"error": "no space left"}, 413)
         elif "/commit/" in self.path:
             rows = [json.loads(line) for line in body.splitlines()]
             added = [row["value"] for row in rows if row["key"] == "file"]
+            large = [row["value"] for row in rows if row["key"] == "lfsFile"]
+            gone = [row["value"]["path"] for row in rows if row["key"] == "deletedFile"]
+            for path in gone:
+                del hub.files[path]
             hub.files |= {row["path"]: base64.b64decode(row["content"]) for row in added}
-            hub.commits.append([row["path"] for row in added])
+            hub.files |= {row["path"]: hub.objects[row["oid"]] for row in large}
+            assert all(len(hub.files[row["path"]]) == row["size"] for row in large)
+            hub.commits.append([row["path"] for row in [*added, *large]])
             self.reply(
                 {"commitOid": "d" * 40, "commitUrl": f"{hub.url}/org/repo/commit/{'d' * 40}"}
             )
         else:
             self.reply({"error": "no such call"}, 404)
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        oid = hashlib.sha256(body).hexdigest()
+        assert self.path == f"/object/{oid}"
+        self.hub.objects[oid] = body
+        self.hub.received.append(oid)
+        self.reply({})
+
+    def mode(self, path: str) -> str:
+        return "lfs" if self.hub.large and path.endswith(".safetensors") else "regular"
+
+    def action(self, oid: str) -> dict[str, object]:
+        """Return where content goes that the hub does not have yet."""
+        if oid in self.hub.objects:
+            return {}
+        return {"actions": {"upload": {"href": f"{self.hub.url}/object/{oid}"}}}
 
     def resolve(self, name: str) -> None:
         data = self.hub.files.get(name)
@@ -124,6 +159,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    # Content goes to the server itself, by Git LFS.
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     yield hub
     server.shutdown()
     server.server_close()
@@ -198,3 +236,45 @@ def test_output_is_one_commit(hub: Hub, tmp_path: Path) -> None:
         porter.repack("hf://org/repo/model.safetensors", "hf://org/repo/other.npz")
     assert "\n" not in str(caught.value)
     assert hub.files == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_are_sent_before_their_commit(workers: int, hub: Hub, tmp_path: Path) -> None:
+    """By those that write them; one commit names them all, and what it replaces is gone."""
+    hub.large = True
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save({f"w{i}": np.full((100, 100), i, "f4") for i in range(6)}))
+    pool = Local(workers) if workers else None
+    (tmp_path / "one").mkdir()
+    porter.repack(source, tmp_path / "one" / "x.safetensors", max_shard_size=90_000)
+    address = "hf://org/repo/sub/x.safetensors"
+    before = dict(hub.files)
+    done = porter.repack(source, address, max_shard_size=90_000, pool=pool)
+    assert {name: data for name, data in hub.files.items() if name not in before} == {
+        f"sub/{path.name}": path.read_bytes() for path in (tmp_path / "one").iterdir()
+    }
+    assert len(hub.commits) == 1
+    assert len(hub.received) == 3
+    assert done.written.path == f"{address}.index.json"
+    assert porter.diff(source, done.written.path).equal
+    with pytest.raises(UsageError, match="exists already; --force replaces it"):
+        porter.repack(source, address, max_shard_size=90_000)
+    hub.refuses, files = True, dict(hub.files)
+    with pytest.raises(SystemFault, match="cannot be written") as caught:
+        porter.repack(source, address, max_shard_size=45_000, force=True, pool=pool)
+    assert "hf_secret" not in str(caught.value)
+    assert hub.files == files
+    hub.refuses, received = False, len(hub.received)
+    porter.repack(source, address, max_shard_size=45_000, force=True, pool=pool)
+    assert len(hub.received) == received  # The hub has the content of the run that failed.
+    assert len(hub.commits) == 2
+    assert sum("-of-" in name for name in hub.files) == 6
+
+
+def test_shards_that_the_hub_takes_with_the_commit_only(hub: Hub, tmp_path: Path) -> None:
+    """A repository that does not store weights by Git LFS says so, before a commit."""
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save(WEIGHTS))
+    with pytest.raises(UsageError, match="gitattributes"):
+        porter.repack(source, "hf://org/repo/x.safetensors", max_shard_size=100_000)
+    assert hub.commits == []

@@ -114,7 +114,7 @@ class Folder:
                 os.unlink(os.path.join(self.parts, name))
             os.rmdir(self.parts)
 
-    def discard(self, names: Collection[str]) -> None:
+    def discard(self) -> None:
         """Remove the hidden folder: no shard has its name before all are complete."""
         self.remove()
 

@@ -135,6 +135,7 @@ class _Run:
         try:
             self._write(journal)
             found: dict[str, LazyTensor] = {}
+            self.output.files.clear()  # In their order, whichever were kept of another run.
             for number, name in enumerate(self.names):
                 path, row = place.where(name), journal.done[name]
                 written = journal.written(name, path or self.paths[number])
@@ -147,7 +148,7 @@ class _Run:
             return self._publish(journal)
         except (InputError, UsageError):
             # Another run would fail at the same place: nothing here is worth keeping.
-            place.discard(journal.done)
+            place.discard()
             raise
 
     def _again(self, number: int, row: Row) -> dict[str, LazyTensor]:
@@ -201,11 +202,11 @@ class _Run:
     def _write(self, journal: Journal) -> None:
         """Write the shards that are not complete: here, or by the processes of a pool."""
         pool = self.output.options.pool
+        journal.save()
         if pool is None:
             for number in range(len(self.shards)):
                 self._note(number, self._shard(number, self._about(number, journal)), journal)
             return
-        journal.save()
         pool.run(self.work(journal))
         if self._parameters() != journal.parameters:
             raise InputError("changed while it was being read", self.output.inputs_shown)
