@@ -103,7 +103,7 @@ def text_of(
         else {},
         "digest": unknown(method or XXH3),
     }
-    return sealed(_lines(record).encode("utf-8") + b"\n", method or XXH3)
+    return sealed(lines(record).encode("utf-8") + b"\n", method or XXH3)
 
 
 def sealed(text: bytes, method: str) -> bytes:
@@ -113,7 +113,7 @@ def sealed(text: bytes, method: str) -> bytes:
     return head + digest_of(text, method).encode() + tail
 
 
-def _lines(value: object, depth: int = 3, indent: str = "") -> str:
+def lines(value: object, depth: int = 3, indent: str = "") -> str:
     """Return JSON with an entry a line, `depth` mappings deep.
 
     `json.dumps(indent=1)` puts every number on a line, and is written in Python.
@@ -123,12 +123,11 @@ def _lines(value: object, depth: int = 3, indent: str = "") -> str:
     if type(value) is int:
         return str(value)
     if type(value) is list:
-        return f"[{', '.join([_lines(item, -1) for item in value])}]"
+        return f"[{', '.join([lines(item, -1) for item in value])}]"
     if depth < 0 or not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False)
     deeper = indent + " "
     rows = [
-        f"{deeper}{_quoted(key)}: {_lines(below, depth - 1, deeper)}"
-        for key, below in value.items()
+        f"{deeper}{_quoted(key)}: {lines(below, depth - 1, deeper)}" for key, below in value.items()
     ]
     return "{\n" + ",\n".join(rows) + f"\n{indent}}}"

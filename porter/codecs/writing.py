@@ -99,7 +99,7 @@ class Output:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the output while its files and its record are written."""
-        with locked(os.path.realpath(self.path), self.path):
+        with locked(atomic_output.followed(self.path), self.path):
             if self._record:
                 refuse_foreign(self._record)
             yield

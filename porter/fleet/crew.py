@@ -25,13 +25,15 @@ class Crew(Generic[Item]):
 
     def __init__(
         self, module: str, workers: int, as_row: Callable[[Item], Row], attempts: int,
-        first: Row | None = None,
+        first: Row | None = None, part: Callable[[Item, Row], None] | None = None,
     ) -> None:  # fmt: skip
         self._argv = [sys.executable, "-P", "-m", module, str(threads(workers))]
         self._workers = workers
         self._as_row = as_row
         self._attempts = attempts
         self._first = first
+        self._part = part
+        """Called with an answer that is marked as a part of one: others follow it."""
         self._turn = threading.Lock()
         self._live: set[_Child] = set()
         self._faults: list[BaseException] = []
@@ -40,13 +42,13 @@ class Crew(Generic[Item]):
         self,
         items: Iterable[Item],
         begin: Callable[[Item], None],
-        finish: Callable[[Item, Row | None, str], None],
+        finish: Callable[[Item, Row | None, str], Iterable[Item] | None],
     ) -> None:
         """Do tasks, as many at a time as there are processes.
 
         `begin` and `finish` are called by one thread at a time; `finish` with the answer, or with
-        None and why the last process ended that had the task. An error that one of them raises
-        ends all processes, and is raised here.
+        None and why the last process ended that had the task. It may return more tasks. An error
+        that one of them raises ends all processes, and is raised here.
         """
         waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
         for item in items:
@@ -78,7 +80,7 @@ class Crew(Generic[Item]):
         self,
         waiting: queue.SimpleQueue[Item],
         begin: Callable[[Item], None],
-        finish: Callable[[Item, Row | None, str], None],
+        finish: Callable[[Item, Row | None, str], Iterable[Item] | None],
     ) -> None:
         child: _Child | None = None
         try:
@@ -88,14 +90,15 @@ class Crew(Generic[Item]):
                     with self._turn:
                         begin(item)
                     child = child or self._started()
-                    answer = child.ask(self._as_row(item))
+                    answer = self._ask(child, item)
                     if answer is not None or self._faults:
                         break
                     why = self._ended(child)
                     child = None
                 with self._turn:
                     if not self._faults:
-                        finish(item, answer, why)
+                        for more in finish(item, answer, why) or ():
+                            waiting.put(more)
         except queue.Empty:
             return
         except BaseException as fault:  # noqa: BLE001 - it is raised by the thread that waits
@@ -103,6 +106,16 @@ class Crew(Generic[Item]):
         finally:
             if child is not None:
                 self._ended(child)
+
+    def _ask(self, child: _Child, item: Item) -> Row | None:
+        """Return the answer to a task, after those that are parts of it."""
+        answer = child.ask(self._as_row(item))
+        while answer is not None and answer.get("more"):
+            with self._turn:
+                if self._part is not None and not self._faults:
+                    self._part(item, answer)
+            answer = child.answer()
+        return answer
 
     def _started(self) -> _Child:
         child = _Child(self._argv)
@@ -146,9 +159,11 @@ class _Child:
 
     def ask(self, row: Row) -> Row | None:
         """Return the answer to a task; None when the process ends before there is one."""
+        return self.answer() if self.tell(row) else None
+
+    def answer(self) -> Row | None:
+        """Return the next answer; None when the process ends before there is one."""
         assert self._process.stdout is not None
-        if not self.tell(row):
-            return None
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -66,10 +66,11 @@ class Journal:
         except OSError as fault:
             raise SystemFault(f"cannot be written: {fault.strerror}", self.folder) from fault
 
-    def begin(self, job: Job) -> None:
-        """Note that a job is about to be run; all rows are on the disk if its output will be."""
-        self._write({"begun": job.name, "fingerprint": job.fingerprint})
-        if job.arguments.get("sync", True):
+    def begin(self, jobs: Iterable[Job]) -> None:
+        """Note that jobs are about to be run; all rows are on the disk if their outputs will be."""
+        rows = {job.name: job for job in jobs}
+        self._write(*({"begun": n, "fingerprint": job.fingerprint} for n, job in rows.items()))
+        if any(job.arguments.get("sync", True) for job in rows.values()):
             os.fsync(self._fd)
 
     def finish(self, job: Job, result: Result) -> None:
@@ -87,8 +88,8 @@ class Journal:
             return None
         return result if not job.output or _is_intact(result) else None
 
-    def _write(self, row: dict[str, Any]) -> None:
-        os.write(self._fd, (json.dumps(row) + "\n").encode())
+    def _write(self, *rows: dict[str, Any]) -> None:
+        os.write(self._fd, "".join([json.dumps(row) + "\n" for row in rows]).encode())
 
     def _read(self) -> None:
         try:

@@ -111,7 +111,7 @@ class RayPool(_Cluster):
         """Run jobs; `begin` and `finish` are called by this thread."""
 
         def ask(place: Any, job: Job) -> Any:
-            begin(job)
+            begin([job])
             return place.run.remote(job.as_json())
 
         def done(job: Job, row: dict[str, Any] | None, why: str) -> None:

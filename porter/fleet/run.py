@@ -93,7 +93,9 @@ def fleet(
 
         if todo:
             local = LocalPool(workers or max(1, (os.cpu_count() or 2) // 2))
-            (runner or local).run(todo, lambda job: journal.begin(originals[job.name]), finish)
+            (runner or local).run(
+                todo, lambda jobs: journal.begin([originals[job.name] for job in jobs]), finish
+            )
     ordered = tuple(results[job.name] for job in content.jobs)
     return Summary(os.path.basename(content.path), ordered, before, journal.reports)
 

@@ -1,7 +1,7 @@
 """The process that runs jobs: `python -m porter.fleet.worker`, started by `pool`.
 
-A job is a line of JSON, its result another. The frameworks that a proof has started are kept for
-the next one. It ends when its standard input closes.
+Jobs come as a line of JSON, their results as another or several. The frameworks that a proof has
+started are kept for the next one. It ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from porter.commands.convert import Conversion, convert
 from porter.commands.verify import verify
 from porter.errors import PorterError
+from porter.fleet.alike import Alike
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result
 from porter.frameworks.process import Pool, kept
 from porter.report import write_reports
 from porter.storage.pieces import use_threads
 from porter.verification.verdict import Verdict
+
+_PAUSE = 0.01
+"""Seconds of finished jobs that a crash may undo."""
+_PATIENCE = 0.5
+"""Seconds after which the rest of several small jobs goes back."""
 
 
 def main() -> None:
@@ -33,9 +41,28 @@ def main() -> None:
     with Pool() as pool, kept(pool):
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
         while True:
-            result = run(Job(**json.loads(jobs.get())))
-            results.write(json.dumps(result.as_json()) + "\n")
-            results.flush()
+            for row in answers(Job(**each) for each in json.loads(jobs.get())["jobs"]):
+                results.write(json.dumps(row) + "\n")
+                results.flush()
+
+
+def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
+    """Yield results as rows, every few milliseconds one that is marked as not the last.
+
+    The last one comes after a while even if jobs are left: they were not as short as was thought.
+    """
+    begun = sent = time.monotonic()
+    done: list[dict[str, Any]] = []
+    for job in jobs:
+        now = time.monotonic()
+        if now > begun + _PATIENCE:
+            break
+        if now > sent + _PAUSE:
+            yield {"results": done, "more": True}
+            sent, done = now, []
+        done.append(run(job).as_json())
+    _learnt.rest()
+    yield {"results": done}
 
 
 def _listen(jobs: queue.SimpleQueue[str]) -> None:
@@ -51,13 +78,19 @@ def run(job: Job) -> Result:
     try:
         result = _converted(job) if job.command == "convert" else _compared(job)
     except PorterError as error:
-        result = {"status": REFUSED, "message": str(error)}
-    return Result(name=job.name, seconds=round(time.monotonic() - begun, 3), **result)
+        result = Result(job.name, REFUSED, str(error))
+    return replace(result, seconds=round(time.monotonic() - begun, 3))
 
 
-def _converted(job: Job) -> dict[str, Any]:
-    if folder := os.path.dirname(job.output):
+_learnt = Alike()
+
+
+def _converted(job: Job) -> Result:
+    folder = os.path.dirname(job.output)
+    if folder and not os.path.isdir(folder):
         os.makedirs(folder, exist_ok=True)
+    if (known := _learnt.convert(job)) is not None:
+        return known
     done = convert(**job.arguments)
     verdict = done.verdict
     if job.preset is not None and done.ok:
@@ -68,7 +101,10 @@ def _converted(job: Job) -> dict[str, Any]:
             left_key=job.arguments.get("key"), preset=job.preset, weights=done.weights,
             python=job.arguments.get("python"),
         )  # fmt: skip
-    return {**_of_conversion(done), **_of_verdict(job, verdict, done)}
+    result = Result(job.name, **_of_conversion(done), **_of_verdict(job, verdict, done))
+    if done.verdict is verdict:
+        _learnt.learn(job, done, result)
+    return result
 
 
 def _of_conversion(done: Conversion) -> dict[str, Any]:
@@ -113,10 +149,12 @@ def _figures(job: Job, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _compared(job: Job) -> dict[str, Any]:
+def _compared(job: Job) -> Result:
     verdict = verify(**job.arguments)
     sides = f"{verdict.left.label} and {verdict.right.label}"
-    return {"architecture": verdict.architecture, "sides": sides, **_of_verdict(job, verdict)}
+    return Result(
+        job.name, architecture=verdict.architecture, sides=sides, **_of_verdict(job, verdict)
+    )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def resolve(path: str | os.PathLike[str], inputs: Iterable[Input], force: bool) 
     asked = os.fspath(path)
     _check_name(asked)
     try:
-        real = os.path.realpath(asked)
+        real = followed(asked)
         old = os.stat(real)
     except FileNotFoundError:
         old = None
@@ -101,6 +101,15 @@ def resolve(path: str | os.PathLike[str], inputs: Iterable[Input], force: bool) 
     if not force:
         raise UsageError("exists already; --force replaces it", asked)
     return Target(real, asked, old, real)
+
+
+def followed(path: str) -> str:
+    """Return the whole path of a file, of a link that of what it names.
+
+    Links among its folders stay: the same file is there, next to the same others.
+    """
+    whole = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    return os.path.realpath(whole) if os.path.islink(whole) else whole
 
 
 def _check_name(path: str) -> None:

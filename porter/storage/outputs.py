@@ -24,7 +24,7 @@ def check_outputs(
     taken: dict[object, str] = {os.path.realpath(part): os.fspath(part) for part in parts}
     for output in outputs:
         target = resolve(output, files, force)
-        keys: list[object] = [target.path]
+        keys: list[object] = [os.path.realpath(target.path)]
         if target.old is not None:  # Two hard links are one file under two paths.
             keys.append((target.old.st_dev, target.old.st_ino))
         for key in keys:

@@ -162,9 +162,14 @@ def write(
     `also` is run by the same threads; pieces that wait for the end wait for it too. `digests` is
     the method of the tensors' digests, "" for none.
     """
+    followers = list(also)
+    if plan.nbytes <= _LITTLE and not (followers or plan.bodies or plan.last):
+        for offset, made in plan.frame():
+            write_at(fd, made, offset)
+        return
     writer = _Writer(fd, digests, Wake(is_too_large(plan.nbytes)))
     jobs = [Task(_place(job), partial(writer.job, job), _whole(job)) for job in plan.jobs]
-    run_all((job.run for job in in_order(jobs, also)), writer, plan.nbytes, progress)
+    run_all((job.run for job in in_order(jobs, followers)), writer, plan.nbytes, progress)
     for late in plan.last:
         write_at(fd, _made(late), late.offset)
 

@@ -268,3 +268,25 @@ def _sizes(packed: int, size: int) -> Iterator[bytes]:
     if packed <= FULL32 and size <= FULL32:
         yield struct.pack("<2I", packed, size)
     yield struct.pack("<2Q", packed, size)
+
+
+def checksums(file: InputFile) -> list[tuple[Member, tuple[int, ...]]]:
+    """Return the members, each with the offsets at which the file states its checksum.
+
+    The file is one that `read_directory` takes.
+    """
+    members = read_directory(file)
+    count, start, size = _find_directory(file)
+    directory = file.pread(start, size)
+    found, at = [], start
+    for entry in _entries(file, directory, count, False):
+        name, extra = CENTRAL.unpack_from(directory, at - start)[10:12]
+        member = members.get(entry.member.name)
+        if member is not None and member.checksummed and member.size:
+            end = member.offset + member.packed
+            places = (at + 16, entry.header + 14, end, end + len(DESCRIPTOR_MAGIC))
+            stated = struct.pack("<I", member.crc)
+            within = [p for p in places if p + 4 <= file.size and file.pread(p, 4) == stated]
+            found.append((member, tuple(within)))
+        at += CENTRAL.size + name + extra
+    return found

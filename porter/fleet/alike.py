@@ -1,0 +1,253 @@
+"""Conversions of files that differ in the values of their tensors only.
+
+What a conversion does follows from the bytes around the tensors: names, shapes, dtypes, order. It
+is learnt from one file; another of the same size, all of whose bytes but the elements and the
+checksums over them are the same, is converted by copying and transposing the same ranges. Whatever
+is otherwise is left to `porter.convert`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from porter import codecs
+from porter.commands.convert import Conversion
+from porter.commands.options import WriteKeywords, keys_of
+from porter.errors import PorterError, SystemFault
+from porter.fleet import alike_file
+from porter.fleet.alike_file import Buffer
+from porter.fleet.alike_record import RecordForm
+from porter.fleet.job import Job, Result
+from porter.planning.custom_table import is_table
+from porter.remote.address import is_url
+from porter.storage import atomic_output
+from porter.storage.atomic_output import Written
+from porter.storage.digests import XXH3, digest_of
+from porter.storage.input_file import Identity, InputFile, now, read_small
+from porter.storage.lock import Series
+from porter.storage.options import WriteOptions
+from porter.storage.pieces import Layout
+from porter.storage.sidecar import SUFFIX
+from porter.tensors.blocks import Array
+from porter.tensors.lazy import LazyTensor, Strided
+
+Pair = tuple[Array, Array]
+
+LARGEST = 2 << 20
+"""Bytes of a file that is small; others take longer to convert than to plan."""
+_OPTIONS = {"architecture", "source", "output", "from_", "to", "verify", "force",
+            "read_back", "sync", "digests", "digest", "record"}  # fmt: skip
+"""Options of conversions that are learnt."""
+_OF_ONE = ("source", "output", "force")
+_SOURCES = ("torch", "paddle", "safetensors")
+_TARGETS = ("torch", "paddle")
+"""Formats that keep nothing of a file's name in the file."""
+_MOST = 8
+"""Forms that are kept, and tries to learn one for the same options."""
+
+
+class Alike:
+    """The conversions that a process has learnt."""
+
+    def __init__(self) -> None:
+        self._forms: dict[str, list[Form]] = {}
+        self._seen: dict[str, int] = {}
+        self._locks = Series()
+
+    def convert(self, job: Job) -> Result | None:
+        """Convert as was learnt; None where this is another file, with nothing written."""
+        for form in self._forms.get(key_of(job) or "", ()):
+            result = form.apply(job, self._locks)
+            if result is not None:
+                return result
+        return None
+
+    def rest(self) -> None:
+        """Let go of the last output: no other is converted for a while."""
+        self._locks.close()
+
+    def learn(self, job: Job, done: Conversion, result: Result) -> None:
+        """Learn from a conversion, unless it is the first of its kind: others may never come."""
+        key = key_of(job)
+        if key is None or not _is_plain(done):
+            return
+        self._seen[key] = self._seen.get(key, 0) + 1
+        if not 1 < self._seen[key] <= _MOST or sum(map(len, self._forms.values())) >= _MOST:
+            return
+        try:
+            form = Form(job, done, result)
+        except (PorterError, KeyError):
+            return
+        self._forms.setdefault(key, []).append(form)
+
+
+def key_of(job: Job) -> str | None:
+    """Return what conversions that are alike have in common; None for a job that is never learnt.
+
+    A proof of what was converted, or an address, is no part of what is learnt.
+    """
+    if job.command != "convert" or job.preset is not None or not _OPTIONS.issuperset(job.arguments):
+        return None
+    arguments = job.arguments
+    if is_url(job.output) or is_url(job.sources[0]):
+        return None
+    if arguments.get("verify", True) and not arguments.get("read_back", True):
+        return None  # What proves the weights is read after the output has its name.
+    return repr([item for item in arguments.items() if item[0] not in _OF_ONE])
+
+
+def _is_plain(done: Conversion) -> bool:
+    """Whether a conversion wrote tensors of its source only, into one small file."""
+    plan = done.plan
+    made = plan.filled or plan.computed or plan.copied or plan.kept or plan.dropped
+    written, origin = done.written, done.origin
+    return (
+        done.verdict is None and done.ok and not made and not plan.constants()
+        and done.graph is None and not done.made_source
+        and written is not None and len(written.files) == 1 + bool(written.record)
+        and written.nbytes <= LARGEST and origin.format in _SOURCES
+        and codecs.detect(done.output) in _TARGETS
+        and not (origin.prefix or origin.wrapper or origin.address or origin.metadata)
+        and len(origin.files) == 1 and os.path.getsize(origin.path) <= LARGEST
+    )  # fmt: skip
+
+
+class Form:
+    """One learnt conversion, with room for one file before and after it.
+
+    Raises `KeyError` for a conversion that does more than to copy and transpose, and `PorterError`
+    as reading its files does.
+    """
+
+    def __init__(self, job: Job, done: Conversion, result: Result) -> None:
+        arguments = dict(job.arguments)
+        fields = {k: arguments[k] for k in keys_of(WriteKeywords) if k in arguments}
+        self._options = WriteOptions(**fields)
+        self._verify = bool(arguments.get("verify", True))
+        self._result = result
+        state = alike_file.placed(codecs.read(job.sources[0]))
+        moved = done.plan.apply(state)
+        places = alike_file.written(moved, codecs.detect(job.output))
+        self._source = Buffer(job.sources[0], alike_file.ranges(state))
+        self._output = Buffer(job.output, places)
+        self._read = bytearray(len(self._output.data))
+        """The output as it was read back."""
+        self._back = bytearray(self._source.data)
+        """The source as that maps back to it."""
+        moves = [_move(tensor, places[name][0]) for name, tensor in moved.items() if tensor.nbytes]
+        self._there = [move(self._source.data, self._output.data) for move in moves]
+        self._return = [move(self._back, self._read) for move in moves]
+        self._table = _state_of_table(job)
+        record = done.written.record if done.written is not None else ""
+        text = read_small(record, LARGEST) if record else b""
+        self._record = RecordForm(text, self._options.method or XXH3) if text else None
+        self._check_learnt(job, text)
+
+    def _check_learnt(self, job: Job, text: bytes) -> None:
+        """Raise `KeyError` unless the output and its record follow from what was learnt."""
+        output = bytes(self._output.data)
+        if not self._source.is_of_form():
+            raise KeyError
+        self._output.data[:] = bytes(len(output))
+        self._output.restore()
+        self._transfer()
+        again = self._record.text(*self._digests(job, self._result.digest)) if self._record else b""
+        if self._output.data != output or again != text:
+            raise KeyError
+
+    def apply(self, job: Job, locks: Series) -> Result | None:
+        """Convert another file; None if it is not of the form, or the output is not a new file."""
+        source, output = job.sources[0], job.output
+        if any(map(os.path.lexists, (output, output + SUFFIX, source + SUFFIX))):
+            return None
+        if _state_of_table(job) != self._table:
+            return None
+        with InputFile(source) as file:
+            if file.size != len(self._source.data):
+                return None
+            file.pread_into(0, self._source.data)
+            if not self._source.is_of_form():
+                return None
+            self._transfer()
+            with locks.locked(atomic_output.followed(output), output):
+                written = self._publish(job, file)
+        return replace(self._result, name=job.name, output=output, digest=written.digest)
+
+    def _transfer(self) -> None:
+        """Make the output in memory."""
+        for source, target in self._there:
+            target[...] = source
+        self._output.sum_up()
+
+    def _publish(self, job: Job, source: InputFile) -> Written:
+        """Write the output and its record, as `porter.codecs.writing.Output` does."""
+        options = self._options
+        written = atomic_output.publish(
+            job.output, [self._output.data], options, inputs=[source], lock=False,
+            check=partial(self._check, job.output) if options.read_back else None,
+        )  # fmt: skip
+        if self._record is not None:
+            text = self._record.text(*self._digests(job, written.digest))
+            plain = WriteOptions(sync=options.sync, digests=False)
+            atomic_output.publish(job.output + SUFFIX, [text], plain, lock=False)
+        return written
+
+    def _digests(self, job: Job, digest: str) -> tuple[str, str, str, list[str], str]:
+        """Return what is in the record of an output: names and digests."""
+        method = self._options.method
+        tensors = self._output.tensors
+        assert self._record is not None
+        each = [digest_of(tensors[n], method) for n in self._record.names] if method else []
+        of_source = digest_of(self._source.bytes, method) if method else ""
+        return job.sources[0], job.output, of_source, each, digest
+
+    def _check(self, output: str, name: str, layout: Layout) -> str:
+        """Compare what was written with what was to be, and mapped back with the source."""
+        with InputFile(name) as file:
+            file.pread_into(0, self._read)
+        if self._read != self._output.data:
+            raise SystemFault(
+                "read-back check failed: bytes differ from what was written; output discarded"
+                " (possible disk or memory error)",
+                output,
+            )
+        if self._verify:
+            self._map_back(output)
+        return (
+            digest_of(memoryview(self._read), self._options.method) if self._options.digests else ""
+        )
+
+    def _map_back(self, output: str) -> None:
+        self._back[:] = self._source.data  # All but the ranges that are now written.
+        for back, written in self._return:
+            back[...] = written
+        if self._back != self._source.data:
+            raise SystemFault("what was written does not map back to its source", output)
+
+
+def _state_of_table(job: Job) -> Identity | None:
+    """Return what tells one state of a custom table from another."""
+    name = job.arguments.get("architecture")
+    return now(name) if name is not None and is_table(name) else None
+
+
+def _move(tensor: LazyTensor, to: int) -> Callable[[bytearray, bytearray], Pair]:
+    """Return what makes views of a tensor in a source and in an output."""
+    extent, strided = tensor.extent, tensor.strided
+    if strided is None or (extent is None and tensor.dtype.itemsize not in (1, 2, 4, 8)):
+        raise KeyError
+    if extent is not None:
+        strided = Strided(extent.file, extent.offset, (1,))
+    shape = tensor.shape if extent is None else (extent.nbytes,)
+    kind = np.dtype(f"u{tensor.dtype.itemsize if extent is None else 1}")
+
+    def views(source: bytearray, output: bytearray) -> Pair:
+        stored = np.ndarray(shape, kind, source, strided.offset, strided.strides)
+        return stored, np.ndarray(shape, kind, output, to)
+
+    return views

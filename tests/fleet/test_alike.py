@@ -1,0 +1,201 @@
+"""Files that differ in the values of their tensors only are converted as the first of them was."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from porter import codecs
+from porter.fleet import worker
+from porter.fleet.alike import Alike
+from porter.fleet.job import Job, Result
+from porter.storage import atomic_output
+from porter.tensors.state_dict import StateDict
+
+TABLE = """
+family = "alike"
+
+[layers]
+"a.{i}" = "linear"
+"b" = "norm"
+
+[dialects.other]
+framework = "torch"
+"""
+SHAPES = {"a.0.weight": (5, 3), "a.0.bias": (5,), "a.1.weight": (64, 70), "a.1.bias": (64,),
+          "b.weight": (7,), "b.bias": (7,)}  # fmt: skip
+TURNED = {name: shape[::-1] if name.startswith("a") else shape for name, shape in SHAPES.items()}
+SUFFIXES = {"torch": ".pth", "paddle": ".pdparams", "safetensors": ".safetensors"}
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Begin with nothing learnt; return the names of the jobs that are done as was learnt."""
+    alike, names = Alike(), list[str]()
+
+    class Noted:
+        learn, rest = alike.learn, alike.rest
+
+        @staticmethod
+        def convert(job: Job) -> Result | None:
+            result = alike.convert(job)
+            if result is not None:
+                names.append(job.name)
+            return result
+
+    monkeypatch.setattr(worker, "_learnt", Noted)
+    yield names
+    alike.rest()
+
+
+def sources(folder: Path, format: str, count: int) -> list[Path]:
+    """Write checkpoints of one structure, each with other values."""
+    (folder / "t.toml").write_text(TABLE)
+    paths = []
+    for number in range(count):
+        values = np.random.default_rng(number)
+        shapes = TURNED if format == "paddle" else SHAPES
+        state = StateDict.of(
+            {name: values.random(shape, np.float32) for name, shape in shapes.items()}
+        )
+        paths.append(folder / f"{'n' * (number + 1)}{SUFFIXES[format]}")
+        codecs.write(state, str(paths[-1]), format, sync=False)
+    return paths
+
+
+def jobs(folder: Path, paths: list[Path], to: str, out: str, **more: Any) -> list[Job]:
+    """Return a conversion of each file."""
+    made = []
+    for path in paths:
+        format = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+        from_ = "safetensors:torch" if format == "safetensors" else format
+        output = str(folder / out / (path.stem + SUFFIXES[to]))
+        arguments = {"architecture": str(folder / "t.toml"), "source": str(path), "output": output,
+                     "from_": from_, "to": to, "sync": False, **more}  # fmt: skip
+        made.append(Job(path.stem, "convert", arguments))
+    return made
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files."""
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.endswith(".porter-lock")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"verify": False, "read_back": False},
+    {"digests": False},
+    {"digest": "sha256"},
+    {"record": False},
+    {"verify": False, "digests": False, "read_back": False},
+    {"sync": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "more"),
+    [
+        ("torch", "paddle", {}),
+        ("paddle", "torch", {}),
+        ("safetensors", "torch", {}),
+        ("safetensors", "paddle", {}),
+        *(("torch", "paddle", more) for more in OPTIONS[1:]),
+    ],
+)
+def test_outputs_are_those_of_convert(
+    source: str, to: str, more: dict[str, Any], learnt: list[str], tmp_path: Path
+) -> None:
+    """The third file is converted as was learnt: outputs, records and results are the same."""
+    paths = sources(tmp_path, source, 4)
+    results = [worker.run(job) for job in jobs(tmp_path, paths, to, "out", **more)]
+    assert learnt == ["nnn", "nnnn"]
+    learnt.clear()
+    for job in jobs(tmp_path, paths, to, "plain", **more):
+        worker._learnt = Alike()  # type: ignore[assignment]
+        expected = worker.run(job)
+        result = next(r for r in results if r.name == job.name)
+        known = {"output": "", "seconds": 0}
+        assert result.as_json() | known == expected.as_json() | known
+    assert learnt == []
+    assert written(tmp_path / "out") == written(tmp_path / "plain")
+
+
+def test_other_files_are_converted_as_usual(learnt: list[str], tmp_path: Path) -> None:
+    """A file with another name in it, an output or a record that is there: nothing is copied."""
+    paths = sources(tmp_path, "torch", 4)
+    assert {worker.run(job).status for job in jobs(tmp_path, paths[:2], "paddle", "out")} == {
+        "converted"
+    }
+    (third, fourth) = jobs(tmp_path, paths[2:], "paddle", "out")
+    data = paths[2].read_bytes()
+    assert data.count(b"a.1.weight") == 1
+    paths[2].write_bytes(data.replace(b"a.1.weight", b"a.2.weight"))
+    assert worker.run(third).status == "refused"
+    Path(fourth.output).write_bytes(b"")
+    result = worker.run(fourth)
+    assert (result.status, "exists already" in result.message) == ("refused", True)
+    assert learnt == []
+
+
+def test_damaged_file_is_refused(learnt: list[str], tmp_path: Path) -> None:
+    """A byte of a tensor that does not fit its checksum, wherever the checksum is stated."""
+    paths = sources(tmp_path, "torch", 5)
+    todo = jobs(tmp_path, paths, "paddle", "out")
+    for job in todo[:2]:
+        worker.run(job)
+    whole = paths[2].read_bytes()
+    weight = codecs.read(str(paths[2]))["a.1.weight"].extent
+    assert weight is not None
+    crc = struct.pack("<I", zlib.crc32(whole[weight.offset :][: weight.nbytes]))
+    assert whole.count(crc) == 2
+    places = [weight.offset + 9, whole.index(crc), whole.rindex(crc)]
+    for job, path, place in zip(todo[2:], paths[2:], places, strict=True):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        assert worker.run(job).status == "refused"
+        assert not Path(job.output).exists()
+    assert learnt == []
+
+
+def test_read_back_finds_damage(
+    learnt: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk changes is found before the output has its name."""
+    paths = sources(tmp_path, "torch", 3)
+    todo = jobs(tmp_path, paths, "paddle", "out")
+    for job in todo[:2]:
+        worker.run(job)
+    write = atomic_output.writing.write_at
+
+    def damaged(fd: int, data: Any, offset: int) -> None:
+        write(fd, bytes([data[0] ^ 1]) + bytes(data[1:]), offset)
+
+    monkeypatch.setattr(atomic_output.writing, "write_at", damaged)
+    result = worker.run(todo[2])
+    assert result.status == "refused"
+    assert "read-back check failed: bytes differ" in result.message
+    assert [*written(tmp_path / "out")] == [
+        f"{n}.pdparams{s}" for n in ("n", "nn") for s in ("", ".porter.json")
+    ]
+
+
+def test_what_is_not_a_copy_is_not_learnt(learnt: list[str], tmp_path: Path) -> None:
+    """Casts, shards, and a proof without reading back take the usual way."""
+    paths = sources(tmp_path, "torch", 3)
+    for more in ({"dtype": "fp16"}, {"read_back": False}, {"max_shard_size": "1MB"}):
+        for number, job in enumerate(jobs(tmp_path, paths, "paddle", "out")):
+            changed = {
+                **job.arguments,
+                **more,
+                "output": str(tmp_path / f"{[*more]}{number}.pdparams"),
+            }
+            assert worker.run(Job(job.name, "convert", changed)).status == "converted"
+    assert learnt == []
