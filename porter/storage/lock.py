@@ -17,7 +17,11 @@ except ModuleNotFoundError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = os.O_RDWR | os.O_CREAT
+if hasattr(os, "O_CLOEXEC"):
+    _FLAGS |= os.O_CLOEXEC
+if hasattr(os, "O_NOFOLLOW"):
+    _FLAGS |= os.O_NOFOLLOW
 _LONGEST_NAME = 255
 after_kill = ContextVar("after_kill", default=True)
 """Whether the process that last locked the output may have been killed while it wrote it."""
