@@ -80,6 +80,11 @@ class Case:
         return settings(behaviour_of(variant, dialect))
 
     @property
+    def has_logits(self) -> bool:
+        """Whether the float64 logits are here."""
+        return (HERE / f"{self.name}.npy").exists()
+
+    @property
     def logits(self) -> np.ndarray:
         """The float64 logits, (N, classes), or every so many of them as `kept` takes them."""
         return np.load(HERE / f"{self.name}.npy")
@@ -118,4 +123,4 @@ class Case:
 
 
 ALL = [Case(path.stem) for path in sorted(HERE.glob("*.json"))]
-WITH_LOGITS = [case for case in ALL if (HERE / f"{case.name}.npy").exists()]
+WITH_LOGITS = [case for case in ALL if case.has_logits]

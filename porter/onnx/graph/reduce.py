@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,13 +24,16 @@ from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 
 
-def reduce(graph: Graph, constants: Mapping[str, Array | None] | None = None) -> Flow:
+def reduce(
+    graph: Graph, constants: Mapping[str, Array | None] | None = None, *, scalars: bool = False
+) -> Flow:
     """Reduce a tidied graph; its first input is the image, the others are weights.
 
     `constants` gives those of the inputs whose values are known (index tables); what is given as
-    None (masks) counts for nothing. `InputError` names a malformed node.
+    None (masks) counts for nothing. With `scalars`, adding a number or multiplying by one is a
+    layer, as it is where weights have one element. `InputError` names a malformed node.
     """
-    reducer = _Reducer(graph, constants or {})
+    reducer = _Reducer(graph, constants or {}, scalars)
     return reducer.flow.alive([value.layer for value in reducer.results()])
 
 
@@ -44,7 +48,10 @@ _ALIKE = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "Clip": "HardSigmoi
 class _Reducer:
     """Walks over the nodes in order."""
 
-    def __init__(self, graph: Graph, constants: Mapping[str, Array | None]) -> None:
+    def __init__(
+        self, graph: Graph, constants: Mapping[str, Array | None], scalars: bool
+    ) -> None:
+        self._scalars = scalars
         image, *weights = graph.inputs
         self._shapes = {**graph.values, **{v.name: v for v in (*graph.inputs, *graph.outputs)}}
         self._env: dict[str, Seen] = {image.name: Data(0)}
@@ -52,6 +59,7 @@ class _Reducer:
             shape = tuple(d if isinstance(d, int) else 0 for d in weight.dims)
             self._env[weight.name] = constants.get(weight.name, Static(weight.name, shape))
         self.flow = Flow([Layer(("image",), [])], [])
+        self._readers = Counter(name for node in graph.nodes for name in node.inputs)
         self._added: dict[str, float] = {}
         """{value: the scalar that was added to get it}"""
         self._outputs = [value.name for value in graph.outputs]
@@ -175,8 +183,17 @@ class _Reducer:
         slots = {n: s for n, s in zip(names, seen[1:], strict=True) if isinstance(s, Static)}
         epsilon = node.get("epsilon", 1e-5)
         assert isinstance(epsilon, float)
+        if not self._is_foldable(node, data):
+            self._set(node, self._add_layer(node, ("batch norm",), [data], slots))
+            return
         self.flow.norms.append(Norm(data, slots, epsilon))
         self._set(node, data)
+
+    def _is_foldable(self, node: Node, data: Data) -> bool:
+        """Whether a batch norm follows a layer whose output nothing else reads."""
+        is_layer = self.flow.layers[data.layer].label[0] in _OUTPUTS
+        is_only = self._readers[node.inputs[0]] == 1
+        return is_layer and is_only and not data.parts and not self._normed(data)
 
     def _linear(self, node: Node, seen: list[Seen]) -> None:
         left, weight = seen[0], seen[1]
@@ -185,18 +202,22 @@ class _Reducer:
             return
         if node.op == "Gemm" and node.get("transB", 0):
             weight = weight.then(Permute((1, 0)))
-        slots = {"weight": weight}
-        if len(seen) > 2 and isinstance(seen[2], Static):
-            slots["bias"] = seen[2]
+        slots = {"weight": weight, **self._bias(node, seen)}
         self._set(node, self._add_layer(node, ("linear", weight.shape), seen[:1], slots))
 
     def _conv(self, node: Node, data: Data, seen: list[Seen]) -> None:
-        slots = {n: s for n, s in zip(("weight", "bias"), seen[1:], strict=False)
-                 if isinstance(s, Static)}  # fmt: skip
-        if "weight" not in slots:
+        if not isinstance(seen[1], Static):
             raise InputError(f"{printable(node.name or node.op)} has no weight that is a constant")
-        label = (node.op, slots["weight"].shape, node.get("group", 1))
+        slots = {"weight": seen[1], **self._bias(node, seen)}
+        label = (node.op, seen[1].shape, node.get("group", 1))
         self._set(node, self._add_layer(node, label, [data], slots))
+
+    def _bias(self, node: Node, seen: list[Seen]) -> dict[str, Static]:
+        """Return the bias that a layer has as its third input; one of one element is a constant."""
+        bias = seen[2] if len(seen) > 2 else None
+        if isinstance(bias, np.ndarray) and bias.size == 1:
+            bias = self._scalar(node.inputs[2], bias)
+        return {"bias": bias} if isinstance(bias, Static) else {}
 
     def _layer_norm(self, node: Node, data: Data, seen: list[Seen]) -> None:
         slots = {n: s for n, s in zip(("weight", "bias"), seen[1:], strict=False)
@@ -231,6 +252,9 @@ class _Reducer:
             if node.op == "Pow" and not data.parts:
                 return self._add_layer(node, ("square",), [data])
             if isinstance(other, np.ndarray) and is_scalar(other):
+                if self._scalars and node.op in _COMMUTATIVE:
+                    slots = {"weight": self._scalar(self._constant(node), other)}
+                    return self._add_layer(node, (node.op, ()), [data], slots)
                 if node.op == "Add":
                     self._add_scalar(node, data, other)
                 return data
@@ -265,9 +289,16 @@ class _Reducer:
             return
         if self._normed(data):
             return
-        name = next(n for n in node.inputs if isinstance(self._env.get(n), np.ndarray))
-        layer.slots["bias"] = Static(name, (1,))
-        self.flow.scalars[name] = other.reshape(1)
+        layer.slots["bias"] = self._scalar(self._constant(node), other)
+
+    def _constant(self, node: Node) -> str:
+        """Return the name of the constant that a node adds, or multiplies by."""
+        return next(n for n in node.inputs if isinstance(self._env.get(n), np.ndarray))
+
+    def _scalar(self, name: str, value: Array) -> Static:
+        """Return a constant of one element as a weight."""
+        self.flow.scalars[name] = value.reshape(1)
+        return Static(name, (1,))
 
     def _normed(self, data: Data) -> bool:
         return any(norm.data == data for norm in self.flow.norms)

@@ -51,7 +51,8 @@ def align(template: Flow, foreign: Flow) -> Alignment:
     for index, layer in enumerate(template.layers):
         other = foreign.layers[pairs[index]] if index in pairs else None
         for role, slot in layer.slots.items():
-            _place(made, role, slot, other)
+            if slot.root not in template.scalars:
+                _place(made, role, slot, other)
         if other is not None:
             _compare_epsilons(made, layer.slots, layer.epsilon, other.epsilon)
     norms = {norm.data.layer: norm for norm in foreign.norms}

@@ -63,13 +63,17 @@ def digests(state: StateDict) -> dict[str, str]:
     return rows if len(methods) == 1 else {}
 
 
+def unused(source: StateDict) -> StateDict:
+    """Return the tensors that the graph did not need, as the metadata have them."""
+    return notes.with_unused(StateDict({}, source.origin))
+
+
 def with_unused(found: Mapping[str, LazyTensor], source: StateDict) -> dict[str, LazyTensor]:
     """Return recovered tensors with those that the graph did not need, as the metadata have them.
 
     Only a tensor that has a place in `found`, of that dtype and shape, is taken.
     """
-    assert source.origin is not None
-    noted = notes.with_unused(StateDict({}, source.origin))
+    noted = unused(source)
     return {
         name: noted[name] if name in noted and _alike(noted[name], tensor) else tensor
         for name, tensor in found.items()

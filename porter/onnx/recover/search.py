@@ -10,8 +10,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isclose
+from itertools import chain
+from math import isclose, prod
 from pathlib import Path
+
+import numpy as np
 
 from porter.errors import InputError, MappingError, listed, printable
 from porter.frameworks.process import Limit, Worker
@@ -149,7 +152,11 @@ class Search:
         """Return the tensors, how they were found, and norms that differ from the template's."""
         foreign = self._reduced(graph)
         lost: list[str] = []
-        for mine, theirs in self._pairs(self._tidied_template(made, worker, folder), foreign):
+        template = self._tidied_template(made, worker, folder)
+        pairs = [self._pairs(template, foreign)]
+        if any(value.dims in ((), (1,)) for value in made.weights.values()):
+            pairs.insert(0, self._with_scalars(template, graph))
+        for mine, theirs in chain(*pairs):
             alignment = align(mine, theirs)
             lost = lost or alignment.lost
             found, how = self._by_structure(alignment, made, theirs)
@@ -220,6 +227,10 @@ class Search:
         names = [name for name in self._computed() if name not in known]
         yield apart(reduce(graph, {**known, **dict.fromkeys(names)})), apart(foreign)
 
+    def _with_scalars(self, template: Graph, graph: Graph) -> Iterator[tuple[Flow, Flow]]:
+        """Yield both flows with numbers as weights, of an architecture that has such."""
+        yield reduce(template, self._constants(), scalars=True), reduce(graph, scalars=True)
+
     def _computed(self) -> Mapping[str, Array]:
         return self._architecture.constants(self._image_size)
 
@@ -268,6 +279,8 @@ class Search:
         }
         scalars = {name: LazyTensor.of(array) for name, array in foreign.scalars.items()}
         found = placed(made, {**scalars, **self._weights}, shapes)
+        unused = self._unused(used)
+        found |= unused
         how = [f"{len(found)} tensors placed by what the graph does with them"]
         if made.folded:
             how.append(f"folded batch norms set to the identity: {listed(fold(made.into))}")
@@ -275,7 +288,26 @@ class Search:
             how.append(
                 f"not in the graph, filled with neutral values: {listed(fold(made.neutral))}"
             )
+        if unused and not self._rewritten:
+            how.append(f"without influence on any output, set to 1 and 0: {listed(fold(unused))}")
         return self._planned(StateDict(found), CANONICAL), tuple(how)
+
+    def _unused(self, used: Template) -> dict[str, LazyTensor]:
+        """Return weights that no output depends on: as porter noted them in the file, else, those
+        of one element, as a module has them when it is made."""
+        bound = self._architecture.skeleton().bind(
+            self._architecture.symbols(self._num_classes, self._image_size)
+        )
+        shapes = {n: bound[n][1] for n in used.unused if bound.get(n, ("",))[0] == "float32"}
+        if self._rewritten:
+            noted = recorded.unused(self._weights)
+            return {n: noted[n] for n, shape in shapes.items()
+                    if n in noted and noted[n].shape == shape}  # fmt: skip
+        return {
+            name: LazyTensor.of(np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32))
+            for name, shape in shapes.items()
+            if prod(shape) == 1
+        }
 
     def _by_names(
         self, graph: Graph, foreign: Flow, lost: Sequence[str]
