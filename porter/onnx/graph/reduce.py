@@ -48,9 +48,7 @@ _ALIKE = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "Clip": "HardSigmoi
 class _Reducer:
     """Walks over the nodes in order."""
 
-    def __init__(
-        self, graph: Graph, constants: Mapping[str, Array | None], scalars: bool
-    ) -> None:
+    def __init__(self, graph: Graph, constants: Mapping[str, Array | None], scalars: bool) -> None:
         self._scalars = scalars
         image, *weights = graph.inputs
         self._shapes = {**graph.values, **{v.name: v for v in (*graph.inputs, *graph.outputs)}}
