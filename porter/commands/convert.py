@@ -18,6 +18,7 @@ from porter.commands.conversion.proof import proving, read_output, verified
 from porter.commands.conversion.provenance import metadata_of, options_of
 from porter.commands.conversion.subject import Subject, read, seeded
 from porter.commands.conversion.writer import (
+    cast_note,
     check_asked,
     picture_of,
     pictures_of,
@@ -234,6 +235,7 @@ def convert(
     picture = picture_of(container, ready.fitted, left.named, ready.target, onnx or {})
     pictures = pictures_of(picture, ready.fitted.architecture, ready.plan.image_size, onnx)
     outcome = outcome.noting(*writing_notes(ready, picture, pictures, dtype))
+    outcome = outcome.noting(*cast_note(dtype if verify else None, options.get("pool")))
     write = writer_of(
         container, ready.fitted, ready.target, max_shard_size, onnx, dtype, pictures, picture
     )

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -14,6 +15,7 @@ from porter import codecs
 from porter.errors import SystemFault, UsageError, printable
 from porter.planning.plan import Plan
 from porter.storage.atomic_output import Written
+from porter.storage.lock import hidden
 from porter.storage.options import WriteFields
 from porter.storage.read_back import Proof
 from porter.tensors.state_dict import StateDict
@@ -59,26 +61,21 @@ def write(
     path = os.path.abspath(path)
     if os.path.lexists(path) and not _is_empty_folder(path):
         raise UsageError("exists already; a folder is not replaced: name another", path)
-    parent, name = os.path.split(path)
-    if not os.path.isdir(parent):
-        raise UsageError("cannot be written: its folder does not exist", path)
-    try:
-        hidden = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
-    except OSError as fault:
-        raise SystemFault(f"cannot be written: {fault.strerror}", path) from fault
-    try:
+    pool = options.get("pool")
+    with _hidden_folder(path, options.get("max_shard_size") is not None) as folder:
+        if pool is None or not pool.is_worker:
+            for file, content in files.items():
+                _write_json(os.path.join(folder, file), content)
         written = codecs.write(
-            state, os.path.join(hidden, _WEIGHTS), "safetensors",
+            state, os.path.join(folder, _WEIGHTS), "safetensors",
             metadata={"format": "pt", **(metadata or {})}, inputs=inputs, proof=proof, **options,
         )  # fmt: skip
-        for file, content in files.items():
-            _write_json(os.path.join(hidden, file), content)
-        _publish(hidden, path)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        if options.get("places") is not None and not os.path.exists(written.path):
+            return written  # It was sent, with the other files.
+        _publish(folder, path)
 
     def moved(old: str) -> str:
-        return os.path.join(path, os.path.relpath(old, hidden)) if old else ""
+        return os.path.join(path, os.path.relpath(old, folder)) if old else ""
 
     added = (os.path.join(path, file) for file in files)
     return replace(
@@ -89,13 +86,41 @@ def write(
     )
 
 
+@contextmanager
+def _hidden_folder(path: str, in_shards: bool) -> Iterator[str]:
+    """Make a folder next to `path`, and remove it unless it has another name then.
+
+    That of an output in shards has the same name for all processes that write them, and stays as
+    long as there is a journal in it: the same run again goes on.
+    """
+    parent, name = os.path.split(path)
+    if not os.path.isdir(parent):
+        raise UsageError("cannot be written: its folder does not exist", path)
+    folder = hidden(path, "folder")
+    parts = hidden(os.path.join(folder, _WEIGHTS), "parts")
+    try:
+        if in_shards:
+            if not os.path.exists(parts):  # Of a run that was killed when it was all but done.
+                shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        else:
+            folder = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+    except OSError as fault:
+        raise SystemFault(f"cannot be written: {fault.strerror}", path) from fault
+    try:
+        yield folder
+    finally:
+        if not os.path.exists(parts):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _is_empty_folder(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def _write_json(path: str, content: Mapping[str, Any]) -> None:
     try:
-        with open(path, "x", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.write("\n")
             file.flush()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,8 @@ def test_the_same_as_one_process(
     assert two.weights.holds
     assert two.weights.compared == 152
     assert one.casts == two.casts
+    note = "this process compares the weights, rounded to fp16"
+    assert any(note in text for text in two.notes) == ("dtype" in more)
 
 
 @pytest.mark.usefixtures("no_models")
@@ -100,6 +104,35 @@ def test_repack(source: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
+
+
+@linux
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_for_transformers(killed: bool, source: Path, tmp_path: Path) -> None:
+    """Configuration, shards and index are those of one process; a run that is killed goes on."""
+    words = [sys.executable, "-P", "-m", "porter", "convert", shard_runs.VARIANT, str(source), "-q",
+             "--no-verify", "--to", "hf", "--max-shard-size", "700KB"]  # fmt: skip
+    for name, options in (("one", []), ("two", ["--workers", "2"])):
+        command = [*words, "-o", str(tmp_path / name), *options]
+        if killed and options:
+            parts = tmp_path / ".two.porter-folder" / ".model.safetensors.porter-parts"
+            process = subprocess.Popen(command)
+            while len(list(parts.glob("model-*"))) < 5:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
+            process.wait()
+            kept = {path.name: path.stat().st_ino for path in parts.glob("model-*")}
+        subprocess.run(command, check=True)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert {"config.json", "preprocessor_config.json"} < set(content(tmp_path / "two"))
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
+    if killed:
+        again = [n for n, inode in kept.items() if (tmp_path / "two" / n).stat().st_ino != inode]
+        assert len(again) <= 2
+
+
 def test_workers_are_for_shards(source: Path, tmp_path: Path) -> None:
     """An option that would do nothing is refused."""
     with pytest.raises(UsageError, match="add --max-shard-size"):
@@ -121,9 +154,6 @@ def test_an_error_of_a_worker_is_that_of_the_command(source: Path, tmp_path: Pat
         assert list((tmp_path / "out").iterdir()) == []
         (tmp_path / "out").rmdir()
     assert errors[0] == errors[1]
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
 
 
 @linux

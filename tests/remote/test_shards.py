@@ -117,6 +117,29 @@ def test_a_conversion_is_proven(
     assert stored(bucket) == content(tmp_path / "here")
 
 
+@pytest.mark.parametrize(("size", "workers"), [(None, 0), ("9MB", 0), ("9MB", 2)])
+def test_a_folder_for_transformers(
+    size: str | None, workers: int, bucket: Any, tmp_path: Path
+) -> None:
+    """The address is that of a folder, with a slash or without; the index comes last."""
+    porter.init(VARIANT, tmp_path / "deit.pth")
+    given = (VARIANT, tmp_path / "deit.pth")
+    porter.convert(*given, tmp_path / "out", to="hf", verify=False, max_shard_size=size)
+    pool = Local(workers) if workers else None
+    slash = "" if pool else "/"
+    address = f"s3://models/out{slash}"
+    for force in (False, True):
+        done = porter.convert(
+            *given, address, to="hf", verify=False, max_shard_size=size, pool=pool, force=force
+        )
+        assert stored(bucket) == content(tmp_path / "out")
+    assert done.written is not None
+    assert {url.rpartition("/")[2] for url in done.written.files} == set(stored(bucket))
+    assert done.written.path.startswith("s3://models/out")
+    with pytest.raises(UsageError, match="exists already; --force"):
+        porter.convert(*given, address, to="hf", verify=False, max_shard_size=size)
+
+
 def test_a_file_that_is_there_stays(bucket: Any, source: Path) -> None:
     """One shard of that name is enough to be refused, by name."""
     bucket.pipe_file("models/out/x-00003-of-00012.safetensors", b"precious")

@@ -84,6 +84,15 @@ def writing_notes(
             )
 
 
+def cast_note(dtype: str | None, pool: object) -> Iterator[str]:
+    """Yield who proves rounded weights that other processes write."""
+    if dtype is not None and pool is not None:
+        yield (
+            f"the workers write; this process compares the weights, rounded to {dtype}, when all"
+            " are written"
+        )
+
+
 def _share_of_convolutions(state: StateDict) -> float:
     """Return the share of the bytes that are in kernels, tensors of four axes and more."""
     weights = [tensor for tensor in state.values() if tensor.dtype.is_float]
