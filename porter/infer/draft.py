@@ -10,7 +10,7 @@ from math import prod
 from porter.infer.evidence import Chain
 from porter.infer.generalise import Item, Wide, generalise, template
 from porter.infer.pairs import Pairs
-from porter.infer.tensor_file import Pair, TensorFile
+from porter.infer.tensor_file import PART, Pair, TensorFile
 from porter.mapping.conventions import Leaf
 from porter.mapping.table import BARE
 from porter.tensors import operations as ops
@@ -31,6 +31,8 @@ class Body:
     """Operations by PyTorch's leaf; "" for a bare tensor."""
     leaves: tuple[tuple[str, str], ...] = ()
     doubt: str = ""
+    stack: str = ""
+    """The placeholder that numbers the layers of a stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,19 +262,24 @@ def _paths(
     file: TensorFile, rules: Mapping[str, Leaf], by_leaf: Mapping[str, Pair]
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]] | None:
     """Return the dialect's module paths and the parameters with unusual names."""
-    separator = file.convention.separator
     paths: set[tuple[str, ...]] = set()
     leaves = []
     for leaf, pair in by_leaf.items():
-        cut = [name.rpartition(separator) for name in pair.rights]
-        ends = {end for _, _, end in cut}
-        if len(ends) != 1 or not all(path for path, _, _ in cut):
+        cut = [_cut(file, name) for name in pair.rights]
+        ends = {end for _, end in cut}
+        if len(ends) != 1 or not all(path for path, _ in cut):
             return None
-        paths.add(tuple(path for path, _, _ in cut))
+        paths.add(tuple(path for path, _ in cut))
         end = ends.pop()
         if end != rules[leaf].name:
             leaves.append((leaf, end))
     return (paths.pop(), tuple(leaves)) if len(paths) == 1 else None
+
+
+def _cut(file: TensorFile, name: str) -> tuple[str, str]:
+    """Return the module's path and the end of a tensor's name; a part of a stack has no end."""
+    path, _, end = name.rpartition(file.convention.separator)
+    return (name, "") if PART in end else (path, end)
 
 
 def _module_rows(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from porter.errors import MappingError, PorterError, UsageError, listed, printable
-from porter.infer.draft import draft
+from porter.infer import stacks
+from porter.infer.draft import Draft, draft
 from porter.infer.evidence import same
 from porter.infer.pairing import pair
 from porter.infer.pairs import Pairs
@@ -93,19 +96,31 @@ def infer(
             " pass --left torch or --right torch if one of them is not"
         )
     framework = frameworks[1]
+    is_guess = framework == CANONICAL
     if asked[1] is None and framework == CANONICAL and _is_transposed(*states):
         framework = "paddle"
     known = conventions()
-    left_file = TensorFile(states[0], known[CANONICAL])
-    pairs = pair(left_file, TensorFile(states[1], known[framework]))
-    if not pairs.found:
-        raise MappingError("the two files have nothing in common, neither values nor shapes")
+    files = [TensorFile(states[0], known[CANONICAL]), TensorFile(states[1], known[framework])]
+    if is_guess and stacks.apart(*files) is None and stacks.apart(*files[::-1]) is not None:
+        # Canonical names are those of single layers.
+        files = [TensorFile(states[1], known[CANONICAL]), TensorFile(states[0], known[framework])]
+        swapped = not swapped
     name = dialect or ("paddle" if framework == "paddle" else "other")
     if name == CANONICAL or not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(
             f"{printable(name)!r} is not a name for a dialect: use letters, digits, - and _"
         )
-    return _finished(pairs, name, framework, family or "inferred", swapped)
+    left_file, right_file = files
+    if (parts := stacks.apart(left_file, right_file)) is not None:
+        pairs = pair(left_file, TensorFile(parts, known[framework]))
+        with suppress(stacks.NotAStackError):
+            table = stacks.joined(draft(pairs))
+            return _finished(pairs, table, name, framework, family or "inferred", swapped, files)
+    pairs = pair(left_file, right_file)
+    if not pairs.found:
+        raise MappingError("the two files have nothing in common, neither values nor shapes")
+    table = draft(pairs)
+    return _finished(pairs, table, name, framework, family or "inferred", swapped, files)
 
 
 def opened(
@@ -147,9 +162,11 @@ def _matrices(state: StateDict) -> list[tuple[int, ...]]:
     return [t.shape for t in state.values() if len(t.shape) == 2 and t.shape[0] != t.shape[1]]
 
 
-def _finished(pairs: Pairs, dialect: str, framework: str, family: str, swapped: bool) -> Inferred:
+def _finished(
+    pairs: Pairs, table: Draft, dialect: str, framework: str, family: str, swapped: bool,
+    files: Sequence[TensorFile],
+) -> Inferred:  # fmt: skip
     """Return the table that follows from the pairs, and what is unproven, unmatched or wrong."""
-    table = draft(pairs)
     unproven = tuple(
         f"{' + '.join(wide.canonical)} = {' + '.join(wide.dialect)}: {body.doubt}"
         for wide, body in table.rows
@@ -162,7 +179,7 @@ def _finished(pairs: Pairs, dialect: str, framework: str, family: str, swapped: 
     unmatched = [f"{sides[0]} {name}" for name in fold(table.absent)]
     unmatched += [f"{sides[1]} {name}" for name in fold(table.extra)]
     try:
-        exact, problems = compared(text, dialect, pairs)
+        exact, problems = compared(text, dialect, pairs, files)
     except PorterError as error:
         exact, problems = False, (f"the table cannot be used: {error.message}",)
     return Inferred(
@@ -191,11 +208,16 @@ def _parsed(text: str) -> Table:
     return parse(text, "the inferred table")
 
 
-def compared(text: str, dialect: str, pairs: Pairs) -> tuple[bool, tuple[str, ...]]:
-    """Convert both files with the table: whether all values are equal, and which should be."""
-    left, right = pairs.left.state, pairs.right.state
+def compared(
+    text: str, dialect: str, pairs: Pairs, files: Sequence[TensorFile] = ()
+) -> tuple[bool, tuple[str, ...]]:
+    """Convert both files with the table: whether all values are equal, and which should be.
+
+    `files` are those in which stacks are whole, where the pairs are of their parts.
+    """
+    left, right = (file.state for file in files or (pairs.left, pairs.right))
     table = _parsed(text)
-    doubted = {name for p in pairs.found if p.doubt for name in (*p.lefts, *p.rights)}
+    doubted = {n for p in pairs.found if p.doubt for n in (*p.lefts, *map(stacks.whole, p.rights))}
     problems: list[str] = []
     exact = True
     for source, target, names in (

@@ -47,8 +47,8 @@ def _dialect(draft: Draft, dialect: str) -> list[str]:
     """Return the rows of a dialect: none where the framework's conventions are enough."""
     lines = []
     rows = [(wide, body) for wide, body in draft.rows if not is_default(wide, body)]
-    single = [pair for pair in rows if len(pair[0].canonical) == 1]
-    joined = [pair for pair in rows if len(pair[0].canonical) > 1]
+    joined = [pair for pair in rows if len(pair[0].canonical) > 1 or pair[1].stack]
+    single = [pair for pair in rows if pair not in joined]
     if single:
         lines.append(f"[dialects.{dialect}.names]")
     for wide, body in single:
@@ -135,7 +135,8 @@ def _joined(wide: Wide, body: Body, dialect: str) -> list[str]:
     return [
         _line(head, _doubt(body)),
         f"canonical = {_listed(wide.canonical)}",
-        f"path = {_quoted(wide.dialect[0])}",
+        f"path = {_quoted(wide.dialect[0]) if len(wide.dialect) == 1 else _listed(wide.dialect)}",
+        *([f"stack = {_quoted(body.stack)}"] if body.stack else []),
         *_keys(body),
     ]
 

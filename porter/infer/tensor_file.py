@@ -20,6 +20,10 @@ _DEEPEST = 16
 _QKV = re.compile(r"(?:to_|w)?(q|k|v|query|key|value)(?:_proj|_lin|_linear)?")
 
 
+PART = "@"
+"""What is before the number of a tensor that is a part of another one (`porter.infer.stacks`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A tensor's module and PyTorch's leaf; a bare tensor has no leaf."""
