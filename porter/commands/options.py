@@ -78,13 +78,15 @@ class OnnxKeywords(TypedDict, total=False):
     labels: str | None
     """File with the names of the classes: lines, or a JSON list or object."""
     mean: float | Sequence[float] | None
-    """Mean that is subtracted from RGB in [0, 1]; None for that of the weights."""
+    """Mean that is subtracted from values in [0, 1], by channel; None for that of the weights."""
     std: float | Sequence[float] | None
     """Deviation that it is divided by."""
     crop: float | None
     """Side of the central crop over the side that a picture is resized to."""
     interpolation: str | None
     """How a picture is resized: "bilinear", "bicubic", …"""
+    channels: Literal["RGB", "BGR"] | None
+    """The order in which the model takes the colours."""
     preprocessing: str | None
     """JSON or TOML file that states the preprocessing."""
     with_preprocessing: bool

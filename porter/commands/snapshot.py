@@ -252,7 +252,13 @@ def _pvtv2(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def preprocessor(given: Preprocessing, plan: Plan) -> dict[str, Any]:
-    """Return `preprocessor_config.json`: a processor that resizes a picture and crops it."""
+    """Return `preprocessor_config.json`: a processor that resizes a picture and crops it.
+
+    Raises `UsageError` for pictures that it cannot prepare.
+    """
+    if given.channels != "RGB" or given.padding:
+        what = f"channels {given.channels}" if given.channels != "RGB" else "padding"
+        raise UsageError(f"{what}: the image processors of transformers do not have it")
     height, width = plan.architecture.sides(plan.image_size)
     is_whole = given.squash or height != width
     side = given.resize(height)

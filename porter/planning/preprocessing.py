@@ -24,7 +24,7 @@ KEY = "porter.preprocessing"
 """Key of the metadata of an ONNX file."""
 
 
-GIVEN = ("mean", "std", "crop", "interpolation")
+GIVEN = ("mean", "std", "crop", "interpolation", "channels")
 """Fields that a user may state one by one."""
 
 
@@ -77,7 +77,7 @@ def read(file: str | os.PathLike[str], size: int) -> dict[str, Any]:
     found = understood(body, size)
     if not found:
         raise InputError(
-            "states no preprocessing: mean, std, interpolation, crop and squash, or the fields of"
+            "states no preprocessing: mean, std, interpolation, crop, squash and channels, or the fields of"
             " preprocessor_config.json are expected", file,
         )  # fmt: skip
     return found

@@ -74,7 +74,7 @@ def representable(inputs: Array, preprocessing: Preprocessing) -> Array:
 def picture(file: str | os.PathLike[str], preprocessing: Preprocessing, size: Size) -> Array:
     """Return a picture as an input, float32 (1, 3, height, width).
 
-    It is resized and cropped by `preprocessing`, scaled to [0, 1] and normalised. As in
+    It is resized and cropped or padded by `preprocessing`, scaled to [0, 1] and normalised. As in
     torchvision's image folders, pixels are used as they are stored, whatever the EXIF orientation,
     and greys, palettes, CMYK and alpha are converted to RGB. Raises `InputError` for a file that
     is damaged or no picture, `MissingPackage` without pillow.
@@ -105,11 +105,15 @@ def picture(file: str | os.PathLike[str], preprocessing: Preprocessing, size: Si
 def _prepared(image: Any, preprocessing: Preprocessing, size: Size) -> Array:
     height, width = sides_of(size)
     target = preprocessing.target(image.size, size)
-    left, top = (target[0] - width) // 2, (target[1] - height) // 2
+    left, top = max(0, (target[0] - width) // 2), max(0, (target[1] - height) // 2)
     pixels = _resized(image, preprocessing, target)
     pixels = pixels[top : top + height, left : left + width] / np.float32(255)
+    if preprocessing.channels == "BGR":
+        pixels = pixels[..., ::-1]
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
+    normal = ((pixels - mean) / std).transpose(2, 0, 1)
+    below, right = height - normal.shape[1], width - normal.shape[2]
+    return np.ascontiguousarray(np.pad(normal, ((0, 0), (0, below), (0, right)))[None])
 
 
 def _resized(image: Any, preprocessing: Preprocessing, target: tuple[int, int]) -> Array:

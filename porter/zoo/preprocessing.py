@@ -7,7 +7,7 @@ official figures and those of other sources, by the name of a dialect.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any, NamedTuple
 
 from porter.errors import UsageError, listed, printable
@@ -16,11 +16,16 @@ from porter.zoo.image_size import Size, sides_of
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers, which transformers writes."""
+CHANNELS = ("RGB", "BGR")
+PADDINGS = ("", "width", "both")
 Triple = tuple[float, float, float]
 
 
 class Preprocessing(NamedTuple):
-    """From a picture to the model's input; mean and std are of RGB in [0, 1]."""
+    """From a picture to the model's input.
+
+    Mean and std are of values in [0, 1], in the order of `channels`.
+    """
 
     mean: Triple
     std: Triple
@@ -31,6 +36,11 @@ class Preprocessing(NamedTuple):
     """Whether both sides are resized to that, whatever the aspect ratio; else the shorter one."""
     antialias: bool = True
     """Whether resizing averages over the pixels that become one, as Pillow does."""
+    channels: str = "RGB"
+    """The order in which the model takes the colours; OpenCV reads them as BGR."""
+    padding: str = ""
+    """What is filled with zeros after normalising, the aspect ratio being kept: the `width` right
+    of a line of text, whose height is the input's, or `both`, right and below."""
 
     def resize(self, size: int) -> int:
         """Return the side (pixels) that a picture is resized to for square inputs of `size`."""
@@ -39,25 +49,40 @@ class Preprocessing(NamedTuple):
     def target(self, picture: tuple[int, int], size: Size) -> tuple[int, int]:
         """Return the width and height that a picture of such is resized to, before the crop."""
         height, width = sides_of(size)
+        if self.padding:
+            return self._padded(picture, height, width)
         if height != width:
             return width, height
         side = self.resize(height)
         scale = 0.0 if self.squash else side / min(picture)
         return max(side, round(picture[0] * scale)), max(side, round(picture[1] * scale))
 
+    def _padded(self, picture: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+        """Return the size of a picture that is not larger than the input."""
+        scale = height / picture[1]
+        if self.padding == "width":  # A line that is too long is squeezed, as in PaddleOCR.
+            return min(width, max(1, ceil(picture[0] * scale - 1e-6))), height
+        scale = min(scale, width / picture[0])
+        return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
+
     def described(self, size: Size) -> str:
         """Return in words what becomes of a picture for inputs of `size` pixels."""
         height, width = sides_of(size)
         side = self.resize(height)
         resized, cut = f"shorter side {side} px", f", central {height} px"
-        if height != width:
+        if self.padding:
+            kept = f"height {height}" if self.padding == "width" else f"longer side {width}"
+            resized = f"{kept} px, padded to {height} × {width} px"
+            cut = ""
+        elif height != width:
             resized, cut = f"resized to {height} × {width} px", ""
         elif self.squash:
             resized = f"squashed to {side} × {side} px"
             cut = cut if side > height else ""
         how = self.interpolation + ("" if self.antialias else " without antialiasing")
         mean, std = (", ".join(f"{value:g}" for value in row) for row in (self.mean, self.std))
-        return f"{resized}, {how}{cut}, mean {mean}, std {std}"
+        order = "" if self.channels == "RGB" else f", channels {self.channels}"
+        return f"{resized}, {how}{cut}{order}, mean {mean}, std {std}"
 
     def as_dict(self, size: Size) -> dict[str, Any]:
         """Return it as plain values, for inputs of `size` pixels."""
@@ -67,14 +92,20 @@ class Preprocessing(NamedTuple):
             "image_size": height if square else [height, width],
             "resize": self.resize(height) if square else [height, width],
             "crop": self.crop,
-            "squash": self.squash or not square,
+            "squash": self.squash or not (square or self.padding),
+            "padding": self.padding,
             "interpolation": self.interpolation,
             "antialias": self.antialias,
-            "color": "RGB",
+            "color": self.channels,
+            "channels": self.channels,
             "range": [0, 1],
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+    def normalising(self) -> dict[str, Any]:
+        """Return what becomes of the values of a resized picture."""
+        return {"mean": self.mean, "std": self.std, "channels": self.channels}
 
     def changed(self, given: Mapping[str, Any]) -> Preprocessing:
         """Return it with some fields replaced; `UsageError` for values that no picture allows."""
@@ -96,9 +127,15 @@ def checked(given: Preprocessing) -> Preprocessing:
         raise UsageError(f"crop {printable(crop)}: a number above 0 and at most 1 is expected")
     if not given.antialias and given.interpolation != "bilinear":
         raise UsageError("without antialiasing only bilinear interpolation is known")
+    for value, known in ((given.channels, CHANNELS), (given.padding, PADDINGS)):
+        if value not in known:
+            raise UsageError(
+                f"{printable(value)!r}: {' or '.join(filter(None, known))} is expected"
+            )
     return Preprocessing(
-        mean, std, given.interpolation, float(crop), bool(given.squash), bool(given.antialias)
-    )
+        mean, std, given.interpolation, float(crop), bool(given.squash), bool(given.antialias),
+        given.channels, given.padding,
+    )  # fmt: skip
 
 
 def _triple(values: Any, name: str) -> Triple:
@@ -137,8 +174,11 @@ def _of(body: Mapping[str, Any], size: int) -> Preprocessing:
     return checked(Preprocessing(**body))
 
 
-_BLUE_FIRST = ("PPLCNet", "PPOCRV5ServerDet")
-"""Image processors of transformers that give the blue channel first, and state means so."""
+_BLUE_FIRST = ("PPLCNet", "PPOCRV5ServerDet", "PPOCRV6SmallRec", "UVDoc")
+"""Image processors of transformers that give the blue channel first.
+
+They normalise before that: what they state is of red, green and blue.
+"""
 
 
 def understood(given: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -156,11 +196,17 @@ def understood(given: Mapping[str, Any], size: int) -> dict[str, Any]:
             ("interpolation", "interpolation"), ("crop", "crop"), ("crop_pct", "crop"),
             ("eval_crop_ratio", "crop"),
             ("squash", "squash"), ("antialias", "antialias"),
+            ("channels", "channels"), ("padding", "padding"),
         )
         if given.get(key) is not None
     }  # fmt: skip
-    if str(given.get("image_processor_type", "")).startswith(_BLUE_FIRST):
-        found |= {key: tuple(found[key])[::-1] for key in ("mean", "std") if key in found}
+    kind = str(given.get("image_processor_type") or "")
+    if kind.startswith(_BLUE_FIRST):
+        rows = {key: found[key] for key in ("mean", "std") if isinstance(found.get(key), list)}
+        found |= {key: tuple(row)[::-1] for key, row in rows.items()}
+        found["channels"] = "BGR"
+    elif kind and found:
+        found["channels"] = "RGB"
     if given.get("do_normalize") is False:
         found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if "crop_mode" in given:

@@ -136,6 +136,55 @@ def test_what_is_written_is_understood() -> None:
             assert again == how
 
 
+CHANNELS = [  # variant, dialect, order, mean of red: PaddleOCR's figures are those of blue, read first
+    ("pp-ocrv5-server-det", "train", "BGR", 0.406), ("pp-ocrv6-tiny-det", "hf", "BGR", 0.406),
+    ("pp-ocrv5-mobile-rec", "train", "BGR", 0.5), ("pp-ocrv5-mobile-rec", "hf", "RGB", 0.5),
+    ("pp-ocrv6-small-rec", "hf", "BGR", 0.5), ("slanet", "paddlex", "BGR", 0.406),
+    ("slanet", "hf", "RGB", 0.485), ("uvdoc", "hf", "BGR", 0.0),
+    ("pp-lcnet-x1_0-doc-ori", "train", "RGB", 0.485), ("pp-lcnet-x1_0-doc-ori", "hf", "BGR", 0.406),
+    ("pp-doclayoutv3", "hf", "RGB", 0.0), ("hgnet-v2-l", "hf", "RGB", 0.485),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variant", "dialect", "order", "mean"), CHANNELS)
+def test_colours_are_in_the_order_of_the_source(
+    variant: str, dialect: str, order: str, mean: float, tmp_path: Path
+) -> None:
+    """A red picture is in the first channel of RGB and in the last of BGR, with its own mean."""
+    Image.new("RGB", (64, 48), (255, 0, 0)).save(tmp_path / "red.png")
+    architecture = find(variant)
+    how = chosen(architecture, dialect, None, architecture.image_size).how
+    image = picture(tmp_path / "red.png", how, (48, 64))[0, :, 0, 0]
+    red = 0 if order == "RGB" else 2
+    assert how.channels == order
+    assert how.mean[red] == mean
+    assert image.argmax() == red
+    assert image[red] == pytest.approx((1 - mean) / how.std[red])
+    assert ("channels BGR" in how.described(48)) == (order == "BGR")
+
+
+@pytest.mark.parametrize("name", ["PPLCNetImageProcessor", "UVDocImageProcessorFast"])
+def test_processors_that_give_blue_first_normalise_before(name: str) -> None:
+    """What they state is of red, green and blue; what porter states is in the model's order."""
+    stated = {"image_processor_type": name, "image_mean": [0.1, 0.2, 0.3]}
+    assert understood(stated, 224) == {"mean": (0.3, 0.2, 0.1), "channels": "BGR"}
+    stated["image_processor_type"] = "CLIPImageProcessor"
+    assert understood(stated, 224) == {"mean": [0.1, 0.2, 0.3], "channels": "RGB"}
+
+
+def test_a_line_of_text_is_padded_with_zeros(tmp_path: Path) -> None:
+    """Its height is the input's; what is left of the width is zero after normalising."""
+    Image.new("RGB", (96, 24), "white").save(tmp_path / "line.png")
+    how = find("pp-ocrv6-small-rec").preprocessing
+    image = picture(tmp_path / "line.png", how, (48, 320))
+    assert image.shape == (1, 3, 48, 320)
+    assert (image[..., :192] == 1).all()
+    assert not image[..., 192:].any()
+    table = picture(tmp_path / "line.png", find("slanet").preprocessing, 488)
+    assert table[0, 0, 121, 487] != 0
+    assert not table[0, :, 122:].any()
+
+
 def test_labels_next_to_a_checkpoint_are_found(tmp_path: Path) -> None:
     """Names, but not the placeholders of transformers."""
     origin = Origin(str(tmp_path / "model.safetensors"), "safetensors")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAMES = (
     "opset", "batch", "free_size", "external_data", "optimize", "io_dtype", "input_name",
     "output_name", "labels", "calibrate",
-    "mean", "std", "crop", "interpolation", "preprocessing", "with_preprocessing",
+    "mean", "std", "crop", "interpolation", "channels", "preprocessing", "with_preprocessing",
     "with_softmax",
 )  # fmt: skip
 """Fields of `porter.onnx.export.write.Options`."""
@@ -34,11 +34,13 @@ def _numbers(
 
 PREPROCESSING = (
     click.option("--mean", callback=_numbers, metavar="N[,N,N]",
-                 help="Mean of RGB in [0, 1]; default: that of the weights."),
-    click.option("--std", callback=_numbers, metavar="N[,N,N]", help="Deviation of RGB."),
+                 help="Mean of values in [0, 1], by channel; default: that of the weights."),
+    click.option("--std", callback=_numbers, metavar="N[,N,N]", help="Deviation, likewise."),
     click.option("--crop", type=float, metavar="SHARE",
                  help="Side of the central crop over the side a picture is resized to."),
     click.option("--interpolation", metavar="NAME", help="bilinear, bicubic, …"),
+    click.option("--channels", type=click.Choice(["RGB", "BGR"]),
+                 help="Order in which the model takes the colours."),
     click.option("--preprocessing", type=click.Path(), metavar="FILE",
                  help="Preprocessing as JSON, such as preprocessor_config.json, or TOML."),
 )  # fmt: skip

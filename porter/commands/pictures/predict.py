@@ -83,6 +83,7 @@ def predict(
     std: float | Sequence[float] | None = None,
     crop: float | None = None,
     interpolation: str | None = None,
+    channels: str | None = None,
     preprocessing: str | None = None,
     behaviour: str = "canonical",
     device: str = "auto",
@@ -101,10 +102,11 @@ def predict(
         labels: File with the names of the classes; None for those in the model's metadata or in
             `config.json` next to it.
         image_size: Pixels, or height and width; None for the model's own.
-        mean: Mean of RGB in [0, 1], instead of the model's own.
+        mean: Mean of values in [0, 1], by channel, instead of the model's own.
         std: Deviation, likewise.
         crop: Side of the central crop over the side that a picture is resized to, likewise.
         interpolation: How a picture is resized, likewise.
+        channels: "RGB" or "BGR", the order in which the model takes the colours, likewise.
         preprocessing: JSON or TOML file that states the preprocessing.
         behaviour: "dialect" to run a checkpoint as its dialect's code computes.
         device: "auto", "cpu" or "cuda[:n]".
@@ -116,7 +118,7 @@ def predict(
     """
     if top < 1:
         raise UsageError(f"the best {top} of the classes: a number above 0 is expected")
-    given = dict(zip(GIVEN, (mean, std, crop, interpolation), strict=True))
+    given = dict(zip(GIVEN, (mean, std, crop, interpolation, channels), strict=True))
     files = _files(pictures)
     local = fetch.local(model)
     with fetch.named(local):
@@ -196,7 +198,7 @@ def _graph(
     size = model.sides
     found = _of_graph(model, stated, path, size[0], file, given)
     inputs = _prepared(files, found.how, size, folder)
-    pixels = {"mean": found.how.mean, "std": found.how.std} if model.as_bytes else None
+    pixels = found.how.normalising() if model.as_bytes else None
     output = folder / "output.safetensors"
     with ExitStack() as stack:
         pool = stack.enter_context(Pool())
@@ -244,7 +246,7 @@ def _of_graph(
         options = ", ".join(f"--{name}" for name in own)
         why = f"{options}, given" + (f"; else {why}" if fields else "")
     fields |= own
-    missing = [name for name in GIVEN if name not in fields]
+    missing = [name for name in GIVEN if name not in ("channels", *fields)]
     if missing:
         options = ", ".join(f"--{name}" for name in missing)
         raise UsageError(f"states no preprocessing: pass {options}, or --preprocessing", path)

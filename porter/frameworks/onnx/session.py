@@ -28,7 +28,7 @@ class OnnxSession:
         self._device = "cpu"
         self._path = ""
         self._session: Any = None
-        self._pixels: Mapping[str, Sequence[float]] | None = None
+        self._pixels: Mapping[str, Any] | None = None
 
     def hello(self, device: str) -> dict[str, Any]:
         """Return the versions, and the device after choosing it."""
@@ -42,11 +42,11 @@ class OnnxSession:
         return {"versions": versions, "device": device}
 
     def load(
-        self, weights: str, pixels: Mapping[str, Sequence[float]] | None = None, **_: Any
+        self, weights: str, pixels: Mapping[str, Any] | None = None, **_: Any
     ) -> dict[str, Any]:
         """Load the model `weights`; arguments for other frameworks are ignored.
 
-        With `pixels`, the `mean` and `std` by which its graph normalises, it takes bytes.
+        With `pixels`, `mean`, `std` and `channels` of what its graph does, it takes RGB bytes.
         """
         self._pixels = pixels
         self._path = weights
@@ -103,10 +103,11 @@ def _recorded(
     return recording
 
 
-def _as_bytes(image: Array, pixels: Mapping[str, Sequence[float]]) -> Array:
-    """Return the pixels, uint8 (N, height, width, 3), of normalised ones (N, 3, height, width)."""
+def _as_bytes(image: Array, pixels: Mapping[str, Any]) -> Array:
+    """Return RGB pixels, uint8 (N, height, width, 3), of normalised ones (N, 3, height, width)."""
     mean, std = (np.asarray(pixels[name], np.float64) for name in ("mean", "std"))
     shown = (image.transpose(0, 2, 3, 1) * std + mean) * 255
+    shown = shown[..., ::-1] if pixels["channels"] == "BGR" else shown
     return np.clip(np.rint(shown), 0, 255).astype(np.uint8)
 
 

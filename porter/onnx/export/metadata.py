@@ -55,7 +55,9 @@ def preprocessing(
     With `pixels` the input is the resized and cropped picture itself; the graph does the rest.
     """
     said = how.as_dict(architecture.sides(image_size))
-    form = {"layout": "NHWC", "input": "uint8"} if pixels else {"layout": "NCHW", "input": "float"}
+    form = {"layout": "NCHW", "input": "float"}
+    if pixels:
+        form = {"layout": "NHWC", "input": "uint8", "color": "RGB"}
     return json.dumps({**said, **form})
 
 
@@ -66,7 +68,10 @@ def pixels(metadata: Mapping[str, str]) -> Preprocessing | None:
         if not isinstance(said, dict) or said.get("input") != "uint8":
             return None
         mean, std = tuple(said["mean"]), tuple(said["std"])
-        return checked(Preprocessing(mean, std, said["interpolation"], said["crop"]))
+        order = said.get("channels", "RGB")
+        return checked(
+            Preprocessing(mean, std, said["interpolation"], said["crop"], channels=order)
+        )
     except (ValueError, KeyError, TypeError, RecursionError, UsageError):
         return None
 
@@ -82,7 +87,8 @@ def document(
         f" {architecture.paper} (weights named as in {architecture.source})"
     )
     values = "as bytes, normalised by the graph:" if pixels else "in [0, 1] and normalised:"
-    return model, f"RGB pictures {values} {how.described(sides)}"
+    order = "RGB" if pixels else how.channels
+    return model, f"{order} pictures {values} {how.described(sides)}"
 
 
 def read_labels(path: str, num_classes: int) -> list[str]:

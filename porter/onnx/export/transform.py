@@ -99,16 +99,30 @@ def _right_side(weight: str, users: Mapping[str, Sequence[Node]]) -> str:
 
 
 def from_pixels(graph: Graph, how: Preprocessing) -> Graph:
-    """Return a graph that takes pictures as bytes, uint8 (N, height, width, 3), and normalises."""
+    """Return a graph that takes RGB pictures as bytes, uint8 (N, height, width, 3).
+
+    It normalises them, and gives the model its order of channels.
+    """
     image = graph.inputs[0]
     batch, channels, height, width = image.dims
     scale = np.array([1 / (255 * std) for std in how.std], np.float32)
     shift = np.array([mean / std for mean, std in zip(how.mean, how.std, strict=True)], np.float32)
-    parts = ("float", "scale", "scaled", "shift", "normal", "nchw", "normalised")
-    plain, by, scaled, less, normal, planes, inner = (f"{image.name}_{part}" for part in parts)
+    parts = ("float", "scale", "scaled", "shift", "normal", "nchw", "normalised", "channels", "bgr")
+    plain, by, scaled, less, normal, planes, inner, order, pixels = (
+        f"{image.name}_{part}" for part in parts
+    )
     planes = inner if image.elem_type == FLOAT else planes
-    first = [
-        _cast(image.name, plain, FLOAT),
+    first = []
+    if how.channels == "RGB":
+        pixels = image.name
+    else:
+        first = [
+            constant(order, np.array([2, 1, 0], np.int64)),
+            Node("Gather", [image.name, order], [pixels], f"/{pixels}/Gather",
+                 attributes={"axis": integer_attribute("axis", 3)}),
+        ]  # fmt: skip
+    first += [
+        _cast(pixels, plain, FLOAT),
         constant(by, scale),
         Node("Mul", [plain, by], [scaled], f"/{scaled}/Mul"),
         constant(less, shift),

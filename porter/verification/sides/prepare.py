@@ -158,7 +158,7 @@ def _graph(architecture: Architecture, local: fetch.Fetched, image_size: Size | 
         raise UsageError(
             "takes bytes: its metadata do not state how they are normalised", local.path
         )
-    normal = None if pixels is None else {"mean": pixels.mean, "std": pixels.std}
+    normal = None if pixels is None else pixels.normalising()
     request = {"weights": os.path.abspath(local.path), "pixels": normal}
     return Prepared(
         report, architecture, identity, StateDict({}, origin), request, found.batch, pixels=pixels,

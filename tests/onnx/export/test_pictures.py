@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import porter
 from porter.errors import InputError, UsageError
@@ -50,6 +51,35 @@ def test_an_export_from_pixels_to_probabilities_is_proven(
         back = porter.convert(NAME, target, tmp_path / "b.pth", from_="onnx", to="torch")
         assert back.ok
         assert porter.diff(checkpoint, tmp_path / "b.pth").equal
+
+
+def test_pixels_are_rgb_whatever_the_model_takes(tmp_path: Path) -> None:
+    """The graph itself gives a model blue first: its file sees in a picture what the other sees."""
+    variant, source = "pp-lcnet-x0_25-textline-ori", tmp_path / "a.safetensors"
+    porter.init(variant, source, to="torch:hf")
+    colours = np.random.default_rng(1).integers(0, 255, (10, 20, 3), np.uint8).repeat(8, 0)
+    Image.fromarray(colours.repeat(8, 1)).save(tmp_path / "a.png")
+    pixels = {"with_preprocessing": True}
+    plain = porter.convert(variant, source, tmp_path / "a.onnx", from_="torch:hf", to="onnx")
+    whole = porter.convert(variant, source, tmp_path / "b.onnx", from_="torch:hf", to="onnx",
+                           onnx=pixels)  # type: ignore[arg-type] # fmt: skip
+    assert plain.ok
+    assert whole.ok
+    seen = [
+        porter.predict(model, [tmp_path / "a.png"], architecture=arch, from_=side, **given)
+        for model, arch, side, given in (
+            (source, variant, "torch:hf", {}), (tmp_path / "a.onnx", None, None, {}),
+            (tmp_path / "b.onnx", None, None, {}), (tmp_path / "a.onnx", None, None,
+            {"channels": "RGB"}),
+        )
+    ]  # fmt: skip
+    first, second, third, other = (
+        [guess.probability for guess in found.pictures[str(tmp_path / "a.png")]] for found in seen
+    )
+    assert first == pytest.approx(second, rel=1e-5)
+    assert first == pytest.approx(third, rel=1e-4)
+    assert first != pytest.approx(other, rel=1e-2)
+    assert "channels BGR" in seen[2].preprocessing.described(224)
 
 
 def test_another_normalisation_fails(checkpoint: Path, tmp_path: Path) -> None:
