@@ -105,8 +105,8 @@ def as_dict(
         "config": dict(variant.config),
         "preprocessing": {
             "mean": list(how.mean), "std": list(how.std), "interpolation": how.interpolation,
-            "crop": how.crop, "squash": how.squash, "antialias": how.antialias, "channels": how.channels,
-            "padding": how.padding, "why": why,
+            "crop": how.crop, "squash": how.squash, "antialias": how.antialias,
+            "channels": how.channels, "padding": how.padding, "why": why,
         },
         "behaviour": [row._asdict() for row in behaviour_of(variant, dialect)],
         "dialects": spellings(variant.table),

@@ -77,8 +77,8 @@ def read(file: str | os.PathLike[str], size: int) -> dict[str, Any]:
     found = understood(body, size)
     if not found:
         raise InputError(
-            "states no preprocessing: mean, std, interpolation, crop, squash and channels, or the fields of"
-            " preprocessor_config.json are expected", file,
+            "states no preprocessing: mean, std, interpolation, crop, squash and channels, or the"
+            " fields of preprocessor_config.json are expected", file,
         )  # fmt: skip
     return found
 

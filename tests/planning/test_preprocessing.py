@@ -136,7 +136,7 @@ def test_what_is_written_is_understood() -> None:
             assert again == how
 
 
-CHANNELS = [  # variant, dialect, order, mean of red: PaddleOCR's figures are those of blue, read first
+CHANNELS = [  # variant, dialect, order, mean of red
     ("pp-ocrv5-server-det", "train", "BGR", 0.406), ("pp-ocrv6-tiny-det", "hf", "BGR", 0.406),
     ("pp-ocrv5-mobile-rec", "train", "BGR", 0.5), ("pp-ocrv5-mobile-rec", "hf", "RGB", 0.5),
     ("pp-ocrv6-small-rec", "hf", "BGR", 0.5), ("slanet", "paddlex", "BGR", 0.406),
