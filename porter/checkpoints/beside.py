@@ -20,14 +20,20 @@ def beside(origin: Origin | None, name: str) -> dict[str, Any]:
 
     A file that is no JSON object is left alone: nothing that is read depends on it.
     """
-    if origin is None or not origin.path:
-        return {}
-    folder = origin.path if os.path.isdir(origin.path) else os.path.dirname(origin.path)
-    path = os.path.join(folder, name)
-    if not os.path.isfile(path):
+    path = place(origin, name)
+    if not path:
         return {}
     try:
         found = json.loads(read_small(path, _LARGEST))
     except (PorterError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def place(origin: Origin | None, name: str) -> str:
+    """Return the path of the file `name` next to a checkpoint, empty if there is none."""
+    if origin is None or not origin.path:
+        return ""
+    folder = origin.path if os.path.isdir(origin.path) else os.path.dirname(origin.path)
+    path = os.path.join(folder, name)
+    return path if os.path.isfile(path) else ""

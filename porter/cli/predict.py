@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @click.option("--key", metavar="NAME", help="State dict to take from the file.")
 @click.option("--top", type=click.IntRange(1), default=5, help="Classes to name; default 5.")
 @click.option("--labels", type=click.Path(), metavar="FILE",
-              help="Names of the classes; default: those in the model's metadata.")  # fmt: skip
+              help="Names of the classes, or a recogniser's characters; default: those in the"
+                   " model's metadata or next to it.")  # fmt: skip
 @image_size_option("the model's")
 @preprocessing_options
 @click.option("--behaviour", type=click.Choice(["canonical", "dialect"]), default="canonical",
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
 @python_option
 @json_option
 def command(model: str, pictures: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Name the best classes of PICTURES, files or folders, by MODEL.
+    """Name the best classes of PICTURES, files or folders, by MODEL, or the text in them.
 
     MODEL is a checkpoint or an ONNX file. Pictures are prepared as its weights need it: as the
     options say, else the files next to it or its metadata, else its dialect.
     """
     from porter.commands.pictures.predict import predict
+    from porter.errors import printable
 
     found = predict(model, pictures, **options)
     if as_json:
@@ -51,6 +53,9 @@ def command(model: str, pictures: tuple[str, ...], as_json: bool, **options: Any
     for name, guesses in found.pictures.items():
         say(name)
         click.echo(columns([(f"{g.probability:.1%}", g.label) for g in guesses], "  "))
+    for name, (text, probability) in found.texts.items():
+        say(name)
+        click.echo(columns([(f"{probability:.1%}", printable(text, 4000))], "  "))
     say(f"preprocessing: {found.preprocessing.described(found.size)} ({found.why})")
 
 
@@ -64,4 +69,5 @@ def as_dict(found: Predictions) -> dict[str, Any]:
         "pictures": {
             name: [guess._asdict() for guess in guesses] for name, guesses in found.pictures.items()
         },
+        "texts": {name: text._asdict() for name, text in found.texts.items()},
     }

@@ -20,6 +20,7 @@ from porter.commands.conversion.subject import Subject, read, seeded
 from porter.commands.conversion.writer import (
     cast_note,
     check_asked,
+    dictionary_of,
     picture_of,
     pictures_of,
     writer_of,
@@ -234,11 +235,13 @@ def convert(
         converted, report = casts.cast(converted, "fp32" if dtype == "int8" else dtype)
     picture = picture_of(container, ready.fitted, left.named, ready.target, onnx or {})
     pictures = pictures_of(picture, ready.fitted.architecture, ready.plan.image_size, onnx)
-    outcome = outcome.noting(*writing_notes(ready, picture, pictures, dtype))
+    dictionary = dictionary_of(container, ready.fitted, ready.target, onnx or {})
+    outcome = outcome.noting(*writing_notes(ready, picture, pictures, dtype, dictionary))
     outcome = outcome.noting(*cast_note(dtype if verify else None, options.get("pool")))
     write = writer_of(
-        container, ready.fitted, ready.target, max_shard_size, onnx, dtype, pictures, picture
-    )
+        container, ready.fitted, ready.target, max_shard_size, onnx, dtype, pictures, picture,
+        dictionary,
+    )  # fmt: skip
     if like is not None:
         other = Target(os.fspath(like), codecs.read(os.fspath(like)))
         converted, kept = completed(converted, other, ready.target.target)

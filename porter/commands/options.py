@@ -76,7 +76,8 @@ class OnnxKeywords(TypedDict, total=False):
     input_name: str
     output_name: str
     labels: str | None
-    """File with the names of the classes: lines, or a JSON list or object."""
+    """File with the names of the classes: lines, or a JSON list or object. A recogniser's
+    characters, a line each, also for a folder of transformers."""
     mean: float | Sequence[float] | None
     """Mean that is subtracted from values in [0, 1], by channel; None for that of the weights."""
     std: float | Sequence[float] | None

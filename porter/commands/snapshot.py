@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Unpack
 
 from porter import codecs
+from porter.checkpoints.characters import LIST
 from porter.errors import SystemFault, UsageError, printable
 from porter.planning.plan import Plan
 from porter.storage.atomic_output import Written
@@ -44,12 +45,14 @@ def write(
     inputs: tuple[str, ...] = (),
     proof: Proof | None = None,
     preprocessing: Preprocessing | None = None,
+    characters: Sequence[str] = (),
     **options: Unpack[WriteFields],
 ) -> Written:
     """Write the folder whole or not at all; `Written` names the weights in it.
 
-    Raises `UsageError` for what transformers has no configuration for, and for a path that
-    exists: a folder is never replaced, unless it is empty.
+    `characters` are those of a recogniser's classes. Raises `UsageError` for what transformers has
+    no configuration for, and for a path that exists: a folder is never replaced, unless it is
+    empty.
     """
     files = {"config.json": config(architecture, plan)}
     if published_config(architecture) is None:
@@ -58,6 +61,8 @@ def write(
         )
     else:
         files |= published_processor(architecture)
+    if characters:
+        files["preprocessor_config.json"][LIST] = list(characters)
     path = os.path.abspath(path)
     if os.path.lexists(path) and not _is_empty_folder(path):
         raise UsageError("exists already; a folder is not replaced: name another", path)

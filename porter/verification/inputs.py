@@ -79,6 +79,17 @@ def picture(file: str | os.PathLike[str], preprocessing: Preprocessing, size: Si
     and greys, palettes, CMYK and alpha are converted to RGB. Raises `InputError` for a file that
     is damaged or no picture, `MissingPackage` without pillow.
     """
+    return _prepared(_opened(file), preprocessing, size)
+
+
+def sides_of_picture(file: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the width and height of a picture, in pixels; raises as `picture` does."""
+    width, height = _opened(file).size
+    return width, height
+
+
+def _opened(file: str | os.PathLike[str]) -> Any:
+    """Return a picture as Pillow has it, in RGB."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as error:
@@ -99,7 +110,7 @@ def picture(file: str | os.PathLike[str], preprocessing: Preprocessing, size: Si
     if max(colours.size) > MOST_LENGTHY * min(colours.size):
         width, height = colours.size
         raise InputError(f"is {width} × {height} pixels: the aspect ratio is too large", file)
-    return _prepared(colours, preprocessing, size)
+    return colours
 
 
 def _prepared(image: Any, preprocessing: Preprocessing, size: Size) -> Array:

@@ -24,6 +24,12 @@ def published_path(architecture: Architecture) -> Path | None:
     return path if path.is_file() else None
 
 
+def reads_text(architecture: Architecture) -> bool:
+    """Whether the classes of a variant are the characters of a line of text."""
+    path = published_path(architecture)
+    return path is not None and _COUNT in json.loads(path.read_text(encoding="utf-8"))
+
+
 def published_config(
     architecture: Architecture, num_classes: int | None = None
 ) -> dict[str, Any] | None:

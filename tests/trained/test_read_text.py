@@ -7,6 +7,7 @@ same text from pictures as ONNX Runtime does from the files.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,19 @@ def test_a_family_without_a_graph_is_refused_by_name(tmp_path: Path) -> None:
     assert not find("uvdoc").has_graph
     with pytest.raises(porter.errors.UsageError, match="needs the graph of uvdoc"):
         porter.convert("uvdoc", source("det"), tmp_path / "o.safetensors", from_="onnx")
+
+
+def test_predict_reads_the_text(alphabet: list[str], folder: Path, tmp_path: Path) -> None:
+    """The dictionary is in the file's metadata, and a folder takes it over; long lines are wide."""
+    stated = {"mean": 0.5, "std": 0.5, "channels": "BGR", "padding": "width", "crop": 1.0,
+              "interpolation": "bilinear", "antialias": False}  # fmt: skip
+    (tmp_path / "how.json").write_text(json.dumps(stated))
+    for number, text in enumerate(LINES):
+        pages.printed(text, *pages.fonts()["regular"]).save(tmp_path / f"{number}.png")
+    found = porter.predict(
+        source("rec"), [tmp_path], preprocessing=str(tmp_path / "how.json"), image_size=(48, 320)
+    )
+    assert [one.text for one in found.texts.values()] == list(LINES)
+    assert min(one.probability for one in found.texts.values()) > 0.9
+    config = json.loads((folder / "rec" / "preprocessor_config.json").read_text())
+    assert config["character_list"] == ["blank", *alphabet, " "]

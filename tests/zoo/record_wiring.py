@@ -3,6 +3,9 @@
 PaddleX is not installed with the tests; where it is (3.7.2, `pip install --no-deps`), its class is
 saved as an inference model, with the picture as input and what comes before the postprocessing as
 output. What is recorded is which operation reads which tensor; no weight has a part in it.
+SLANet, SLANeXt and PP-FormulaNet are published as programs that loop over their output, made by
+PaddleOCR's code. A loop is wired as one pass of what is in it; what that code has besides, the head
+that places cells and the formula of a norm, is added here.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import paddle
+from paddlex.inference.models.doc_vlm.modeling.GOT_ocr_2_0 import GotOcr2LayerNorm
+from paddlex.inference.models.formula_recognition.modeling.pp_formulanet import PPFormulaNet
 from porter.reference_models import FOLDER
 
 from porter import codecs
@@ -29,7 +35,8 @@ from porter.zoo.published import published_config
 from porter.zoo.wiring import CONSTANT, render
 
 SIZES = {"uvdoc": (712, 488), "rt_detr": (640, 640), "pp_doclayout_v2": (640, 640),
-         "pp_doclayout_v3": (640, 640)}  # fmt: skip
+         "pp_doclayout_v3": (640, 640), "slanet": (488, 488), "slanext": (512, 512),
+         "pp_formulanet": (768, 768)}  # fmt: skip
 """Height and width that a kind of model is traced for; others take any."""
 
 
@@ -39,6 +46,11 @@ class Bare(paddle.nn.Layer):  # type: ignore[misc]
     def __init__(self, model: Any, kind: str) -> None:
         super().__init__()
         self.model, self.kind = model, kind
+        if kind in ("slanet", "slanext"):
+            hidden = model.config.hidden_size
+            self.places = paddle.nn.Sequential(
+                paddle.nn.Linear(hidden, hidden), paddle.nn.Linear(hidden, 8)
+            )
 
     def forward(self, x: Any) -> Any:
         model = self.model
@@ -59,12 +71,40 @@ class Bare(paddle.nn.Layer):  # type: ignore[misc]
             places = order.unsqueeze(-1).expand([-1, -1, 4])
             sorted_boxes = paddle.take_along_axis(boxes.clip(0.0, 1.0) * 1000, places, axis=1)
             return boxes, logits, model.reading_order(boxes=sorted_boxes, labels=labels, mask=kept)
+        if self.kind in ("slanet", "slanext"):
+            return self.table(x)
+        if self.kind == "pp_formulanet":
+            start = paddle.zeros([1, 1], dtype="int64")
+            return model.lm_head(model.model.decoder(start, model.model.encoder(x)))
         if self.kind in SIZES:
             found = model.model(x)
             rest = [found[name] for name in sorted(found) if "mask" in name or "order" in name]
             kept = ("intermediate_reference_points", "intermediate_logits")
             return [*(found[name][:, -1] for name in kept), *rest]
         return model.head(model.model(x))
+
+    def table(self, x: Any) -> Any:
+        """Return the first token of a table, and where its cell is."""
+        head, features = self.model.head, self.model.backbone(x)
+        hidden = paddle.zeros([1, self.model.config.hidden_size])
+        first = paddle.zeros([1, self.model.config.out_channels])
+        hidden, _ = head.structure_attention_cell(hidden, features, first)
+        return head.structure_generator(hidden), self.places(hidden)
+
+
+def norm_of_channels(self: Any, x: Any) -> Any:
+    """Compute a norm over the channels of a map, step by step."""
+    centred = x - x.mean(1, keepdim=True)
+    normal = centred / paddle.sqrt((centred * centred).mean(1, keepdim=True) + self._epsilon)
+    return self.weight[:, None, None] * normal + self.bias[:, None, None]
+
+
+def built(name: str) -> Any:
+    """Return PaddleX's class of a variant."""
+    if "formulanet" in name:
+        config = published_config(find(name))
+        return PPFormulaNet(PPFormulaNet.config_class(**config))
+    return providers.paddlex(name)
 
 
 def record(name: str) -> None:
@@ -73,7 +113,10 @@ def record(name: str) -> None:
     config = published_config(architecture)
     assert config is not None
     kind = config["model_type"]
-    model = providers.paddlex(name)
+    model = built(name)
+    for layer in model.sublayers():
+        if isinstance(layer, GotOcr2LayerNorm) and layer.data_format == "channels_first":
+            layer.forward = MethodType(norm_of_channels, layer)
     keys: dict[str, list[str]] = {}
     for key, tensor in model.state_dict().items():
         keys.setdefault(tensor.name, []).append(key)
@@ -81,6 +124,10 @@ def record(name: str) -> None:
         tensor.set_value(_noise(key, tensor.shape))
     names = {name: "=".join(shared) for name, shared in keys.items()}
     bare = Bare(model, kind)
+    if hasattr(bare, "places"):
+        names |= {
+            t.name: f"{CONSTANT}loc_generator.{k}" for k, t in bare.places.state_dict().items()
+        }
     bare.eval()
     shape = [None, 3, *_sides(architecture.sides(), kind)]
     spec = [paddle.static.InputSpec(shape, "float32", "x")]

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import porter
 from porter import codecs
-from porter.errors import MappingError
+from porter.errors import MappingError, UsageError
 from porter.mapping.table import CANONICAL
 from porter.planning.check import dialect_tensors
 from porter.planning.plan import plan
@@ -210,6 +211,36 @@ def test_a_folder_that_transformers_loads(name: str, tmp_path: Path) -> None:
     assert config == {**(published_config(find(name)) or {}), "torch_dtype": "float32"}
     back = porter.convert(name, folder, tmp_path / "b.pdparams", to="paddle:paddlex")
     assert back.ok
+
+
+def test_a_recogniser_takes_its_dictionary_along(tmp_path: Path) -> None:
+    """From `inference.yml` next to it or a file of lines, into a folder and back out of it."""
+    import yaml
+
+    name, source = "pp-ocrv6-tiny-rec", tmp_path / "a.pdparams"
+    codecs.write(training(name), str(source), "paddle")
+    lines = [chr(0x4E00 + at) for at in range(find(name).num_classes - 2)]
+    whole = ["blank", *lines, " "]
+
+    def made(folder: str, start: Path, **options: Any) -> tuple[porter.Conversion, Any]:
+        found = porter.convert(name, start, tmp_path / folder, to="torch:hf", **options)
+        text = (tmp_path / folder / "preprocessor_config.json").read_text()
+        return found, json.loads(text).get("character_list")
+
+    without, listed = made("none", source)
+    assert listed is None
+    assert any("no dictionary is known: pass --labels" in note for note in without.notes)
+    (tmp_path / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert made("given", source, onnx={"labels": str(tmp_path / "dict.txt")})[1] == whole
+    assert made("again", tmp_path / "given" / "model.safetensors")[1] == whole
+    body = {"PostProcess": {"character_dict": lines}}
+    (tmp_path / "inference.yml").write_text(yaml.dump(body, allow_unicode=True), encoding="utf-8")
+    found, listed = made("next", source)
+    assert listed == whole
+    assert "dictionary: 7180 characters (inference.yml)" in found.notes
+    with pytest.raises(UsageError, match="for --to onnx only"):
+        porter.convert(name, source, tmp_path / "b.safetensors", to="torch:hf",
+                       onnx={"labels": "dict.txt"})  # fmt: skip
 
 
 def test_another_number_of_classes_has_numbered_labels() -> None:

@@ -60,7 +60,8 @@ _OPTIONS = (
     click.option("--input-name", metavar="NAME", help="ONNX: name of the input (image)."),
     click.option("--output-name", metavar="NAME", help="ONNX: name of the output (logits)."),
     click.option("--labels", type=click.Path(), metavar="FILE",
-                 help="ONNX: names of the classes: lines, or a JSON list or object."),
+                 help="ONNX: names of the classes: lines, or a JSON list or object. Of a"
+                      " recogniser, also for hf: its characters, a line each."),
     click.option("--calibrate", type=click.Path(), metavar="FOLDER",
                  help="ONNX, int8: pictures to measure the ranges of activations on."),
     *PREPROCESSING,

@@ -3,6 +3,10 @@
     PIR           an operation reads values by number, in the order of its operands
     ProgramDesc   an operation reads variables by name, under the names of its slots (X, Y)
 
+The blocks of loops and branches are inlined where they are: what a loop carries is its start in
+the block and its end after it, and a branch gives both results. That tells which operation reads
+what; such a program cannot be computed in this order (`Program.branches`).
+
 What reads them (`porter.onnx.program`) knows the operations; this module knows the bytes only.
 `paddle/fluid/pir/serialize_deserialize`, `paddle/fluid/framework/framework.proto`
 """
@@ -26,7 +30,6 @@ from porter.codecs.protobuf import (
     signed,
     unpacked,
 )
-from porter.errors import InputError, printable
 from porter.storage.input_file import InputFile
 from porter.tensors.lazy import Shape
 
@@ -34,6 +37,8 @@ MOST_OPERATIONS = 200_000
 _LONGEST_TEXT = 1 << 12
 _LONGEST_LIST = 1 << 24
 _DEEPEST = 8
+_DEEPEST_BLOCK = 8
+_YIELD = "2.yield"
 Plain: TypeAlias = bool | int | float | str | list[Any]
 """The value of an attribute; lists hold plain values."""
 
@@ -58,10 +63,12 @@ class Program:
     operations: list[Operation] = field(default_factory=list)
     dims: dict[str, Shape] = field(default_factory=dict)
     """The declared shape of each value; -1 is a size that is open."""
+    branches: str = ""
+    """The kind of the first operation that has blocks, empty without."""
 
 
 def program(file: InputFile) -> Program:
-    """Return the operations of a program; `InputError` where it is malformed or branches."""
+    """Return the operations of a program; `InputError` where it is malformed."""
     read = _of_pir if is_pir(file) else _of_protobuf
     try:
         found = read(file)
@@ -74,28 +81,76 @@ def program(file: InputFile) -> Program:
 
 def _of_pir(file: InputFile) -> Program:
     found = Program(is_pir=True)
-    for entry in pir_block(file)["ops"]:
+    _add_block(found, pir_block(file), {}, 0)
+    return found
+
+
+def _add_block(found: Program, block: Any, arguments: Mapping[str, str], depth: int) -> list[str]:
+    """Add the operations of a PIR block; returns what it yields.
+
+    `arguments` are names of the values that this and outer blocks are given, by their number.
+    """
+    if depth > _DEEPEST_BLOCK:
+        raise ValueError("a block within blocks")
+
+    def named(entry: Mapping[str, Any]) -> str:
+        value = _value(entry)
+        return arguments.get(value, value)
+
+    for entry in block["ops"]:
+        if len(found.operations) > MOST_OPERATIONS:
+            break
         if entry["#"] == "p":
             value, name = _value(entry["O"]), entry["A"][3]
             found.dims[name] = _dims(entry["O"]["TT"])
             found.operations.append(Operation("parameter", {"0": (name,)}, {"0": (value,)}, {}))
             continue
-        if entry.get("regions"):
-            kind = printable(str(entry["#"]))
-            raise InputError(
-                f"the program branches ({kind}), which porter does not read", file.path
-            )
+        kind, read = _kind(str(entry["#"])), [named(value) for value in entry["I"]]
+        if kind == _YIELD:
+            return read
         for result in entry["O"]:
             found.dims[_value(result)] = _dims(result["TT"])
+        results = [_value(result) for result in entry["O"]]
+        if entry.get("regions"):
+            found.branches = found.branches or kind
+            _inline(found, entry, (read, results), arguments, depth)
+            continue
         found.operations.append(
             Operation(
-                _kind(str(entry["#"])),
-                {str(at): (_value(read),) for at, read in enumerate(entry["I"])},
-                {str(at): (_value(result),) for at, result in enumerate(entry["O"])},
+                kind,
+                {str(at): (value,) for at, value in enumerate(read)},
+                {str(at): (value,) for at, value in enumerate(results)},
                 {str(item["N"]): _plain(item["AT"]) for item in entry["A"]},
             )
         )
-    return found
+    return []
+
+
+def _inline(
+    found: Program,
+    entry: Any,
+    values: tuple[list[str], list[str]],
+    arguments: Mapping[str, str],
+    depth: int,
+) -> None:
+    """Add the blocks of a loop or a branch, which reads and gives some values."""
+    read, results = values
+    ends: list[list[str]] = [[] for _ in results]
+    for region in entry["regions"]:
+        for block in region["blocks"]:
+            inner = dict(arguments)
+            for argument, start in zip(block.get("args", ()), read[1:], strict=False):
+                name = f"%{int(argument['#'])}@{len(found.operations)}"
+                inner[f"%{int(argument['#'])}"] = name
+                found.operations.append(Operation("assign", {"0": (start,)}, {"0": (name,)}, {}))
+            yields = _add_block(found, block, inner, depth + 1)
+            yields = yields[1:] if len(yields) > len(results) else yields  # a loop's condition
+            for end, value in zip(ends, yields, strict=False):
+                end.append(value)
+    for result, end in zip(results, ends, strict=True):
+        slots = {str(at): (value,) for at, value in enumerate(end)}
+        kind = "assign" if len(end) == 1 else "select_input"
+        found.operations.append(Operation(kind, slots, {"0": (result,)}, {}))
 
 
 def _kind(word: str) -> str:
@@ -126,20 +181,31 @@ def _plain(entry: Any, depth: int = 0) -> Plain:
 
 
 def _of_protobuf(file: InputFile) -> Program:
-    """Return the operations of the only block of a ProgramDesc."""
+    """Return the operations of a ProgramDesc."""
     walker, found = Walker(file, "Paddle program"), Program(is_pir=False)
     blocks = [p.span for p in walker.fields(Span(0, file.size)) if (p.number, p.kind) == (1, BYTES)]
-    if len(blocks) != 1:
-        raise InputError(
-            f"the program has {len(blocks)} blocks: it branches, which porter does not read",
-            file.path,
-        )
-    for part in walker.fields(blocks[0]):
+    _add_desc(walker, found, dict(enumerate(blocks)), 0)
+    return found
+
+
+def _add_desc(walker: Walker, found: Program, blocks: dict[int, Span], number: int) -> None:
+    """Add the operations of a BlockDesc, which reads and writes variables of the outer ones.
+
+    Each of `blocks` belongs to one operation and is taken out; `KeyError` where one is not there.
+    """
+    for part in walker.fields(blocks.pop(number)):
         if (part.number, part.kind) == (3, BYTES):
             _note_variable(walker, part.span, found)
         elif (part.number, part.kind) == (4, BYTES):
-            found.operations.append(_operation(walker, part.span))
-    return found
+            if len(found.operations) > MOST_OPERATIONS:
+                return
+            operation = _operation(walker, part.span)
+            inner = operation.attributes.get("sub_block")
+            if type(inner) is not int:
+                found.operations.append(operation)
+                continue
+            found.branches = found.branches or operation.kind
+            _add_desc(walker, found, blocks, inner)
 
 
 def _note_variable(walker: Walker, span: Span, found: Program) -> None:
@@ -196,7 +262,8 @@ def _attribute(walker: Walker, span: Span) -> tuple[str, Plain]:
     return name, values if number in _LISTS else values[0] if values else ""
 
 
-_BY_KIND = {0: 3, 1: 4, 2: 5, 3: 6, 4: 7, 5: 8, 6: 10, 7: 11, 9: 13, 11: 15, 12: 16, 15: 19}
+_BY_KIND = {0: 3, 1: 4, 2: 5, 3: 6, 4: 7, 5: 8, 6: 10, 7: 11, 8: 12, 9: 13, 11: 15, 12: 16,
+            15: 19}  # fmt: skip
 """`AttrType` to the field of OpDesc.Attr that has the value."""
 
 
@@ -230,5 +297,5 @@ def _texts(walker: Walker, part: Field) -> Iterator[str]:
 _FLOATS, _DOUBLES = _numbers("<f", FIXED32), _numbers("<d", FIXED64)
 _READ: dict[int, Callable[[Walker, Field], Iterator[Any]]] = {
     3: _integers, 4: _FLOATS, 5: _texts, 6: _integers, 7: _FLOATS, 8: _texts, 10: _booleans,
-    11: _booleans, 13: _integers, 15: _integers, 16: _DOUBLES, 19: _DOUBLES,
+    11: _booleans, 12: _integers, 13: _integers, 15: _integers, 16: _DOUBLES, 19: _DOUBLES,
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 An operation that reads a parameter is a step. What is between two steps, activations, sums and
 changes of shape, is left out: a step knows the steps whose results reach it through those.
-Both forms of programs, PIR and ProgramDesc, have the same steps.
+Both forms of programs, PIR and ProgramDesc, have the same steps. What a loop computes is there
+once, with what it begins with; that it goes back to its beginning has no part in the wiring.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ _SAME = {"depthwise_conv2d": "conv2d", "depthwise_conv2d_transpose": "conv2d_tra
          "matmul_v2": "matmul", "mul": "matmul", "elementwise_add": "add",
          "elementwise_mul": "multiply", "lookup_table_v2": "embedding", "bmm": "matmul",
          "sync_batch_norm": "batch_norm", "bicubic_interp_v2": "bicubic_interp",
-         "elementwise_sub": "subtract", "elementwise_div": "divide"}  # fmt: skip
+         "elementwise_sub": "subtract", "elementwise_div": "divide",
+         "gather_nd": "gather", "index_elementwise_get": "gather",
+         "index_get": "gather"}  # fmt: skip
 """Operations that are one kind of step, whatever the form calls them."""
 _SHAPED = {"reshape", "reshape2", "transpose", "transpose2", "unsqueeze", "unsqueeze2", "squeeze",
            "squeeze2", "flatten", "flatten_contiguous_range", "cast", "assign", "share_data",
            "expand", "expand_v2", "expand_as", "expand_as_v2"}  # fmt: skip
 """Operations whose result is the parameter, in another shape or type."""
+_SIZES = {"shape", "shape64", "numel", "full_like", "fill_any_like", "full_batch_size_like",
+          "fill_constant_batch_size_like"}  # fmt: skip
+"""Operations whose result depends on sizes only, not on values."""
 _SLOTS = {"batch_norm": ("X", "Mean", "Variance", "Scale", "Bias"),
           "layer_norm": ("X", "Scale", "Bias")}  # fmt: skip
 """The slots of a ProgramDesc in the order of PIR's operands, where several are parameters."""
@@ -54,6 +60,8 @@ def steps(program: Program, parameters: Sequence[str]) -> list[Step]:
         results = [value for group in operation.outputs.values() for value in group]
         if read and kind in _SHAPED and values[0] in names:
             names[results[0]] = read[0]
+            continue
+        if kind in _SIZES:
             continue
         before = frozenset[int]().union(*(sources.get(value, ()) for value in values))
         if read:

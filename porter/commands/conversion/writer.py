@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from porter import codecs
+from porter.checkpoints.characters import Dictionary, characters_of, read_characters
 from porter.commands.conversion.fitting import Prepared
 from porter.commands.options import OnnxKeywords
 from porter.errors import UsageError
@@ -20,6 +21,7 @@ from porter.verification.inputs import Halves, halved
 from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
+from porter.zoo.published import reads_text
 
 UNCALIBRATED = (
     "int8: activations are quantised as they come; judged on noise, pictures would be better"
@@ -56,6 +58,21 @@ def picture_of(
     )  # fmt: skip
 
 
+def dictionary_of(
+    container: str, fitted: Fitted, plan: Plan, onnx: OnnxKeywords
+) -> Dictionary | None:
+    """Return the characters of a recogniser, for an output that states them; None for others.
+
+    They are the user's (`labels`), or those next to the checkpoint.
+    """
+    if container not in ("onnx", endpoint.FOLDER) or not reads_text(fitted.architecture):
+        return None
+    given = onnx.get("labels")
+    if given is not None:
+        return read_characters(given, plan.num_classes)
+    return characters_of(fitted.state.origin, plan.num_classes)
+
+
 def pictures_of(
     picture: Chosen | None, variant: Architecture, image_size: Size, onnx: OnnxKeywords | None
 ) -> Halves | None:
@@ -68,12 +85,18 @@ def pictures_of(
 
 
 def writing_notes(
-    ready: Prepared, picture: Chosen | None, pictures: Halves | None, dtype: str | None
+    ready: Prepared,
+    picture: Chosen | None,
+    pictures: Halves | None,
+    dtype: str | None,
+    dictionary: Dictionary | None,
 ) -> Iterator[str]:
     """Yield what the user should know of how the output is written."""
     if picture is not None:
         size = ready.fitted.architecture.sides(ready.target.image_size)
         yield f"preprocessing: {picture.how.described(size)} ({picture.why})"
+    if dictionary is not None:
+        yield _of_dictionary(dictionary)
     if dtype == "int8":
         yield pictures.note if pictures else UNCALIBRATED
         share = 0 if pictures else _share_of_convolutions(ready.canonical)
@@ -93,6 +116,13 @@ def cast_note(dtype: str | None, pool: object) -> Iterator[str]:
         )
 
 
+def _of_dictionary(dictionary: Dictionary) -> str:
+    if dictionary.characters:
+        return f"dictionary: {len(dictionary.characters)} characters ({dictionary.why})"
+    why = f" ({dictionary.why})" if dictionary.why else ""
+    return f"no dictionary is known{why}: pass --labels FILE, one character a line"
+
+
 def _share_of_convolutions(state: StateDict) -> float:
     """Return the share of the bytes that are in kernels, tensors of four axes and more."""
     weights = [tensor for tensor in state.values() if tensor.dtype.is_float]
@@ -109,18 +139,22 @@ def writer_of(
     dtype: str | None,
     pictures: Halves | None,
     picture: Chosen | None,
+    dictionary: Dictionary | None = None,
 ) -> Callable[..., Written]:
     """Return the function that writes a state dict: a codec, or the ONNX export."""
+    characters = () if dictionary is None else dictionary.characters
     if container != "onnx":
-        if onnx:
-            raise UsageError(f"{', '.join(onnx)}: for --to onnx only")
+        is_taken = container == endpoint.FOLDER and dictionary is not None
+        left = [name for name in onnx or () if not (is_taken and name == "labels")]
+        if left:
+            raise UsageError(f"{', '.join(left)}: for --to onnx only")
         if container == endpoint.FOLDER:
             from porter.commands import snapshot
 
             snapshot.config(fitted.architecture, plan)  # Refused before anything is read.
             return partial(
                 snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size,
-                preprocessing=None if picture is None else picture.how,
+                preprocessing=None if picture is None else picture.how, characters=characters,
             )  # fmt: skip
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
@@ -128,7 +162,7 @@ def writer_of(
     fitted.architecture.need_model("ONNX export")
     from porter.onnx.export.write import Options, export
 
-    left_out = (*GIVEN, "preprocessing", "calibrate")
+    left_out = (*GIVEN, "preprocessing", "calibrate", *(["labels"] if characters else []))
     given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k not in left_out}
     options = Options(
         **given, int8=dtype == "int8", calibration=pictures.calibrating if pictures else {}
@@ -137,5 +171,5 @@ def writer_of(
         export, fitted.architecture, num_classes=plan.num_classes, image_size=plan.image_size,
         features=plan.features, options=options,
         preprocessing=None if picture is None else picture.how,
-        labels=labels_of(fitted.state.origin),
+        labels=characters or labels_of(fitted.state.origin),
     )  # fmt: skip

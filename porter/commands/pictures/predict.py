@@ -1,4 +1,7 @@
-"""What a model sees in pictures: the best classes of each, with the model's own preprocessing."""
+"""What a model sees in pictures: the best classes of each, with the model's own preprocessing.
+
+Of a recogniser it is the text of each.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from porter.checkpoints.characters import characters_of, read_characters
 from porter.checkpoints.read import detect
 from porter.commands import recognised
 from porter.commands.options import checked_options
+from porter.commands.pictures.text import Text, width_of
+from porter.commands.pictures.text import read as read_text
 from porter.errors import UsageError, printable
 from porter.frameworks import exchange
 from porter.frameworks.process import Limit, Pool
@@ -25,8 +31,9 @@ from porter.planning import endpoint
 from porter.planning.preprocessing import GIVEN, KEY, Chosen, chosen, labels_of, read
 from porter.remote import fetch
 from porter.tensors.blocks import Array
+from porter.tensors.state_dict import Origin
 from porter.verification.checks import SINGLE
-from porter.verification.inputs import SUFFIXES, picture
+from porter.verification.inputs import SUFFIXES, picture, sides_of_picture
 from porter.verification.options import Runs
 from porter.verification.sides import open as sides
 from porter.verification.sides.pair import softmax
@@ -35,6 +42,9 @@ from porter.verification.steps import Steps
 from porter.zoo.architectures import find
 from porter.zoo.image_size import Size, checked, sides_of
 from porter.zoo.preprocessing import Preprocessing, understood
+
+_LINES = 3
+"""Axes of what a recogniser gives: (1, positions, classes)."""
 
 
 class Guess(NamedTuple):
@@ -56,6 +66,8 @@ class Predictions:
     why: str
     size: Size
     pictures: Mapping[str, tuple[Guess, ...]]
+    texts: Mapping[str, Text] = field(default_factory=dict)
+    """What a recogniser reads, instead of classes."""
 
 
 class _Run(NamedTuple):
@@ -66,6 +78,7 @@ class _Run(NamedTuple):
     size: Size
     labels: Sequence[str]
     found: Mapping[str, Array]
+    """Of a recogniser the scores, (positions, classes)."""
 
 
 @checked_options()
@@ -99,8 +112,8 @@ def predict(
         from_: Format and naming of the checkpoint; None to recognise them.
         key: Name of one of several state dicts in the checkpoint.
         top: Number of classes to name.
-        labels: File with the names of the classes; None for those in the model's metadata or in
-            `config.json` next to it.
+        labels: File with the names of the classes, or the characters of a recogniser; None for
+            those in the model's metadata or in files next to it.
         image_size: Pixels, or height and width; None for the model's own.
         mean: Mean of values in [0, 1], by channel, instead of the model's own.
         std: Deviation, likewise.
@@ -133,11 +146,18 @@ def predict(
         else:
             wanted = recognised.source(architecture, model, from_, key, None)
             run = _checkpoint(model, wanted, key, files, folder, runs, preprocessing, given)
-    classes = next(iter(run.found.values())).shape[-1]
-    names = notes.read_labels(labels, classes) if labels is not None else run.labels
-    best = {name: _best(row[0], names, top) for name, row in run.found.items()}
+    first = next(iter(run.found.values()))
     how, why = run.chosen
-    return Predictions(local.shown, run.architecture, how, why, run.size, best)
+    result = Predictions(local.shown, run.architecture, how, why, run.size, {})
+    if first.ndim == _LINES:
+        characters = run.labels
+        if labels is not None:
+            characters = read_characters(labels, first.shape[-1]).characters
+        texts = {name: read_text(row[0], characters) for name, row in run.found.items()}
+        return replace(result, texts=texts)
+    names = notes.read_labels(labels, first.shape[-1]) if labels is not None else run.labels
+    best = {name: _best(row[0], names, top) for name, row in run.found.items()}
+    return replace(result, pictures=best)
 
 
 def _files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -174,11 +194,14 @@ def _checkpoint(
     origin = side.prepared.state.origin
     size: Size = variant.sides(side.image_size)
     found = chosen(variant, named, origin, size, file=file, given=given)
-    inputs = _prepared(files, found.how, size, folder)
+    inputs = _prepared(files, found.how, size, folder, is_wide=True)
     with started((side,), folder, runs, None, Steps(None)):
         side.compute(inputs, (SINGLE,))
     scores = {key.rpartition("/")[0]: row for key, row in side.trace.outputs[SINGLE].items()}
-    return _Run(variant.name, found, size, labels_of(origin), _named(scores, files, False))
+    named_scores = _named(scores, files, False)
+    classes = next(iter(named_scores.values())).shape[-1]
+    labels = labels_of(origin) or characters_of(origin, classes).characters
+    return _Run(variant.name, found, size, labels, named_scores)
 
 
 def _graph(
@@ -197,7 +220,9 @@ def _graph(
         model.check_sides(size, path)
     size = model.sides
     found = _of_graph(model, stated, path, size[0], file, given)
-    inputs = _prepared(files, found.how, size, folder)
+    height, width = size
+    is_wide = signature(path, (height, width + 8)).sides[1] != width
+    inputs = _prepared(files, found.how, size, folder, is_wide=is_wide)
     pixels = found.how.normalising() if model.as_bytes else None
     output = folder / "output.safetensors"
     with ExitStack() as stack:
@@ -259,12 +284,23 @@ def _labels(model: Signature) -> list[str]:
         found = json.loads(model.metadata.get(notes.LABELS, "[]"))
     except (ValueError, RecursionError):
         return []
-    return [str(label) for label in found] if isinstance(found, list) else []
+    if isinstance(found, list) and found:
+        return [str(label) for label in found]
+    origin = Origin("", "onnx", metadata=model.metadata)
+    return list(characters_of(origin, model.num_classes).characters)
 
 
-def _prepared(files: Sequence[str], how: Preprocessing, size: Size, folder: Path) -> Path:
-    """Write the pictures as inputs to a file, by their number."""
-    arrays = {str(number): picture(file, how, size) for number, file in enumerate(files)}
+def _prepared(
+    files: Sequence[str], how: Preprocessing, size: Size, folder: Path, *, is_wide: bool
+) -> Path:
+    """Write the pictures as inputs to a file, by their number.
+
+    A line that is longer than usual has an input of its own width where a model takes any.
+    """
+    arrays = {}
+    for number, file in enumerate(files):
+        wanted = width_of(sides_of_picture(file), how, size) if is_wide else size
+        arrays[str(number)] = picture(file, how, wanted)
     path = folder / "inputs.safetensors"
     exchange.save(path, arrays, {})
     return path
@@ -275,6 +311,9 @@ def _named(scores: Mapping[str, Array], files: Sequence[str], given_as: bool) ->
     found = {}
     for number, file in enumerate(files):
         row = np.asarray(scores[str(number)], np.float64)
+        if row.ndim == _LINES:
+            found[file] = row
+            continue
         if row.ndim != 2:
             raise UsageError(f"gives {list(row.shape)}: one score for each class is expected")
         found[file] = row if given_as else softmax(row)

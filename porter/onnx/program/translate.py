@@ -54,6 +54,9 @@ def translated(source: Program, parameters: Sequence[str], path: str) -> Transla
 
     `InputError` names an operation that is not known, and one of a form that is not.
     """
+    if source.branches:
+        what = f"the program branches ({printable(source.branches)}), and is not made a graph"
+        raise InputError(what, path)
     made = Translation(parameters)
     clash = [name for name in parameters if name.startswith("%")]
     if clash:

@@ -3,6 +3,9 @@
 Deployment folds a batch norm into the convolution before it, and PP-LCNetV3's parallel branches
 into one convolution. What was merged cannot be taken apart; it has a place in the first of the
 tensors that it was merged from, and the others are set so that they change nothing.
+
+SLANeXt's and PP-FormulaNet's norms of maps are written out in PaddleOCR's code, and one
+operation in that of PaddleX; the table models have a head besides, which PaddleX's classes lack.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from porter.codecs.paddle.wiring import Step
+from porter.zoo.wiring import CONSTANT
 
 _BRANCHES = ("identity", "conv_symmetric", "conv_small_symmetric")
 """The modules of PP-LCNetV3 whose results are added, below one module."""
@@ -29,8 +33,36 @@ class Form:
 
 
 def forms(steps: Sequence[Step]) -> Iterator[Form]:
-    """Yield the form of the authors' code, then those of deployment."""
-    plain = Form(steps)
+    """Yield the form of the authors' code, then those of deployment and of PaddleX's code."""
+    for form in _deployed(Form(steps)):
+        found = [form]
+        for change in (_with_norms, _without_constants):
+            found += [other for other in map(change, found) if other not in found]
+        yield from found
+
+
+def _with_norms(form: Form) -> Form:
+    """Return the form in which a norm that is written out is one operation."""
+    chains: dict[tuple[int, ...], _Chain] = {}
+    for at, step in enumerate(form.steps[:-1]):
+        after = form.steps[at + 1]
+        if (step.label, after.label, after.before) == ("multiply", "add", (at,)):
+            names = (step.parameters[0], after.parameters[0])
+            if names[0].removesuffix("weight") == names[1].removesuffix("bias"):
+                chains[at, at + 1] = (("layer_norm", names),)
+    return replace(form, steps=_collapsed(form.steps, chains)) if chains else form
+
+
+def _without_constants(form: Form) -> Form:
+    """Return the form without the operations at the end that are not of the model."""
+    left = list(form.steps)
+    while left and all(name.startswith(CONSTANT) for name in left[-1].parameters):
+        left.pop()
+    return form if len(left) == len(form.steps) else replace(form, steps=left)
+
+
+def _deployed(plain: Form) -> Iterator[Form]:
+    """Yield a form, and those in which norms and branches are merged."""
     yield plain
     branches = _merged(plain)
     if branches.merged:
@@ -57,7 +89,7 @@ def _merged(form: Form) -> Form:
         norm = next(form.steps[at].label for at in members if bias in form.steps[at].parameters)
         filled[f"{first}.normalization._variance"] = 1 - float(norm.removeprefix(_NORM))
         label = next(form.steps[at].label for at in members if weight in form.steps[at].parameters)
-        chains[tuple(members)] = ((label, weight), ("add", bias))
+        chains[tuple(members)] = ((label, (weight,)), ("add", (bias,)))
     return Form(_collapsed(form.steps, chains), filled, (*form.merged, *groups))
 
 
@@ -91,7 +123,7 @@ def _folded(form: Form) -> Form:
         filled |= {mean: 0.0, weight: 1.0, variance: 1 - float(norm.label.removeprefix(_NORM))}
         filled |= {name: 0.0 for place in run[1:] for name in form.steps[place].parameters}
         first = form.steps[run[0]]
-        chains[(*run, at)] = ((first.label, first.parameters[0]), ("add", bias))
+        chains[(*run, at)] = ((first.label, first.parameters[:1]), ("add", (bias,)))
         modules.append(bias.rpartition(".")[0])
     return Form(_collapsed(form.steps, chains), filled, (*form.merged, *modules))
 
@@ -110,8 +142,8 @@ def _convolution(steps: Sequence[Step], norm: int, readers: dict[int, list[int]]
     return []
 
 
-_Chain = tuple[tuple[str, str], ...]
-"""Steps one after the other: (label, parameter)."""
+_Chain = tuple[tuple[str, tuple[str, ...]], ...]
+"""Steps one after the other: (label, parameters)."""
 
 
 def _collapsed(steps: Sequence[Step], chains: Mapping[tuple[int, ...], _Chain]) -> list[Step]:
@@ -127,8 +159,8 @@ def _collapsed(steps: Sequence[Step], chains: Mapping[tuple[int, ...], _Chain]) 
         elif at == group[0]:
             outside = {b for member in group for b in steps[member].before if b not in group}
             before = _moved(outside, places)
-            for label, name in chains[group]:
-                found.append(Step(label, (name,), before))
+            for label, names in chains[group]:
+                found.append(Step(label, names, before))
                 before = (len(found) - 1,)
             places.update(dict.fromkeys(group, len(found) - 1))
     return found

@@ -146,7 +146,7 @@ def _changed(path: Path, kind: str, **entry: object) -> None:
         ("1.transpose", {"I": [{"%": 10**6}]}, "transpose is malformed"),
         ("1.transpose", {"I": [{"%": 0}]}, "an operand x is missing"),
         ("1.transpose", {"O": []}, "transpose is malformed"),
-        ("1.transpose", {"regions": [1]}, "branches"),
+        ("1.transpose", {"regions": [{"blocks": [{"ops": []}]}]}, "branches"),
         ("1.transpose", {"I": 5}, "an entry is missing or of another kind"),
         ("1.fetch", {"I": []}, "fetch is malformed"),
     ],
