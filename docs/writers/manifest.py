@@ -3,45 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
-from typing import Any, get_args
+from typing import Any
 
-from porter.commands import options
-from porter.commands.convert import convert
-from porter.commands.options import WriteKeywords
-from porter.commands.verify import verify
-from porter.verification.options import RunOptions
+from porter.fleet.keys import choices, conversions, proofs
 
-SPELLED = {"architecture": "arch", "source": "input", "from_": "from"}
-NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx", "options"}
-"""Parameters that a manifest does not set, as in `porter.fleet.manifest`."""
 WORDS = {"str": "string", "path": "string", "int": "integer", "bool": "boolean", "float": "number"}
-
-
-def conversions() -> dict[str, str]:
-    """Return {key: type} of a job that converts."""
-    return {**_keys(convert, WriteKeywords), "name": "str", "preset": "str"}
-
-
-def proofs() -> dict[str, str]:
-    """Return {key: type} of a job that has `left` and `right`."""
-    return {**_keys(verify, RunOptions), "name": "str"}
-
-
-def _keys(function: Any, keywords: type) -> dict[str, str]:
-    found = {p.name: p.annotation for p in signature(function).parameters.values()}
-    return {
-        SPELLED.get(name, name).replace("_", "-"): _shown(kind)
-        for name, kind in {**found, **keywords.__annotations__}.items()
-        if name not in NEVER
-    }
-
-
-def _shown(annotation: Any) -> str:
-    """Return a type as a manifest states it: paths are texts, and None is the key left out."""
-    text = str(getattr(annotation, "__forward_arg__", annotation)).replace(" | None", "")
-    text = {"str | os.PathLike[str]": "path", "str | Architecture": "str"}.get(text, text)
-    return text.replace("Checkpoint", "path")
 
 
 def schema() -> dict[str, Any]:
@@ -96,4 +62,4 @@ def _type(kind: str) -> dict[str, Any]:
         return {"type": "array", "items": _type(kind[9:-1])}
     if kind.startswith("Mapping[str, "):
         return {"type": "object", "additionalProperties": _type(kind[13:-1])}
-    return {"enum": list(get_args(getattr(options, kind)))}
+    return {"enum": choices(kind)}

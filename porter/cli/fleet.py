@@ -90,11 +90,15 @@ def _print_table(summary: Any) -> None:
 
 
 def _print_plan(jobs: Any) -> None:
+    from porter.remote.address import shown
+
     rows = [
-        (p.job.name, p.job.command, "" if p.nbytes is None else f"{p.nbytes:,} bytes",
-         f"about {p.seconds:.0f} s", p.job.output)
+        (p.job.name, p.job.command, "at an address" if p.nbytes is None else f"{p.nbytes:,} bytes",
+         f"about {p.seconds:.0f} s" if p.nbytes is not None else "", shown(p.job.output))
         for p in jobs
     ]  # fmt: skip
     click.echo(columns(rows))
     known = sum(p.nbytes or 0 for p in jobs)
-    say(f"{len(jobs)} jobs, {known:,} bytes, about {sum(p.seconds for p in jobs):.0f} s")
+    remote = sum(p.nbytes is None for p in jobs)
+    more = f", and the time to fetch {remote} of them" if remote else ""
+    say(f"{len(jobs)} jobs, {known:,} bytes, about {sum(p.seconds for p in jobs):.0f} s{more}")

@@ -15,9 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from porter.codecs.check import check
+from porter.codecs.detect import INDEX_SUFFIX
 from porter.errors import InputError, PorterError, SystemFault
 from porter.fleet.job import Job, Result
 from porter.remote.address import is_url
+from porter.remote.fetch import size_of
 from porter.storage.file_digest import is_intact
 from porter.storage.input_file import InputFile
 from porter.storage.sidecar import SUFFIX
@@ -113,11 +115,17 @@ class Journal:
 
 def _is_intact(result: Result) -> bool:
     """Whether an output, with all its shards, still is what was written."""
-    if is_url(result.output):
-        return True  # It was sent whole; to compare it would be to fetch it.
     try:
+        if is_url(result.output):
+            return _is_at_address(result)
         if os.path.exists(result.output + SUFFIX):
             return check(result.output).ok
         return is_intact(result.output, result.nbytes, result.digest)
     except PorterError:
         return False
+
+
+def _is_at_address(result: Result) -> bool:
+    """Whether an output is there, one file with its size: to compare it would be to fetch it."""
+    size = size_of(result.output)
+    return size == result.nbytes or result.output.endswith(INDEX_SUFFIX)

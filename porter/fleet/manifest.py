@@ -15,32 +15,40 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
+from porter.codecs.sharded.writing import parse_size
+from porter.commands import recognised
 from porter.commands.convert import convert
 from porter.commands.options import WriteKeywords, keys_of
 from porter.commands.verify import verify
-from porter.errors import InputError, UsageError, listed, nearest, printable
+from porter.errors import InputError, PorterError, UsageError, listed, nearest, printable
 from porter.fleet.job import Job
+from porter.fleet.keys import SPELLED, conversions, proofs, wrong
 from porter.planning import custom_table
-from porter.planning.endpoint import parse
-from porter.remote.address import is_url
+from porter.planning.endpoint import container_for, parse
+from porter.remote.address import address, check_scheme, is_url, shown
+from porter.storage.digests import check_method
 from porter.storage.input_file import read_small
+from porter.verification.judge import bounds
 from porter.verification.options import RunOptions
+from porter.verification.tolerance import PRESETS
+from porter.zoo import image_size
 from porter.zoo.architectures import find
 
 _LARGEST = 1 << 24
 _MOST_JOBS = 100_000
-_SPELLED = {"arch": "architecture", "input": "source", "from": "from_"}
+_SPELLED = {word: name for name, word in SPELLED.items()}
 """Keys of a manifest that are the words of the command line; the library has others."""
 _OURS = {"name", "preset"}
 _NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx"}
 """Parameters of the functions that a manifest does not set."""
 _LISTS = {"drop", "seeds", "batch_sizes"}
 """Keys whose value may be a list without being several jobs."""
-_HOLE = re.compile(r"\{(\w+)\}")
+_HOLE = re.compile(r"\{([\w-]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +77,24 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     jobs: list[Job] = []
     for number, row in enumerate(rows, 1):
         for values in _combinations({**_taken(defaults, row), **row}, folder, name, number):
-            jobs.append(_job(values, folder, f"{name}: job {number}"))
+            with _in_row(f"{name}: job {number}"):
+                jobs.append(_job(values, folder, f"{name}: job {number}"))
             if len(jobs) > _MOST_JOBS:
                 raise InputError(f"is more than {_MOST_JOBS:,} jobs", name)
     jobs = _named_apart(jobs)
     _check_apart(jobs, name)
     return Manifest(name, tuple(jobs))
+
+
+@contextmanager
+def _in_row(where: str) -> Iterator[None]:
+    """Say which row is wrong."""
+    try:
+        yield
+    except PorterError as error:
+        if error.path == where:
+            raise
+        raise UsageError(str(error), where) from error
 
 
 def _parsed(path: str) -> dict[str, Any]:
@@ -117,11 +137,14 @@ def _combinations(
     for choice in itertools.product(*lists.values()):
         values = {**row, **dict(zip(lists, choice, strict=True))}
         variables = {k: v for k, v in values.items() if _spelled(k) not in known}
-        source = _filled(values.get("input", ""), variables, f"{path}: job {number}")
-        for file in _files(source, folder, f"{path}: job {number}"):
+        where = f"{path}: job {number}"
+        plain = {k: v for k, v in values.items() if k in variables or _is_plain(v)}
+        source = _filled(values.get("input", ""), plain, where)
+        if not isinstance(source, str):
+            raise UsageError("input must be a path or an address", where)
+        for file in _files(source, folder, where):
             stem = os.path.splitext(os.path.basename(file))[0]
-            names = {**variables, "name": os.path.basename(file), "stem": stem}
-            where = f"{path}: job {number}"
+            names = {**plain, "name": os.path.basename(file), "stem": stem}
             made = {k: _filled(v, names, where) for k, v in values.items() if k not in variables}
             if "input" in values:
                 made["input"] = file
@@ -134,13 +157,18 @@ def _combinations(
             yield made
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether an option may stand in braces in other values."""
+    return isinstance(value, str | int | float) and not _HOLE.search(str(value))
+
+
 def _is_used(name: str, values: Mapping[str, Any]) -> bool:
     return any(f"{{{name}}}" in str(value) for key, value in values.items() if key != name)
 
 
-def _files(source: Any, folder: str, where: str) -> Iterable[str]:
+def _files(source: str, folder: str, where: str) -> Iterable[str]:
     """Return the files that a pattern means; anything else is as it is."""
-    if not isinstance(source, str) or is_url(source) or not glob.has_magic(source):
+    if is_url(source) or not glob.has_magic(source):
         return [source]
     found = sorted(glob.glob(source, root_dir=folder))
     found = [name for name in found if not name.endswith(".porter.json")]
@@ -154,13 +182,14 @@ def _filled(value: Any, variables: Mapping[str, Any], where: str) -> Any:
     if not isinstance(value, str):
         return value
 
-    def replaced(match: re.Match[str]) -> str:
+    def found(match: re.Match[str]) -> Any:
         if match[1] not in variables:
             known = f"; there are {listed(sorted(variables))}" if variables else ""
             raise UsageError(f"{{{match[1]}}} is not a variable{known}", where)
-        return str(variables[match[1]])
+        return variables[match[1]]
 
-    return _HOLE.sub(replaced, value)
+    only = _HOLE.fullmatch(value)  # A number stays one.
+    return found(only) if only else _HOLE.sub(lambda match: str(found(match)), value)
 
 
 def _spelled(key: str) -> str:
@@ -182,40 +211,80 @@ def _taken(defaults: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any
 
 def _job(values: Mapping[str, Any], folder: str, where: str) -> Job:
     command = "verify" if "left" in values or "right" in values else "convert"
+    kinds = proofs() if command == "verify" else conversions()
+    for key, value in values.items():
+        listed_as = SPELLED.get(_spelled(key), _spelled(key)).replace("_", "-")
+        if problem := wrong(kinds[listed_as], value):
+            raise UsageError(f"{key} must be {problem}, not {printable(repr(value), 40)}", where)
     arguments = {_spelled(key): value for key, value in values.items() if key not in _OURS}
     preset = values.get("preset")
     if command == "verify" and preset is not None:
         arguments["preset"], preset = preset, None
     needed = ("source", "output") if command == "convert" else ("architecture", "left", "right")
-    if missing := [key for key in needed if not isinstance(arguments.get(key), str)]:
-        spelled = {value: key for key, value in _SPELLED.items()}
-        raise UsageError(f"needs {listed([spelled.get(k, k) for k in missing])}", where)
+    if missing := [key for key in needed if key not in arguments]:
+        raise UsageError(f"needs {listed([SPELLED.get(k, k) for k in missing])}", where)
     for key in ("source", "output", "left", "right", "images", "inputs", "like"):
         value = arguments.get(key)
-        if isinstance(value, str) and not is_url(value):
-            arguments[key] = os.path.normpath(os.path.join(folder, value))
+        if value is not None:
+            arguments[key] = _place(value, folder)
     _check(arguments, command, preset, where)
-    name = values.get("name") or os.path.basename(arguments.get("output") or arguments["right"])
+    last = arguments.get("output") or arguments["right"]
+    name = values.get("name") or (address(last).name if is_url(last) else os.path.basename(last))
     return Job(_safe(str(name)), command, arguments, preset)
+
+
+def _place(value: str, folder: str) -> str:
+    """Return a path as it is opened, or an address that can be one."""
+    if is_url(value):
+        address(value)
+        return value
+    path = os.path.normpath(os.path.join(folder, value))
+    if not os.path.exists(path):
+        check_scheme(value)
+    return path
 
 
 def _check(arguments: Mapping[str, Any], command: str, preset: Any, where: str) -> None:
     """Raise `UsageError` for what can be seen to be wrong before any checkpoint is read."""
-    architecture = arguments.get("architecture")
-    if architecture is not None and not custom_table.is_table(architecture):
-        variant = find(architecture)
-        for key in ("from_", "to"):
-            if arguments.get(key) is not None:
-                parse(arguments[key], variant.table)
-    if preset is not None and (architecture is None or not arguments.get("verify", True)):
-        raise UsageError("preset needs arch, and a proof", where)
     for key in ("source", "left", "right"):
         path = arguments.get(key)
         if path is not None and not is_url(path) and not os.path.exists(path):
             raise UsageError(f"{printable(path)}: no such file", where)
+    architecture = arguments.get("architecture")
     output = arguments.get("output")
-    if output is not None and not is_url(output) and os.path.isdir(output):
+    if output is not None:
+        _check_output(output, arguments.get("to"), where)
+    if architecture is not None and not custom_table.is_table(architecture):
+        variant = find(architecture)
+        for key in ("from_", "to"):
+            if arguments.get(key) is not None:
+                end = parse(arguments[key], variant.table)
+                if key == "to":
+                    container_for(output or "", end)
+    if preset is not None and (architecture is None or not arguments.get("verify", True)):
+        raise UsageError("preset needs arch, and a proof", where)
+    one = preset or arguments.get("preset")
+    if one is not None and one not in PRESETS:
+        raise UsageError(f"preset {printable(one)!r} is not one of {listed(PRESETS)}", where)
+    if (limits := arguments.get("judge")) is not None:
+        bounds(limits)
+    if (size := arguments.get("max_shard_size")) is not None:
+        parse_size(size)
+    if (pixels := arguments.get("image_size")) is not None:
+        image_size.checked(pixels)
+    if (method := arguments.get("digest")) is not None:
+        check_method(method)
+
+
+def _check_output(output: str, to: str | None, where: str) -> None:
+    """Raise `UsageError` for an output that no checkpoint can be written to."""
+    if is_url(output):
+        if address(output).is_web:
+            raise UsageError(f"{printable(shown(output))} is read, and not written", where)
+    elif os.path.isdir(output):
         raise UsageError(f"{printable(output)} is a folder", where)
+    if to is None:
+        recognised.target(output)
 
 
 def _safe(name: str) -> str:

@@ -22,6 +22,7 @@ from porter.errors import PorterError
 from porter.fleet.alike import Alike
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result
 from porter.frameworks.process import Pool, kept
+from porter.remote.address import is_url
 from porter.report import write_reports
 from porter.storage.pieces import use_threads
 from porter.verification.verdict import Verdict
@@ -86,7 +87,7 @@ _learnt = Alike()
 
 
 def _converted(job: Job) -> Result:
-    folder = os.path.dirname(job.output)
+    folder = "" if is_url(job.output) else os.path.dirname(job.output)
     if folder and not os.path.isdir(folder):
         os.makedirs(folder, exist_ok=True)
     if (known := _learnt.convert(job)) is not None:

@@ -64,6 +64,18 @@ def local(given: str | os.PathLike[str], *, progress: Progress | None = None) ->
     return Fetched(download(source, _store(source), progress), source.shown)
 
 
+def size_of(url: str) -> int | None:
+    """Return the bytes of the file at an address, None where its server does not say.
+
+    Raises `InputError` where there is no file, `SystemFault` where the network fails.
+    """
+    source = address(url)
+    if source.scheme == "file":
+        return os.path.getsize(local_path(source))
+    store = _store(source)
+    return None if store is None else store.size
+
+
 def detect(given: str | os.PathLike[str]) -> str:
     """Return the format of a file or folder at a path or address."""
     from porter.checkpoints.read import detect as detect_checkpoint

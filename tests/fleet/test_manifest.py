@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,61 @@ def test_wrong_manifest_is_one_line(
     with pytest.raises(error, match=message) as caught:
         read(written(folder, BASIC.replace(*change)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ('arch = "nix"', "unknown architecture 'nix'"),
+        ("arch = 3", "arch must be a text, not 3"),
+        ('to = "tensorflow"', "unknown format"),
+        ('to = "onnx"', "its suffix means paddle, --to means onnx"),
+        ('num-classes = "lots"', "num-classes must be a whole number, not 'lots'"),
+        ("num-classes = true", "num-classes must be a whole number, not True"),
+        ('verify = "no"', "verify must be true or false, not 'no'"),
+        ('dtype = "fp17"', "dtype must be fp32, fp16, bf16"),
+        ("drop = 5", "drop must be a list"),
+        ('fill = { a = "x" }', "fill must be a table"),
+        ('preset = "nix"', "preset 'nix' is not one of"),
+        ('judge = "x"', "'x' is not a limit"),
+        ('max-shard-size = "huge"', "'huge' is not a size"),
+        ("image-size = -3", "-3"),
+        ('digest = "md5"', "digest must be xxh3"),
+        ("input = 5", "input must be a path"),
+        ('input = "ftp://host/a.pth"', "porter reads https, http, hf"),
+        ('input = "https://me:secret@host/a.pth"', "no user or password"),
+        ('output = "https://host/a.pdparams?key=secret"', "is read, and not written"),
+        ('output = "a.xyz"', "--to is needed"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_row(folder: Path, keys: str, message: str) -> None:
+    """Before anything is run, and without what an address keeps secret."""
+    key = keys.partition(" = ")[0]
+    rows = {"arch": '"deit-tiny-224"', "input": '"a.pth"', "output": '"b.pdparams"'}
+    kept = "\n".join(f"{name} = {value}" for name, value in rows.items() if name != key)
+    good = "\n".join(f"{name} = {value}" for name, value in rows.items()).replace("b.pd", "c.pd")
+    text = f"[[jobs]]\n{good}\n[[jobs]]\n{kept}\n{keys}\n"
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        read(written(folder, text))
+    assert "job 2: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_options_stand_in_braces_and_numbers_stay_numbers(folder: Path) -> None:
+    """The value of another key may be used; a value that is only a variable keeps its type."""
+    text = """
+[[jobs]]
+arch = ["deit-tiny-224", "vit-tiny-p16-224"]
+input = "a.pth"
+to = "paddle"
+num-classes = "{n}"
+n = [10, 100]
+output = "{arch}-{num-classes}-{to}-{n}.pdparams"
+""".replace("{num-classes}-", "")
+    jobs = read(written(folder, text)).jobs
+    assert [job.arguments["num_classes"] for job in jobs] == [10, 100, 10, 100]
+    assert jobs[1].output.endswith("deit-tiny-224-paddle-100.pdparams")
 
 
 @pytest.mark.parametrize("text", ["- [", "a: !!python/object:os.system {}", "5", "a: &a [*a, *a]"])

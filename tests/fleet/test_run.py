@@ -22,6 +22,9 @@ from porter.fleet.job import Result
 from porter.fleet.journal import Journal
 from porter.fleet.run import fleet, plan
 from porter.fleet.summary import Summary
+from tests.buckets import bucket, server
+
+__all__ = ["bucket", "server"]
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +279,39 @@ def test_baseline_is_a_summary(source: Path, tmp_path: Path) -> None:
 def test_exit_codes(statuses: list[str], code: int) -> None:
     """A failure counts more than what could not be made."""
     assert Summary("m", tuple(Result(s, s) for s in statuses)).exit_code == code
+
+
+def test_jobs_read_and_write_addresses(
+    source: Path, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a bucket to it, in one file and in shards; what is gone from it is made again."""
+    monkeypatch.chdir(tmp_path)
+    bucket.put_file(str(source), "models/in/deit.pth")
+    path = tmp_path / "jobs.toml"
+    path.write_text("""
+[defaults]
+arch = "deit-tiny-224"
+input = "s3://models/in/deit.pth"
+verify = false
+[[jobs]]
+output = "s3://models/out/a.pdparams"
+[[jobs]]
+output = "s3://models/out/b.safetensors"
+max-shard-size = "9MB"
+[[jobs]]
+output = "c.npz"
+""")
+    assert [p.nbytes for p in plan(path)] == [None, None, None]
+    summary = fleet(path, workers=1)
+    assert [result.status for result in summary.results] == ["converted"] * 3, summary.results
+    bucket.invalidate_cache()
+    assert sum("/b-0000" in key for key in bucket.find("models/out")) == 3
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "jobs.toml", ".jobs.toml.fleet", "c.npz", "c.npz.porter.json"
+    }  # fmt: skip
+    seen: list[str] = []
+    bucket.rm_file("models/out/a.pdparams")
+    bucket.invalidate_cache()
+    again = fleet(path, resume=True, workers=1, watch=lambda result, *_: seen.append(result.name))
+    assert seen == ["a.pdparams"]
+    assert [result.status for result in again.results] == ["converted"] * 3
