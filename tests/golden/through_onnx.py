@@ -113,18 +113,24 @@ def _run(path: Path, image: np.ndarray) -> np.ndarray:
 
 
 def _way_back(case: Case, path: Path, exported: StateDict) -> str:
-    variant = find(case.variant)
+    variant, folded = find(case.variant), ""
     try:
         found = recover(variant, path).state
     except PorterError as error:
         if "--fold-batchnorm" not in error.message:
-            return f"refused: {error.message} !"
-        found = recover(variant, path, fold_batchnorm=True).state
-        return "with --fold-batchnorm" if list(found) == list(exported) else "names differ !"
-    differing = [n for n, t in exported.items() if n not in found or not _same(found[n], t)]
-    if differing or list(found) != list(exported):
-        return f"{len(differing)} weights differ !"
-    return "exact"
+            return f"refused: {error.message[:200]} !"
+        folded = "folded batch norms"
+        try:
+            found = recover(variant, path, fold_batchnorm=True).state
+        except PorterError as other:
+            return f"{folded}, refused: {other.message[:200]} !"
+    if list(found) != list(exported):
+        return f"{folded} names differ !"
+    differing = [name for name, tensor in exported.items() if not _same(found[name], tensor)]
+    if folded:
+        kept = len(exported) - len(differing)
+        return f"{folded}, {kept} of {len(exported)} exact"
+    return f"{len(differing)} weights differ !" if differing else "exact"
 
 
 def _same(one: LazyTensor, other: LazyTensor) -> bool:

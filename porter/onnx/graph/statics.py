@@ -8,7 +8,7 @@ import numpy as np
 
 from porter.errors import InputError, printable
 from porter.onnx.graph.flow import Data
-from porter.onnx.graph.steps import Expand, Permute, Reshape, Static, Take
+from porter.onnx.graph.steps import Expand, Permute, Reshape, Standardise, Static, Take
 from porter.onnx.graph.values import Node
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
@@ -49,6 +49,11 @@ def follow_weight(node: Node, seen: Sequence[Seen], after: Shape | None) -> Seen
         return _gathered(node, static, seen[1])
     if node.op == "Slice":
         return _sliced(node, static, seen)
+    if node.op == "LayerNormalization" and seen[0] is static:
+        axis, epsilon = node.get("axis", -1), node.get("epsilon", 1e-5)
+        assert isinstance(axis, int)
+        assert isinstance(epsilon, float)
+        return static.then(Standardise(axis % len(static.shape), epsilon))
     if node.op in ("Mul", "Add", "Div", "Sub") and all(
         value is static or is_scalar(value) for value in seen
     ):

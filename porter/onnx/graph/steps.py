@@ -113,7 +113,28 @@ class Expand:
         return self.after
 
 
-Step = Permute | Reshape | Take | Expand
+@dataclass(frozen=True, slots=True)
+class Standardise:
+    """Mean 0 and variance 1 over all axes from one on, which loses what they were."""
+
+    axis: int
+    epsilon: float
+
+    def forward(self, array: Array) -> Array:
+        wide = array.astype(np.float64)
+        axes = tuple(range(self.axis, array.ndim))
+        scale = np.sqrt(wide.var(axes, keepdims=True) + self.epsilon)
+        return np.asarray((wide - wide.mean(axes, keepdims=True)) / scale, array.dtype)
+
+    def back(self, array: Array) -> Array:
+        """Return the standardised array: one that gives itself, but for epsilon."""
+        return array
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+Step = Permute | Reshape | Take | Expand | Standardise
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +149,11 @@ class Static:
     def is_part(self) -> bool:
         """Whether the operation sees only some of the tensor's elements."""
         return any(isinstance(step, Take) and step.is_partial for step in self.steps)
+
+    @property
+    def is_standardised(self) -> bool:
+        """Whether the operation sees it with mean 0 and variance 1."""
+        return any(isinstance(step, Standardise) for step in self.steps)
 
     def then(self, step: Step) -> Static:
         """Return it after one more step."""

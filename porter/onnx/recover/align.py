@@ -14,7 +14,7 @@ import numpy as np
 
 from porter.errors import InputError, printable
 from porter.onnx.graph.flow import Flow, Layer, Norm
-from porter.onnx.graph.steps import Static, same_elements
+from porter.onnx.graph.steps import Static, Take, same_elements
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor, Shape
 
@@ -40,6 +40,8 @@ class Alignment:
     """Tensors of folded batch norms: {name: what makes the norm do nothing}."""
     into: dict[str, str] = field(default_factory=dict)
     """{folded batch norm: the module that it was folded into}"""
+    standardised: list[str] = field(default_factory=list)
+    """Tensors of which the file has what the graph made of them: mean 0, variance 1."""
     epsilons: dict[str, tuple[float, float]] = field(default_factory=dict)
     """{norm: its epsilon in the template and in the file}, where they differ"""
 
@@ -72,6 +74,8 @@ def _place(made: Alignment, role: str, slot: Static, other: Layer | None) -> Non
         made.pieces.setdefault(slot.root, []).append((slot, found))
     elif found is not None and same_elements(slot.shape, found.shape):
         made.found[slot.root] = (slot, found)
+        if slot.is_standardised and not found.is_standardised:
+            made.standardised.append(slot.root)
     elif found is None and role in ("bias", "weight") and other.slots.keys() <= {"weight"}:
         made.neutral[slot.root] = 0.0 if role == "bias" else 1.0
     else:
@@ -137,7 +141,9 @@ def _groups(keys: Sequence[object], taken: Iterable[int]) -> dict[object, list[i
 def moved(slots: tuple[Static, Static], tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     """Return the canonical tensor, of `shape`, that the foreign `tensor` contains."""
     mine, theirs = slots
-    if not mine.steps and not theirs.steps and tensor.shape == shape:
+    if mine.steps == theirs.steps and tensor.shape == shape and not any(
+        isinstance(step, Take) for step in mine.steps
+    ):
         return tensor
 
     def read() -> Array:

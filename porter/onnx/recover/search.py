@@ -266,11 +266,17 @@ class Search:
         if lost:
             return None, ()
         if made.folded and not self._fold:
-            remedy = UNTOUCHED if self._rewritten else self._remedy
             raise InputError(
                 f"{len(made.into)} batch norms are folded and cannot be separated again:"
-                f" {listed(fold(made.into))} into {listed(fold(made.into.values()))}; {remedy},"
+                f" {listed(fold(made.into))} into {listed(fold(made.into.values()))}; {self._untouched()},"
                 " or take the folded convolutions with --fold-batchnorm",
+                self._path,
+            )
+        if made.standardised and not self._fold:
+            raise InputError(
+                f"{len(made.standardised)} weights are standardised, and what they were is lost:"
+                f" {listed(fold(made.standardised))}; {self._untouched()}, or take them so with"
+                " --fold-batchnorm",
                 self._path,
             )
         shapes = {
@@ -284,6 +290,8 @@ class Search:
         how = [f"{len(found)} tensors placed by what the graph does with them"]
         if made.folded:
             how.append(f"folded batch norms set to the identity: {listed(fold(made.into))}")
+        if made.standardised:
+            how.append(f"standardised weights taken as they are: {listed(fold(made.standardised))}")
         if made.neutral:
             how.append(
                 f"not in the graph, filled with neutral values: {listed(fold(made.neutral))}"
@@ -291,6 +299,9 @@ class Search:
         if unused and not self._rewritten:
             how.append(f"without influence on any output, set to 1 and 0: {listed(fold(unused))}")
         return self._planned(StateDict(found), CANONICAL), tuple(how)
+
+    def _untouched(self) -> str:
+        return UNTOUCHED if self._rewritten else self._remedy
 
     def _unused(self, used: Template) -> dict[str, LazyTensor]:
         """Return weights that no output depends on: as porter noted them in the file, else, those
