@@ -41,8 +41,8 @@ _COMMUTATIVE = {"Add", "Mul"}
 _OUTPUTS = {"Conv": 0, "ConvTranspose": 1, "linear": 1}
 """{layer: axis of its weight that its outputs have}"""
 _NORMS = {"LayerNormalization", "InstanceNormalization", "GroupNormalization"}
-_ALIKE = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "Clip": "HardSigmoid"}
-"""{operation: label}, where exporters choose between two; scales before one are no layers."""
+_ALIKE = {"ReduceMean": "mean", "GlobalAveragePool": "mean"}
+"""{operation: label}, where exporters choose between two."""
 
 
 class _Reducer:
@@ -117,6 +117,8 @@ class _Reducer:
         elif node.op == "HardSwish":
             gate = self._add_layer(node, ("HardSigmoid",), [first])
             self._set(node, self._add_layer(node, ("Mul",), [first, gate], ordered=False))
+        elif node.op == "Clip":
+            self._set(node, self._add_layer(node, ("HardSigmoid",), [self._scaled(first)]))
         elif node.op == "LayerNormalization":
             self._layer_norm(node, first, seen)
         elif node.op in ("Add", "Mul", "Sub", "Div", "Pow"):
@@ -201,9 +203,16 @@ class _Reducer:
         if node.op == "Gemm" and node.get("transB", 0):
             weight = weight.then(Permute((1, 0)))
         slots = {"weight": weight, **self._bias(node, seen)}
-        self._set(node, self._add_layer(node, ("linear", weight.shape), seen[:1], slots))
+        shape = weight.shape
+        while len(shape) > 2 and shape[0] == 1:  # a batch of one, where it is stated
+            shape = shape[1:]
+        self._set(node, self._add_layer(node, ("linear", shape), seen[:1], slots))
 
     def _conv(self, node: Node, data: Data, seen: list[Seen]) -> None:
+        if isinstance(seen[1], Data):  # computed from the picture
+            label = (node.op, node.get("group", 1))
+            self._set(node, self._add_layer(node, label, seen, self._bias(node, seen)))
+            return
         if not isinstance(seen[1], Static):
             raise InputError(f"{printable(node.name or node.op)} has no weight that is a constant")
         slots = {"weight": seen[1], **self._bias(node, seen)}
@@ -216,6 +225,15 @@ class _Reducer:
         if isinstance(bias, np.ndarray) and bias.size == 1:
             bias = self._scalar(node.inputs[2], bias)
         return {"bias": bias} if isinstance(bias, Static) else {}
+
+    def _scaled(self, data: Data) -> Data:
+        """Return what a gate scales and shifts by numbers before it is cut to 0 and 1."""
+        for op in ("Add", "Mul"):
+            layer = self.flow.layers[data.layer]
+            if layer.label != (op, ()) or layer.slots["weight"].root not in self.flow.scalars:
+                break
+            (data,) = layer.operands
+        return data
 
     def _layer_norm(self, node: Node, data: Data, seen: list[Seen]) -> None:
         slots = {n: s for n, s in zip(("weight", "bias"), seen[1:], strict=False)

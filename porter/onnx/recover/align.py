@@ -141,8 +141,10 @@ def _groups(keys: Sequence[object], taken: Iterable[int]) -> dict[object, list[i
 def moved(slots: tuple[Static, Static], tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     """Return the canonical tensor, of `shape`, that the foreign `tensor` contains."""
     mine, theirs = slots
-    if mine.steps == theirs.steps and tensor.shape == shape and not any(
-        isinstance(step, Take) for step in mine.steps
+    if (
+        mine.steps == theirs.steps
+        and tensor.shape == shape
+        and not any(isinstance(step, Take) for step in mine.steps)
     ):
         return tensor
 

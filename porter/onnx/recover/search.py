@@ -268,8 +268,8 @@ class Search:
         if made.folded and not self._fold:
             raise InputError(
                 f"{len(made.into)} batch norms are folded and cannot be separated again:"
-                f" {listed(fold(made.into))} into {listed(fold(made.into.values()))}; {self._untouched()},"
-                " or take the folded convolutions with --fold-batchnorm",
+                f" {listed(fold(made.into))} into {listed(fold(made.into.values()))};"
+                f" {self._untouched()}, or take the folded convolutions with --fold-batchnorm",
                 self._path,
             )
         if made.standardised and not self._fold:
