@@ -210,8 +210,8 @@ class _Reducer:
 
     def _conv(self, node: Node, data: Data, seen: list[Seen]) -> None:
         if isinstance(seen[1], Data):  # computed from the picture
-            label = (node.op, node.get("group", 1))
-            self._set(node, self._add_layer(node, label, seen, self._bias(node, seen)))
+            computed = (node.op, node.get("group", 1))
+            self._set(node, self._add_layer(node, computed, seen, self._bias(node, seen)))
             return
         if not isinstance(seen[1], Static):
             raise InputError(f"{printable(node.name or node.op)} has no weight that is a constant")
