@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -357,30 +358,37 @@ def _fleet(setting: Setting) -> Iterator[Group]:
     yield _small_files(setting)
 
 
+_PROOFS = 30
+
+
 def _proofs(setting: Setting) -> Group:
-    """Small proofs by one command each, and by one manifest."""
+    """Small proofs by one command each, and by one manifest: of the smallest variants."""
     import porter
+    from porter.zoo.architectures import all_variants
 
     folder = setting.folder / "fleet"
     folder.mkdir(exist_ok=True)
-    source = folder / "shunted-t.pth"
-    if not source.exists():
-        porter.init("shunted-t", source, to="torch")
-    count = 6
+    known = [v for v in all_variants().values() if v.module and v.image_size <= 224]
+    names = [v.name for v in sorted(known, key=lambda v: v.parameters)[:_PROOFS]]
+    for name in names:
+        if not (source := folder / f"{name}.pth").exists():
+            porter.init(name, source, to="torch")
     out = setting.folder / "fleet-out"
     manifest = folder / "proofs.toml"
     manifest.write_text(
-        f'[defaults]\narch = "shunted-t"\nfrom = "torch"\nto = "paddle"\ninput = "{source}"\n'
-        f'[[jobs]]\nn = {list(range(count))}\noutput = "{out}/{{n}}.pdparams"\n'
+        '[defaults]\nfrom = "torch"\nto = "paddle"\n'
+        f'[[jobs]]\nvariant = {json.dumps(names)}\narch = "{{variant}}"\n'
+        f'input = "{folder}/{{variant}}.pth"\noutput = "{out}/{{variant}}.pdparams"\n'
     )
-    one = f'"{PORTER}" convert shunted-t "{source}" --from torch --to paddle -o "{out}'
-    commands = " && ".join(f'{one}/{n}.pdparams"' for n in range(count))
-    group = Group("fleet", f"{count} small proofs", made=(folder,))
+    script = 'out=$1; shift; mkdir -p "$out"; for name; do "$0" convert "$name"' + (
+        f' "{folder}/$name.pth" --from torch --to paddle -o "$out/$name.pdparams" || exit; done'
+    )
+    commands = ("sh", "-c", script, PORTER, str(out), *names)
+    reads = tuple(folder / f"{name}.pth" for name in names)
+    group = Group("fleet", f"{_PROOFS} small proofs", made=(folder,))
     group.cases = [
-        Case(
-            f"{count} commands", ("sh", "-c", f'mkdir -p "{out}" && {commands}'), (source,), (out,)
-        ),
-        *(_manifest(manifest, n, f"porter fleet, {_counted(n)}", (source,), out) for n in (1, 2)),
+        Case(f"{_PROOFS} commands", commands, reads, (out,)),
+        *(_manifest(manifest, n, f"porter fleet, {_counted(n)}", reads, out) for n in (1, 2)),
     ]
     return group
 

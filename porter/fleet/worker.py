@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from porter.errors import PorterError
 from porter.fleet.alike import Alike
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result
 from porter.frameworks.process import Pool, kept
+from porter.planning.custom_table import is_table
 from porter.remote.address import is_url
 from porter.report import write_reports
 from porter.storage.pieces import use_threads
@@ -42,9 +44,28 @@ def main() -> None:
     with Pool() as pool, kept(pool):
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
         while True:
-            for row in answers(Job(**each) for each in json.loads(jobs.get())["jobs"]):
+            asked = [Job(**each) for each in json.loads(jobs.get())["jobs"]]
+            _start_frameworks(pool, asked[0])
+            for row in answers(asked):
                 results.write(json.dumps(row) + "\n")
                 results.flush()
+
+
+def _start_frameworks(pool: Pool, job: Job) -> None:
+    """Let the frameworks of a proof load while its conversion is written."""
+    arguments = job.arguments
+    name = arguments.get("architecture")
+    if name is None or is_table(name) or not arguments.get("verify", True):
+        return
+    sides = [str(arguments.get(key)).partition(":")[0] for key in _NAMED[job.command]]
+    for framework in ("torch", "paddle"):
+        if framework in sides:
+            with suppress(PorterError):
+                pool.start(framework, (arguments.get("python") or {}).get(framework))
+
+
+_NAMED = {"convert": ("from_", "to"), "verify": ()}
+"""Options that name the frameworks of a job's models."""
 
 
 def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:

@@ -187,6 +187,12 @@ class Pool:
     def __init__(self) -> None:
         self._idle: dict[tuple[str, str | None], list[Worker]] = {}
 
+    def start(self, framework: str, python: str | None = None) -> None:
+        """Start a worker that will be asked for soon, unless there is one."""
+        idle = self._idle.setdefault((framework, python), [])
+        if not idle:
+            idle.append(Worker(framework, python=python))
+
     @contextlib.contextmanager
     def worker(self, framework: str, python: str | None = None) -> Iterator[Worker]:
         """Yield a worker, started if none is idle; ended if anything fails while it is used."""
