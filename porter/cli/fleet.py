@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -44,31 +45,29 @@ def command(
     A job that fails does not stop the others. The exit code is 1 if one failed or was refused, 3
     if a proof was not made because a framework is missing.
     """
-    from porter.fleet import reports as rendering
-    from porter.fleet.job import Result
-    from porter.fleet.run import fleet as run
-    from porter.fleet.run import plan
+    if reports:
+        from porter.fleet.reports import check
 
-    rendering.check(reports, [manifest], force)
+        check(reports, [manifest], force)
     if dry_run:
+        from porter.fleet.run import plan
+
         _print_plan(plan(manifest))
         return
-    runner: Any = None
-    if use_ray is not None:
-        from porter.fleet.on_ray import RayPool
 
-        runner = RayPool(None if use_ray == "local" else use_ray, workers)
-
-    def watch(result: Result, done: int, total: int) -> None:
+    def watch(result: Any, done: int, total: int) -> None:
         if not quiet and not as_json:
             say(
                 f"{done}/{total}  {result.status:9}  {result.name}  {result.seconds:.1f} s",
                 err=True,
             )
 
-    summary = run(
-        manifest, workers=workers, runner=runner, resume=resume, baseline=baseline, watch=watch
-    )
+    with _runner(use_ray, workers) as runner:
+        from porter.fleet.run import fleet  # Loads while the processes start.
+
+        summary = fleet(manifest, runner=runner, resume=resume, baseline=baseline, watch=watch)
+    from porter.fleet import reports as rendering
+
     for path in reports:
         rendering.write(summary, path, force=force, inputs=[manifest])
     if as_json:
@@ -77,6 +76,17 @@ def command(
         _print_table(summary)
         say(summary.headline)
     ctx.exit(summary.exit_code)
+
+
+def _runner(use_ray: str | None, workers: int | None) -> AbstractContextManager[Any]:
+    """Return where the jobs are run."""
+    if use_ray is None:
+        from porter.fleet.pool import LocalPool, usual
+
+        return LocalPool(workers or usual())
+    from porter.fleet.on_ray import RayPool
+
+    return nullcontext(RayPool(None if use_ray == "local" else use_ray, workers))
 
 
 def _print_table(summary: Any) -> None:

@@ -24,10 +24,10 @@ class Crew(Generic[Item]):
     """Processes of a module that reads a task as a line of JSON, and answers by another."""
 
     def __init__(
-        self, module: str, workers: int, as_row: Callable[[Item], Row], attempts: int,
+        self, children: Children, workers: int, as_row: Callable[[Item], Row], attempts: int,
         first: Row | None = None, part: Callable[[Item, Row], None] | None = None,
     ) -> None:  # fmt: skip
-        self._argv = [sys.executable, "-P", "-m", module, str(threads(workers))]
+        self._children = children
         self._workers = workers
         self._as_row = as_row
         self._attempts = attempts
@@ -118,7 +118,7 @@ class Crew(Generic[Item]):
         return answer
 
     def _started(self) -> _Child:
-        child = _Child(self._argv)
+        child = self._children.take()
         self._live.add(child)
         if self._first is not None:
             child.tell(self._first)
@@ -128,6 +128,30 @@ class Crew(Generic[Item]):
         """Close a process; return why it ended."""
         self._live.discard(child)
         return child.close()
+
+
+class Children:
+    """Processes of a module, as many as there will be workers; some may be started early."""
+
+    def __init__(self, module: str, workers: int) -> None:
+        self._argv = [sys.executable, "-P", "-m", module, str(threads(workers))]
+        self._ready: list[_Child] = []
+
+    def start(self, count: int) -> None:
+        """Start processes that will be taken."""
+        self._ready += [_Child(self._argv) for _ in range(count)]
+
+    def take(self) -> _Child:
+        """Return a process."""
+        try:
+            return self._ready.pop()
+        except IndexError:
+            return _Child(self._argv)
+
+    def close(self) -> None:
+        """End those that nobody took."""
+        while self._ready:
+            self._ready.pop().close(at_once=True)
 
 
 class _Child:

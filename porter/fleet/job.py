@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 PASSED, FAILED, NOT_MADE, REFUSED = "passed", "failed", "not made", "refused"
@@ -48,7 +48,7 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for a worker."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the journal."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Result:

@@ -70,9 +70,9 @@ class Journal:
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Note that jobs are about to be run; all rows are on the disk if their outputs will be."""
-        rows = {job.name: job for job in jobs}
-        self._write(*({"begun": n, "fingerprint": job.fingerprint} for n, job in rows.items()))
-        if any(job.arguments.get("sync", True) for job in rows.values()):
+        todo = [*jobs]
+        self._write(*({"begun": job.name, "fingerprint": job.fingerprint} for job in todo))
+        if any(job.arguments.get("sync", True) for job in todo):
             os.fsync(self._fd)
 
     def finish(self, job: Job, result: Result) -> None:

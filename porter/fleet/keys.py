@@ -9,9 +9,7 @@ from typing import Any, get_args
 from porter.commands import options
 from porter.commands.convert import convert
 from porter.commands.options import WriteKeywords
-from porter.commands.verify import verify
 from porter.errors import listed
-from porter.verification.options import RunOptions
 
 SPELLED = {"architecture": "arch", "source": "input", "from_": "from"}
 NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx", "options"}
@@ -27,6 +25,9 @@ def conversions() -> dict[str, str]:
 @cache
 def proofs() -> dict[str, str]:
     """Return {key: type} of a job that has `left` and `right`."""
+    from porter.commands.verify import verify  # As much again to load as all else.
+    from porter.verification.options import RunOptions
+
     return {**_keys(verify, RunOptions), "name": "str"}
 
 

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -24,7 +25,6 @@ from porter.codecs.sharded.writing import parse_size
 from porter.commands import recognised
 from porter.commands.convert import convert
 from porter.commands.options import WriteKeywords, keys_of
-from porter.commands.verify import verify
 from porter.errors import InputError, PorterError, UsageError, listed, nearest, printable
 from porter.fleet.job import Job
 from porter.fleet.keys import SPELLED, conversions, proofs, wrong
@@ -34,7 +34,6 @@ from porter.remote.address import address, check_scheme, is_url, shown
 from porter.storage.digests import check_method
 from porter.storage.input_file import read_small
 from porter.verification.judge import bounds
-from porter.verification.options import RunOptions
 from porter.verification.tolerance import PRESETS
 from porter.zoo import image_size
 from porter.zoo.architectures import find
@@ -142,18 +141,18 @@ def _combinations(
         source = _filled(values.get("input", ""), plain, where)
         if not isinstance(source, str):
             raise UsageError("input must be a path or an address", where)
+        if unused := [k for k in variables if not _is_used(k, values)]:
+            near = nearest(_spelled(unused[0]), known)
+            hint = f"; did you mean {near[0].strip('_')}?" if near else ""
+            what = f"{listed(unused)} is not an option, and not used as a variable{hint}"
+            raise UsageError(what, where)
+        rest = {k: v for k, v in values.items() if k not in variables}
         for file in _files(source, folder, where):
             stem = os.path.splitext(os.path.basename(file))[0]
             names = {**plain, "name": os.path.basename(file), "stem": stem}
-            made = {k: _filled(v, names, where) for k, v in values.items() if k not in variables}
+            made = {key: _filled(value, names, where) for key, value in rest.items()}
             if "input" in values:
                 made["input"] = file
-            unused = [k for k in variables if not _is_used(k, values)]
-            if unused:
-                near = nearest(_spelled(unused[0]), known)
-                hint = f"; did you mean {near[0].strip('_')}?" if near else ""
-                what = f"{listed(unused)} is not an option, and not used as a variable{hint}"
-                raise UsageError(what, where)
             yield made
 
 
@@ -179,7 +178,7 @@ def _files(source: str, folder: str, where: str) -> Iterable[str]:
 
 def _filled(value: Any, variables: Mapping[str, Any], where: str) -> Any:
     """Return a value with the variables in braces filled in."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "{" not in value:
         return value
 
     def found(match: re.Match[str]) -> Any:
@@ -198,14 +197,25 @@ def _spelled(key: str) -> str:
 
 def _known(row: Mapping[str, Any]) -> set[str]:
     """Return the parameters of what a row calls."""
-    if "left" in row or "right" in row:
-        return {*signature(verify).parameters, *keys_of(RunOptions), *_OURS} - _NEVER
-    return {*signature(convert).parameters, *keys_of(WriteKeywords), *_OURS} - _NEVER
+    return _parameters("verify" if "left" in row or "right" in row else "convert")
+
+
+@cache
+def _parameters(command: str) -> set[str]:
+    if command == "convert":
+        return {*signature(convert).parameters, *keys_of(WriteKeywords), *_OURS} - _NEVER
+    from porter.commands.verify import verify  # As much again to load as all else.
+    from porter.verification.options import RunOptions
+
+    return {*signature(verify).parameters, *keys_of(RunOptions), *_OURS} - _NEVER
 
 
 def _taken(defaults: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of a row: a proof takes no option of a conversion, nor the reverse."""
-    others = (_known({}) | _known({"left": ""})) - _known(row)
+    known = _known(row)
+    if known.issuperset(map(_spelled, defaults)):
+        return dict(defaults)
+    others = (_parameters("convert") | _parameters("verify")) - known
     return {key: value for key, value in defaults.items() if _spelled(key) not in others}
 
 

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from porter.fleet.alike import LARGEST, key_of
-from porter.fleet.crew import Crew, Row
+from porter.fleet.crew import Children, Crew, Row
 from porter.fleet.job import FAILED, Job, Result
-from porter.planning.custom_table import is_table
+
+if TYPE_CHECKING:
+    from porter.fleet.batch import Batch
 
 ATTEMPTS = 2
 """How often a job is begun whose worker ends without a result."""
-_MOST = 64
-"""Small jobs that a worker is sent at a time."""
+_MODULE = "porter.fleet.worker"
 
 Begin = Callable[[Sequence[Job]], None]
 Finish = Callable[[Job, Result], None]
 
 
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Jobs that a worker is sent at a time: one, or several small ones."""
-
-    jobs: list[Job]
-    """Those without a result."""
-    begun: dict[str, int] = field(default_factory=dict)
-    """How often a job was the next one to be run."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what a worker is sent."""
-        first = self.jobs[0].name
-        self.begun[first] = self.begun.get(first, 0) + 1
-        return {"jobs": [job.as_json() for job in self.jobs]}
-
-
 class LocalPool:
-    """Runs jobs in processes of this machine."""
+    """Runs jobs in processes of this machine.
+
+    In a `with` statement the processes start at once, while the manifest is read.
+    """
 
     def __init__(self, workers: int) -> None:
         self.workers = max(1, workers)
+        self._children = Children(_MODULE, self.workers)
+
+    def __enter__(self) -> Self:
+        self._children.start(self.workers)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._children.close()
 
     def run(self, jobs: Sequence[Job], begin: Begin, finish: Finish) -> None:
         """Run jobs, as many at a time as there are workers.
@@ -51,6 +50,7 @@ class LocalPool:
         is replaced; its job is begun once more and then counts as failed. Small jobs are sent
         several at a time, and what of them was not run goes back into the queue.
         """
+        from porter.fleet.batch import Batch, batches  # The processes are loading the same now.
 
         def take(batch: Batch, row: Row) -> None:
             for each in row["results"]:
@@ -65,27 +65,10 @@ class LocalPool:
                 finish(job, Result(job.name, FAILED, why))
             return [Batch(batch.jobs, batch.begun)] if batch.jobs else []
 
-        crew: Crew[Batch] = Crew(
-            "porter.fleet.worker", self.workers, Batch.as_json, ATTEMPTS, part=take
-        )
+        crew = Crew(self._children, self.workers, Batch.as_json, ATTEMPTS, part=take)
         crew.run(batches(jobs, self.workers), lambda batch: begin(batch.jobs), done)
 
 
-def batches(jobs: Sequence[Job], workers: int) -> Iterator[Batch]:
-    """Yield the jobs in their order, small ones with the same options together."""
-    most = max(1, min(_MOST, len(jobs) // (4 * workers)))
-    for kind, group in itertools.groupby(jobs, _kind if most > 1 else lambda job: ""):
-        run, size = [*group], most if kind else 1
-        yield from (Batch(run[at : at + size]) for at in range(0, len(run), size))
-
-
-def _kind(job: Job) -> str:
-    """Return the options of a job that takes a moment, without a forward proof; or nothing."""
-    arguments = job.arguments
-    proven = arguments.get("verify", True) and not is_table(str(arguments.get("architecture")))
-    if proven or (kind := key_of(job)) is None:
-        return ""
-    try:
-        return kind if os.path.getsize(job.sources[0]) <= LARGEST else ""
-    except OSError:
-        return ""
+def usual() -> int:
+    """Return how many workers there are if nobody says: both sides of a proof run at a time."""
+    return max(1, (os.cpu_count() or 2) // 2)

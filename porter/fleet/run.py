@@ -11,7 +11,7 @@ from porter.errors import UsageError
 from porter.fleet import manifest as manifests
 from porter.fleet.job import Job, Result
 from porter.fleet.journal import Journal
-from porter.fleet.pool import Begin, Finish, LocalPool
+from porter.fleet.pool import Begin, Finish, LocalPool, usual
 from porter.fleet.summary import Summary, read_baseline
 from porter.remote.address import is_url
 
@@ -92,7 +92,7 @@ def fleet(
                 watch(result, len(results), len(content.jobs))
 
         if todo:
-            local = LocalPool(workers or max(1, (os.cpu_count() or 2) // 2))
+            local = LocalPool(workers or usual())
             (runner or local).run(
                 todo, lambda jobs: journal.begin([originals[job.name] for job in jobs]), finish
             )

@@ -19,7 +19,7 @@ from porter import errors
 from porter.commands.convert import convert
 from porter.commands.repack import repack
 from porter.errors import PorterError, SystemFault, UsageError
-from porter.fleet.crew import Crew
+from porter.fleet.crew import Children, Crew
 from porter.storage.pieces import use_threads
 from porter.storage.tasks import Row, Task, Work
 
@@ -63,8 +63,9 @@ class Local(Asker):
             work.done(task, answered(task, row, why))
 
         crew: Crew[Task] = Crew(
-            "porter.fleet.shards", self.workers, Task._asdict, ATTEMPTS, self.request
-        )
+            Children("porter.fleet.shards", self.workers), self.workers, Task._asdict, ATTEMPTS,
+            self.request,
+        )  # fmt: skip
         crew.run(work.tasks, lambda task: None, done)
 
 

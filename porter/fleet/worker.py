@@ -18,14 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 from porter.commands.convert import Conversion, convert
-from porter.commands.verify import verify
 from porter.errors import PorterError
 from porter.fleet.alike import Alike
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result
 from porter.frameworks.process import Pool, kept
 from porter.planning.custom_table import is_table
 from porter.remote.address import is_url
-from porter.report import write_reports
 from porter.storage.pieces import use_threads
 from porter.verification.verdict import Verdict
 
@@ -116,6 +114,8 @@ def _converted(job: Job) -> Result:
     done = convert(**job.arguments)
     verdict = done.verdict
     if job.preset is not None and done.ok:
+        from porter.commands.verify import verify  # Half of what there is to load.
+
         plan = done.plan
         verdict = verify(
             plan.architecture.name, job.sources[0], job.output,
@@ -162,6 +162,8 @@ _STATUS = {"passed": PASSED, "failed": FAILED, "not made": NOT_MADE}
 def _figures(job: Job, verdict: Verdict) -> dict[str, Any]:
     worst = verdict.worst(verdict.precision)
     if job.reports:
+        from porter.report import write_reports
+
         stem = os.path.join(job.reports, job.name)
         write_reports(verdict, [f"{stem}.html", f"{stem}.json"], force=True)
     return {
@@ -172,6 +174,8 @@ def _figures(job: Job, verdict: Verdict) -> dict[str, Any]:
 
 
 def _compared(job: Job) -> Result:
+    from porter.commands.verify import verify
+
     verdict = verify(**job.arguments)
     sides = f"{verdict.left.label} and {verdict.right.label}"
     return Result(

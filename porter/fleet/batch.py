@@ -1,0 +1,52 @@
+"""Jobs that a worker is sent at a time: one, or several small ones with the same options."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from porter.fleet.alike import LARGEST, key_of
+from porter.fleet.job import Job
+from porter.planning.custom_table import is_table
+
+_MOST = 64
+"""Small jobs that a worker is sent at a time."""
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """What a worker is sent."""
+
+    jobs: list[Job]
+    """Those without a result."""
+    begun: dict[str, int] = field(default_factory=dict)
+    """How often a job was the next one to be run."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the worker; the first job is about to be run."""
+        first = self.jobs[0].name
+        self.begun[first] = self.begun.get(first, 0) + 1
+        return {"jobs": [job.as_json() for job in self.jobs]}
+
+
+def batches(jobs: Sequence[Job], workers: int) -> Iterator[Batch]:
+    """Yield the jobs in their order, small ones with the same options together."""
+    most = max(1, min(_MOST, len(jobs) // (4 * workers)))
+    for kind, group in itertools.groupby(jobs, _kind if most > 1 else lambda job: ""):
+        run, size = [*group], most if kind else 1
+        yield from (Batch(run[at : at + size]) for at in range(0, len(run), size))
+
+
+def _kind(job: Job) -> str:
+    """Return the options of a job that takes a moment, without a forward proof; or nothing."""
+    arguments = job.arguments
+    proven = arguments.get("verify", True) and not is_table(str(arguments.get("architecture")))
+    if proven or (kind := key_of(job)) is None:
+        return ""
+    try:
+        return kind if os.path.getsize(job.sources[0]) <= LARGEST else ""
+    except OSError:
+        return ""
