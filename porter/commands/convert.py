@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from porter import codecs
 from porter.commands import recognised, summary
 from porter.commands.conversion.fitting import Changes, Prepared, prepared
-from porter.commands.conversion.proof import proving, read_output, verified
+from porter.commands.conversion.proof import exported, proving, read_output, verified
 from porter.commands.conversion.provenance import metadata_of, options_of
 from porter.commands.conversion.subject import Subject, read, seeded
 from porter.commands.conversion.writer import (
@@ -240,7 +240,7 @@ def convert(
     outcome = outcome.noting(*cast_note(dtype if verify else None, options.get("pool")))
     write = writer_of(
         container, ready.fitted, ready.target, max_shard_size, onnx, dtype, pictures, picture,
-        dictionary,
+        dictionary, image_size is not None,
     )  # fmt: skip
     if like is not None:
         other = Target(os.fspath(like), codecs.read(os.fspath(like)))
@@ -288,6 +288,11 @@ def convert(
                 outcome, verdict=_by_models(session, ready, outcome, (left, right), key, dtype)
             )
         if not ready.fitted.architecture.module:
+            if container == "onnx":
+                outcome = exported(
+                    outcome, ready, python=python, judge=judge, pictures=pictures,
+                    progress=progress,
+                )  # fmt: skip
             return _with_unproven(outcome, subject.table, accept_unproven)
         if ready.has_filled_head:
             outcome = outcome.noting(

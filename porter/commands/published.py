@@ -75,12 +75,20 @@ def verify_published(
     """
     if progress is not None:
         progress("reading the checkpoints", 0, 0)
+    if "onnx" in (fetch.detect(left), fetch.detect(right)):
+        if left_model or right_model or inputs is not None:
+            raise UsageError(
+                "an ONNX file is compared with transformers' class, on pictures of noise: leave"
+                " --left-model, --right-model and --inputs out"
+            )
+        given = _Side(left, left_dialect, left_key), _Side(right, right_dialect, right_key)
+        return _with_graph(variant, *given, python, progress)
     with option_of("left"):
         one = _given(variant, left, left_dialect, left_key, left_model, python)
     with option_of("right"):
         two = _given(variant, right, right_dialect, right_key, right_model, python)
-    given = pictures(variant) if inputs is None else read_inputs(inputs)
-    models = Models(one.reference, two.reference, given, python)
+    arrays = pictures(variant) if inputs is None else read_inputs(inputs)
+    models = Models(one.reference, two.reference, arrays, python)
     fitted = fit(variant, one.state, one.dialect, two.dialect)
     with models.opened() as session:
         session.check_source(one.state)
@@ -91,6 +99,37 @@ def verify_published(
     if left_model is None and right_model is None:
         verdict = judged_closely(verdict)
     return judged_exactly(verdict) if variant.name.startswith(_DETECTORS) else verdict
+
+
+class _Side(NamedTuple):
+    path: str | os.PathLike[str]
+    dialect: str | None
+    key: str | None
+
+
+def _with_graph(
+    variant: Architecture,
+    left: _Side,
+    right: _Side,
+    python: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> Verdict:
+    """Run an ONNX file, and transformers' class with the weights of the other side."""
+    from porter.commands.exported import Exported
+
+    is_graph = fetch.detect(right.path) == "onnx"
+    graph, source = (right, left) if is_graph else (left, right)
+    state, dialect = fetch.read(source.path, key=source.key), source.dialect
+    if state.origin is not None and state.origin.format in (PROGRAM, "onnx"):
+        state, dialect = recover(variant, source.path), CANONICAL
+    elif dialect is None:
+        refuse_foreign_layout(state, variant)
+        is_paddle = state.origin is not None and state.origin.format == PADDLE
+        dialect = best_dialect(variant, shapes_of(state), PADDLE if is_paddle else CANONICAL)
+    fitted = fit(variant, state, variant.table.dialect(dialect).name, CANONICAL)
+    mapped = StateDict(fitted.plan.apply(fitted.state), state.origin)
+    file = Exported(variant, mapped, fitted.plan.num_classes, fetch.local(graph.path).path)
+    return file.verdict(python=python, progress=progress)
 
 
 def judged_closely(verdict: Verdict) -> Verdict:

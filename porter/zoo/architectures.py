@@ -20,6 +20,7 @@ from porter.mapping.table import CANONICAL, Table
 from porter.reference_models import FOLDER
 from porter.zoo import plugins
 from porter.zoo import skeleton as skeletons
+from porter.zoo.graph_form import GraphForm, form_of
 from porter.zoo.image_size import Size, shown, sides_of
 from porter.zoo.preprocessing import Preprocessing, of_variant
 
@@ -96,17 +97,14 @@ class Architecture:
     """Another variant with the same tensors, whose skeleton file is this one's too."""
     square: bool = False
     """Whether its pictures must be square, as maps that are cut into square windows demand."""
-    any_size: bool = False
-    """Whether one ONNX graph can take pictures of any height and width, multiples of 32."""
+    graph: GraphForm = field(default_factory=GraphForm)
+    """What its ONNX graph is called, gives and leaves open."""
     image_width: int = 0
     """Width of the variant's pictures, in pixels, where they are not square."""
     preprocessings: Mapping[str, Preprocessing] = field(default_factory=dict)
     """{dialect or alias: preprocessing of its weights}, where it is another."""
     preprocessing_source: str = ""
     """Whose the canonical preprocessing is."""
-    published_output: str = ""
-    """Without reference model: which output of transformers' class an ONNX graph gives; empty
-    where porter has no graph."""
     study: bool = False
     """Whether it is only a form that an article compares with: no weights are published."""
 
@@ -179,16 +177,20 @@ class Architecture:
             )
 
     @property
+    def any_size(self) -> bool:
+        """Whether one ONNX graph can take pictures of any height and width, or of any width."""
+        return bool(self.graph.free)
+
+    @property
     def has_graph(self) -> bool:
         """Whether its ONNX graph can be traced: from a reference model, or a published one."""
-        return bool(self.module or self.published_output)
+        return bool(self.module or self.graph.outputs)
 
-    def need_graph(self, what: str) -> None:
+    def need_graph(self, what: str, remedy: str = "convert a checkpoint of it") -> None:
         """Raise `UsageError` where porter has no ONNX graph of a variant, which `what` needs."""
         if not self.has_graph:
             raise UsageError(
-                f"{what} needs the graph of {self.name}, which porter does not have: convert a"
-                " checkpoint of it"
+                f"{what} needs the graph of {self.name}, which porter does not have: {remedy}"
             )
 
     def _check_windows(self, image_size: int) -> None:
@@ -338,7 +340,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             image_size=both.get("image_size", 224),
             image_width=both.get("image_width", 0),
             square=both.get("square", body.get("square", False)),
-            any_size=both.get("any_size", body.get("any_size", False)),
+            graph=form_of(body, both.get("any_size", body.get("any_size", False))),
             num_classes=both.get("num_classes", 1000),
             parameters=both["parameters"],
             preprocessing=preprocessing,
@@ -357,7 +359,6 @@ def _variants(text: str) -> dict[str, Architecture]:
             skeleton_of=both.get("skeleton", ""),
             seeded_scales=body.get("seeded", {}),
             unused=body.get("unused", {}),
-            published_output=body.get("published_output", ""),
             study=both.get("study", False),
         )
     return variants

@@ -199,10 +199,10 @@ def test_without_being_asked_folded_norms_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_family_without_a_graph_is_refused_by_name(tmp_path: Path) -> None:
-    """UVDoc has neither a reference model nor a published graph that porter traces."""
-    assert not find("uvdoc").has_graph
-    with pytest.raises(porter.errors.UsageError, match="needs the graph of uvdoc"):
-        porter.convert("uvdoc", source("det"), tmp_path / "o.safetensors", from_="onnx")
+    """PP-FormulaNet has neither a reference model nor a published graph that porter traces."""
+    assert not find("pp-formulanet-l").has_graph
+    with pytest.raises(porter.errors.UsageError, match="needs the graph of pp-formulanet-l"):
+        porter.convert("pp-formulanet-l", source("det"), tmp_path / "o.safetensors", from_="onnx")
 
 
 def test_predict_reads_the_text(alphabet: list[str], folder: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
 
 if TYPE_CHECKING:
+    from porter.commands.conversion.fitting import Prepared
     from porter.commands.convert import Conversion
     from porter.verification.inputs import Halves
     from porter.verification.options import RunOptions
@@ -107,6 +108,27 @@ def verified(
             diagnose=not quantised,
             **runs,
         )
+    return replace(outcome, verdict=verdict)
+
+
+def exported(
+    outcome: Conversion,
+    ready: Prepared,
+    *,
+    python: Mapping[str, str] | None,
+    judge: str | None,
+    pictures: Halves | None,
+    progress: Progress | None,
+) -> Conversion:
+    """Add the forward proof of an ONNX file by transformers' class, where it is installed."""
+    from porter.commands.exported import Exported
+    from porter.onnx.export.check import check
+
+    outcome = replace(outcome, graph=check(outcome.output))
+    file = Exported(
+        ready.fitted.architecture, ready.canonical, ready.plan.num_classes, outcome.output
+    )
+    verdict = file.verdict(python=python, judge=judge, weights=outcome.weights, progress=progress)
     return replace(outcome, verdict=verdict)
 
 

@@ -48,7 +48,8 @@ def picture_of(
     container: str, fitted: Fitted, named: str, plan: Plan, onnx: OnnxKeywords
 ) -> Chosen | None:
     """Return the preprocessing of the weights, for an output that states it."""
-    if container not in ("onnx", endpoint.FOLDER) or not fitted.architecture.module:
+    is_folder = container == endpoint.FOLDER and bool(fitted.architecture.module)
+    if container != "onnx" and not is_folder:
         return None
     size = fitted.architecture.sides(plan.image_size)
     given = {key: onnx.get(key) for key in GIVEN}
@@ -140,8 +141,12 @@ def writer_of(
     pictures: Halves | None,
     picture: Chosen | None,
     dictionary: Dictionary | None = None,
+    is_sized: bool = False,
 ) -> Callable[..., Written]:
-    """Return the function that writes a state dict: a codec, or the ONNX export."""
+    """Return the function that writes a state dict: a codec, or the ONNX export.
+
+    `is_sized`: whether an image size was asked for.
+    """
     characters = () if dictionary is None else dictionary.characters
     if container != "onnx":
         is_taken = container == endpoint.FOLDER and dictionary is not None
@@ -159,11 +164,15 @@ def writer_of(
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
         raise UsageError("an ONNX model is not cut into shards; use --external-data")
-    fitted.architecture.need_model("ONNX export")
+    remedy = "it writes token by token; run the folder of --to torch:hf in transformers"
+    fitted.architecture.need_graph("ONNX export", remedy)
     from porter.onnx.export.write import Options, export
 
     left_out = (*GIVEN, "preprocessing", "calibrate", *(["labels"] if characters else []))
     given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k not in left_out}
+    graph, usual = fitted.architecture.graph, fitted.architecture.image_size
+    if graph.is_free and not is_sized and plan.image_size == usual:
+        given["free_size"] = True
     options = Options(
         **given, int8=dtype == "int8", calibration=pictures.calibrating if pictures else {}
     )

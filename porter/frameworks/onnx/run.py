@@ -95,5 +95,21 @@ def run(
     return {}
 
 
+def run_all(path: str, inputs: str, output: str) -> dict[str, Any]:
+    """Run each array of the file `inputs`; write all outputs of each, as `CASE/OUTPUT`."""
+    made = session(path)
+    arrays, _ = exchange.load(inputs)
+    found: dict[str, Array] = {}
+    names: list[str] = []
+    for case, image in arrays.items():
+        given = outputs(made, image)
+        names = list(given)
+        found |= {f"{case}/{name}": array for name, array in given.items()}
+    exchange.save(output, found, {})
+    import onnxruntime
+
+    return {"outputs": names, "versions": {"onnxruntime": onnxruntime.__version__}}
+
+
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]

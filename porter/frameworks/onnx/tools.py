@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from porter.frameworks.onnx import trace_free, trace_published
+from porter.frameworks.onnx import trace_free, trace_looped, trace_published
 from porter.frameworks.onnx.optimize import check, optimize
 from porter.frameworks.onnx.quantize import quantize
-from porter.frameworks.onnx.run import run
+from porter.frameworks.onnx.run import run, run_all
 from porter.frameworks.onnx.tidy import tidy
 from porter.frameworks.onnx.trace import trace
 from porter.zoo.architectures import find
@@ -26,15 +26,16 @@ def traced(
     features: Sequence[str] = (),
     free: bool = False,
 ) -> dict[str, Any]:
-    """Write a template (`porter.frameworks.onnx.trace.trace`, or `trace_free`)."""
-    if free:
-        trace_free.trace(find(architecture), path, opset=opset)
-        return {}
-    size = as_size(image_size)
-    if not find(architecture).module:
-        trace_published.trace(find(architecture), path, image_size=size, opset=opset)
-        return {}
-    trace(find(architecture), path, image_size=size, opset=opset, features=features)
+    """Write a template: by `trace`, `trace_free` or `trace_published`."""
+    variant, size = find(architecture), as_size(image_size)
+    if variant.graph.loop:
+        trace_looped.trace(variant, path, image_size=size, opset=opset)
+    elif not variant.module or (free and variant.graph.free == "width"):
+        trace_published.trace(variant, path, image_size=size, opset=opset, free=free)
+    elif free:
+        trace_free.trace(variant, path, opset=opset)
+    else:
+        trace(variant, path, image_size=size, opset=opset, features=features)
     return {}
 
 
@@ -52,6 +53,7 @@ def commands() -> dict[str, Callable[..., dict[str, Any]]]:
         "trace": traced,
         "tidy": tidied,
         "run": run,
+        "run_all": run_all,
         "optimize": optimize,
         "quantize": quantize,
         "check": check,

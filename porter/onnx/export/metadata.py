@@ -30,6 +30,8 @@ OUTPUT = "porter.output"
 PROBABILITIES = "probabilities"
 UNUSED = "porter.unused"
 """[[place in the state dict, name, dtype, shape, bytes in base64], …]"""
+SHARED = "porter.shared"
+"""[[place in the state dict, name, name of the tensor that it is], …]"""
 GRAPH = "porter.graph"
 """Digest of the graph: what else the metadata say holds while the graph has it."""
 OPTIMIZED = "porter.optimized"
@@ -153,6 +155,27 @@ def with_unused(state: StateDict) -> StateDict:
         if name not in found:
             names.insert(place, name)
             found[name] = tensor
+    return with_shared(StateDict({name: found[name] for name in names}, state.origin))
+
+
+def with_shared(state: StateDict) -> StateDict:
+    """Return the state dict with the tensors that `SHARED` notes to be others of it, too."""
+    assert state.origin is not None
+    text = state.origin.metadata.get(SHARED, "[]")
+    wrong = InputError(f"the note {SHARED} is malformed", state.origin.path)
+    names, found = list(state), dict(state)
+    if len(text) > _LONGEST:
+        raise wrong
+    try:
+        rows = sorted((place, name, other) for place, name, other in json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise wrong from error
+    for place, name, other in rows:
+        if type(place) is not int or not isinstance(name, str) or other not in state:
+            raise wrong
+        if name not in found:
+            names.insert(max(place, 0), name)
+            found[name] = found[other]
     return StateDict({name: found[name] for name in names}, state.origin)
 
 

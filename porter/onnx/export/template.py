@@ -16,8 +16,8 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -33,6 +33,7 @@ from porter.zoo.published import published_config
 
 OPSET = 20
 """Operator set of templates, the first with GELU as an operator; `opsets` writes the others."""
+_LABELS = ("id2label", "label2id")
 _LARGEST = 64 << 20
 _PACKED = Path(str(resources.files("porter.onnx") / "templates"))
 
@@ -49,6 +50,8 @@ class Template:
     """Its first input is the image, the others are the weights in the order of the state dict."""
     unused: tuple[str, ...]
     """Tensors of the state dict that the graph does not need (counters of batch norms)."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """{tensor of the state dict: the one that it is another name of}"""
 
     @property
     def weights(self) -> dict[str, Value]:
@@ -77,9 +80,21 @@ def template(
         )
     size = architecture.size_of(*architecture.sides(image_size))
     chosen = tuple(sorted(features))
+    is_open = free or _is_always_free(architecture)
     name = file_name(architecture, None if free else size, chosen)
-    path = find(name) or _traced(architecture, size, chosen, folder() / name, free)
-    return _load(path, architecture, size, chosen)
+    path = find(name) or _traced(architecture, size, chosen, folder() / name, is_open)
+    made = _load(path, architecture, size, chosen)
+    return made if free or not is_open else _of_size(made, architecture.sides(size))
+
+
+def _of_size(made: Template, sides: tuple[int, int]) -> Template:
+    """Return a free template for pictures of one height and width (pixels)."""
+    height, width = sides
+    sizes = {"height": height, "width": width}
+    image, *weights = made.model.graph.inputs
+    dims = tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in image.dims)
+    graph = replace(made.model.graph, inputs=[replace(image, dims=dims), *weights])
+    return replace(made, model=replace(made.model, graph=graph))
 
 
 def folder() -> Path:
@@ -105,9 +120,17 @@ def file_name(
     architecture: Architecture, image_size: Size | None, features: Sequence[str] = ()
 ) -> str:
     """Return what a template's file is called; without an image size it takes any."""
+    image_size = None if _is_always_free(architecture) else image_size
     size = "anypx" if image_size is None else f"{shown(image_size)}px"
-    parts = [architecture.name, *features, size, f"opset{OPSET}"]
+    # variants of one published class that differ by labels only have one graph
+    stem = architecture.name if architecture.module else architecture.skeleton_of
+    parts = [stem or architecture.name, *features, size, f"opset{OPSET}"]
     return ".".join([*parts, digest(architecture, image_size is None)[:12], "onnx", "gz"])
+
+
+def _is_always_free(architecture: Architecture) -> bool:
+    """Whether graphs of one size follow from the free one, as that is how it is published."""
+    return architecture.graph.is_free and not architecture.module
 
 
 @cache
@@ -160,10 +183,14 @@ def digest(architecture: Architecture, free: bool = False) -> str:
     said = [architecture.model, dict(architecture.config), dict(architecture.features)]
     if architecture.module:
         text = [_sources(architecture.module)]
+        tracers += ["trace_published.py"] if free and architecture.graph.free == "width" else []
     else:
-        config = published_config(architecture)
-        text = [architecture.published_output, json.dumps(config, sort_keys=True)]
+        outputs = {name: output.of for name, output in architecture.graph.outputs.items()}
+        config = published_config(architecture) or {}
+        config = {key: value for key, value in config.items() if key not in _LABELS}
+        text = [json.dumps([outputs, config, architecture.graph.attention], sort_keys=True)]
         tracers.append("trace_published.py")
+        tracers += ["trace_looped.py"] if architecture.graph.loop else []
     text += [_shown(ast.parse((folder / name).read_bytes())) for name in tracers]
     text.append(json.dumps(said, sort_keys=True, default=dict))
     return hashlib.sha256("\0".join(text).encode()).hexdigest()
@@ -215,9 +242,10 @@ def _load(
         if path.parent != _PACKED and not is_sound(data):
             raise InputError("its digest differs")
         model = parse(Memory(data))
-        unused = tuple(json.loads(model.metadata[TEMPLATE])["unused"])
+        about = json.loads(model.metadata[TEMPLATE])
+        unused, shared = tuple(about["unused"]), dict(about.get("shared", {}))
     except (OSError, EOFError, zlib.error, InputError, KeyError, ValueError) as error:
         raise InputError(
             "is not a template as porter stored it; delete it to trace it again", path
         ) from error
-    return Template(architecture, image_size, features, os.fspath(path), model, unused)
+    return Template(architecture, image_size, features, os.fspath(path), model, unused, shared)

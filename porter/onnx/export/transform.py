@@ -137,13 +137,17 @@ def from_pixels(graph: Graph, how: Preprocessing) -> Graph:
     return replace(graph, nodes=[*first, *body], inputs=[given, *graph.inputs[1:]])
 
 
-def to_probabilities(graph: Graph) -> Graph:
-    """Return a graph that ends with a softmax over classes, computed in float32."""
+def to_probabilities(graph: Graph, *, keeping: bool = False) -> Graph:
+    """Return a graph that ends with a softmax over classes, computed in float32.
+
+    The scores are its second output then, with `keeping`.
+    """
     scores = graph.outputs[0]
-    if len(scores.dims) != 2:
+    if len(scores.dims) not in (2, 3):
         raise UsageError("--with-softmax is for models that give one score for each class")
     wide, result, last = f"{scores.name}_wide", f"{scores.name}_softmax", "probabilities"
-    axis = {"axis": integer_attribute("axis", 1)}  # The last of two: before opset 13 as after it.
+    # The last axis: before opset 13 as after it.
+    axis = {"axis": integer_attribute("axis", len(scores.dims) - 1)}
     if scores.elem_type == FLOAT:
         added = [Node("Softmax", [scores.name], [last], "/softmax", attributes=axis)]
     else:
@@ -152,7 +156,8 @@ def to_probabilities(graph: Graph) -> Graph:
             Node("Softmax", [wide], [result], "/softmax", attributes=axis),
             _cast(result, last, scores.elem_type),
         ]
-    outputs = [replace(scores, name=last), *graph.outputs[1:]]
+    others = graph.outputs if keeping else graph.outputs[1:]
+    outputs = [replace(scores, name=last), *others]
     return replace(graph, nodes=[*graph.nodes, *added], outputs=outputs)
 
 

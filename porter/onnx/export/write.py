@@ -25,7 +25,7 @@ from porter.onnx.export.fold_shapes import folded
 from porter.onnx.export.template import OPSET, Template, template
 from porter.onnx.graph.fingerprint import fingerprint
 from porter.onnx.graph.parse import parse
-from porter.onnx.graph.values import FLOAT, FLOAT16
+from porter.onnx.graph.values import FLOAT, FLOAT16, Graph
 from porter.storage import atomic_output
 from porter.storage.atomic_output import Written
 from porter.storage.digests import XXH3, digest_of
@@ -39,8 +39,12 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.shared_tensors import compact
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture
+from porter.zoo.graph_form import GraphForm
 from porter.zoo.image_size import Size
 from porter.zoo.preprocessing import Preprocessing
+
+_LOOPS = 18
+"""The first operator set in which the steps of a Loop are written as they are traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class Options:
     batch: int | None = None
     """Size of every batch; None leaves it to the caller of the model."""
     free_size: bool = False
-    """Leave height and width of the picture open, where the model does not depend on them."""
+    """Leave height and width of the picture open, or only its width, where the model does not
+    depend on them."""
     int8: bool = False
     """Quantise the weights; the file then does not map back."""
     calibration: Mapping[str, Array] = field(default_factory=dict)
@@ -62,9 +67,10 @@ class Options:
     """One of `OPTIMIZERS` of `optimize`; the file then no longer maps back exactly."""
     io_dtype: str | None = None
     """fp32 keeps the image and the logits of an fp16 model in float32."""
-    input_name: str = "image"
+    input_name: str | None = None
+    """None: image, or what the variant's published models call it."""
     output_name: str | None = None
-    """None: logits, or probabilities."""
+    """Name of the first output; None: logits, probabilities, or as published."""
     labels: str | None = None
     """File with the names of the classes."""
     with_preprocessing: bool = False
@@ -111,6 +117,7 @@ def export(
     computed = architecture.constants(image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
+    state, shared = _without_shared(state, made)
     weights, rest = _sorted_out(state, made, num_classes)
     how = preprocessing or architecture.preprocessing
     sheet, swapped = _sheet(architecture, made, code, num_classes, chosen, how)
@@ -121,10 +128,11 @@ def export(
             architecture, how, image_size, chosen.with_preprocessing
         ),
         notes.UNUSED: notes.unused(state, rest),
+        **shared,
         TRANSPOSED: compact(list(swapped)),
         notes.GRAPH: fingerprint(sheet.graph, sheet.opsets),
     }
-    if chosen.with_softmax:
+    if chosen.with_softmax or architecture.graph.gives_probabilities:
         said[notes.OUTPUT] = notes.PROBABILITIES
     if chosen.labels is not None:
         labels = notes.read_labels(chosen.labels, num_classes)
@@ -181,6 +189,23 @@ def _matched(state: StateDict, computed: Iterable[str], dtype: str) -> StateDict
     return StateDict({**state, **casts.cast(own, dtype)[0]}, state.origin)
 
 
+def _without_shared(state: StateDict, made: Template) -> tuple[StateDict, dict[str, str]]:
+    """Return the state dict without other names of its tensors, and the note of these."""
+    shared = {name: other for name, other in made.shared.items() if name in state}
+    if not shared:
+        return state, {}
+    for name, other in shared.items():
+        if other not in state or state[name].read().tobytes() != state[other].read().tobytes():
+            raise UsageError(
+                f"{printable(name)} is not {printable(other)}, and the graph of"
+                f" {made.architecture.name} has one tensor for both"
+            )
+    places = {name: place for place, name in enumerate(state)}
+    note = compact([[places[name], name, other] for name, other in shared.items()])
+    kept = {name: tensor for name, tensor in state.items() if name not in shared}
+    return StateDict(kept, state.origin), {notes.SHARED: note}
+
+
 def _sorted_out(
     state: StateDict, made: Template, num_classes: int
 ) -> tuple[StateDict, tuple[str, ...]]:
@@ -213,7 +238,10 @@ def _sheet(
     how: Preprocessing,
 ) -> tuple[model.Sheet, tuple[str, ...]]:
     """Return the graph as it will be in the file, and the weights that it has transposed."""
-    graph, swapped = transform.transposed(made.model.graph)
+    form = architecture.graph
+    if form.loop:
+        _check_loop(architecture, code, options)
+    graph, swapped = transform.transposed(replace(made.model.graph, name=architecture.name))
     if options.batch is not None and options.batch < 1:
         raise UsageError(f"a batch of {options.batch} images")
     if options.batch is not None:
@@ -227,26 +255,44 @@ def _sheet(
     graph = opsets.written_in(graph, options.opset, code)
     if options.with_preprocessing:
         graph = transform.from_pixels(graph, how)
-    if options.with_softmax:
-        graph = transform.to_probabilities(graph)
+    if options.with_softmax and form.outputs and not form.gives_probabilities:
+        raise UsageError("--with-softmax is for models that give one score for each class")
+    if form.softmax or (options.with_softmax and not form.gives_probabilities):
+        graph = transform.to_probabilities(graph, keeping=form.softmax)
     graph = transform.sized(graph, {"classes": num_classes, "batch": options.batch})
-    graph = transform.renamed(
-        graph,
-        {graph.inputs[0].name: options.input_name, graph.outputs[0].name: _output_name(options)},
-    )
+    graph = transform.renamed(graph, _names(graph, form, options))
     doc, image = notes.document(architecture, how, made.image_size, options.with_preprocessing)
     graph = replace(graph, inputs=[replace(graph.inputs[0], doc=image)], doc=doc)
-    graph.outputs[0].doc = (
-        "the probability of each class"
-        if options.with_softmax
-        else notes.OUTPUTS[len(graph.outputs[0].dims)]
-    )
+    for value, about in zip(graph.outputs, _abouts(graph, form, options), strict=True):
+        value.doc = about
     opset = options.opset
     return model.Sheet(graph, opsets.LOWEST_IR[opset], {"": opset}, doc), swapped
 
 
-def _output_name(options: Options) -> str:
-    return options.output_name or (notes.PROBABILITIES if options.with_softmax else "logits")
+def _check_loop(architecture: Architecture, code: int, options: Options) -> None:
+    """Raise `UsageError` for what is not done to the steps inside a Loop."""
+    why = f"{architecture.name} writes its output step by step, in a Loop of the graph"
+    if code == FLOAT16:
+        raise UsageError(f"{why}, which stays float32: leave --dtype fp16 out")
+    if options.opset < _LOOPS:
+        raise UsageError(f"{why} of opset {_LOOPS} or later, not {options.opset}")
+
+
+def _names(graph: Graph, form: GraphForm, options: Options) -> dict[str, str]:
+    """Return what the input and the outputs are to be called, by their names in the graph."""
+    plain = notes.PROBABILITIES if options.with_softmax else "logits"
+    names = list(form.outputs) or [plain]
+    names[0] = options.output_name or names[0]
+    outputs = dict(zip((value.name for value in graph.outputs), names, strict=True))
+    return {graph.inputs[0].name: options.input_name or form.input, **outputs}
+
+
+def _abouts(graph: Graph, form: GraphForm, options: Options) -> list[str]:
+    """Return what the outputs are, in a clause each."""
+    if form.outputs:
+        return [output.about for output in form.outputs.values()]
+    scores = notes.OUTPUTS[len(graph.outputs[0].dims)]
+    return ["the probability of each class" if options.with_softmax else scores]
 
 
 def _as_stored(weights: StateDict, swapped: Sequence[str]) -> StateDict:

@@ -67,6 +67,14 @@ def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature
     return replace(found, metadata=model.metadata)
 
 
+def open_sides(path: str | os.PathLike[str]) -> tuple[bool, bool]:
+    """Return whether an ONNX file leaves height and width of its pictures open."""
+    with InputFile(os.fspath(path)) as file:
+        image = parse(file).graph.inputs[0]
+    height, width = image.dims[1:3] if image.elem_type == UINT8 else image.dims[2:4]
+    return not isinstance(height, int), not isinstance(width, int)
+
+
 def signature_of(
     graph: Graph,
     weights: StateDict,
