@@ -115,7 +115,9 @@ class Worker:
 
 def as_row(error: PorterError) -> Row:
     """Return an error as the answer to a task."""
-    return {"error": type(error).__name__, "message": error.message, "path": error.path}
+    # One of `porter.errors`, which others derive from.
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return {"error": kind.__name__, "message": error.message, "path": error.path}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from porter.remote.address import Address
 from porter.remote.http import Unreachable, get
 from porter.remote.http_store import (
     TIMEOUT,
+    Pace,
     headers,
     persistently,
     received,
@@ -122,9 +123,10 @@ def _length(answer: http.client.HTTPResponse) -> int | None:
 
 def _blocks(answer: http.client.HTTPResponse, total: int | None, shown: str) -> Iterator[bytes]:
     """Yield what is received; a connection that breaks is an error, as an early end is."""
-    size = 0
+    size, pace = 0, Pace(shown)
     while block := received(answer, _BLOCK, shown):
         size += len(block)
+        pace.add(len(block))
         yield block
     if total is not None and size < total:
         raise Unreachable(f"was cut at byte {size:,} of {total:,}", shown, again=True)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from porter.tensors.state_dict import StateDict
 
 _LARGEST_INDEX = 1 << 26
+_PLAIN = re.compile(r"[\w+=@-][\w.+=@-]{0,119}")
+"""Names of shards that no server and no system spells in another way."""
+_IN_BUCKETS = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
+"""A key is what it is."""
 
 
 class Fetched(NamedTuple):
@@ -147,7 +151,7 @@ def _opened(given: str, format: str | None, progress: Progress | None) -> _Place
     source, notes = _in_folder(source, format)
     first = _one(source, progress)
     files = [*first.files]
-    for name in _shards(first.path):
+    for name in _shards(first.path, source.is_web):
         files += _one(source.sibling(name), progress, folder=os.path.dirname(first.path)).files
     return first._replace(files=tuple(files), notes=notes)
 
@@ -196,7 +200,7 @@ def _in_folder(source: Address, format: str | None) -> tuple[Address, tuple[str,
     return address(f"{source.url.rstrip('/')}/{os.path.basename(place.path)}"), place.notes
 
 
-def _shards(path: str) -> list[str]:
+def _shards(path: str, is_web: bool) -> list[str]:
     """Return the files that an index of shards names; none if it is not an index."""
     if not path.endswith(".index.json"):
         return []
@@ -211,7 +215,8 @@ def _shards(path: str) -> list[str]:
         names = set(json.loads(file.pread(0, file.size))["weight_map"].values())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []  # the codec says what is wrong with it
-    safe = [n for n in names if isinstance(n, str) and re.fullmatch(r"[\w+=@-][\w.+=@-]{0,119}", n)]
+    plain = _PLAIN if is_web else _IN_BUCKETS
+    safe = [name for name in names if isinstance(name, str) and plain.fullmatch(name)]
     if len(safe) != len(names):
         raise InputError("names shards that are not in the same folder", path)
     return sorted(safe)

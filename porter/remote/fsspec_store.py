@@ -28,6 +28,8 @@ _FAULTS = {
     "az": ("azure.core.exceptions.AzureError",),
 }
 """Errors of the systems that are not an `OSError` or a `ValueError`."""
+_MOST_FILES = 1000
+"""Files of a folder of a bucket: one page of its list."""
 _OFTEN = 256 << 20
 """Bytes after which the tag is compared; it is once more before an output appears."""
 _TAGS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "created")
@@ -141,5 +143,17 @@ def listed_files(source: Address) -> list[str] | None:
     with faults(source):
         if system.isfile(source.url):
             return None
+        check_count(source, system)
         rows = system.ls(source.url, detail=True)
     return sorted(row["name"].rpartition("/")[2] for row in rows if row.get("type") == "file")
+
+
+def check_count(source: Address, system: Any) -> None:
+    """Raise `InputError` for a folder of a bucket with more files than one request lists."""
+    if source.scheme != "s3":
+        return
+    bucket, key, _ = system.split_path(source.url.rstrip("/"))
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/"}
+    if system.call_s3("list_objects_v2", MaxKeys=_MOST_FILES, **asked).get("IsTruncated"):
+        what = f"is a folder of more than {_MOST_FILES:,} files: name one of them"
+        raise InputError(what, source.shown)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from urllib import error, parse, request
 
 from porter.errors import InputError, PorterError, SystemFault, printable
 
 REDIRECTS = 10
+LONGEST_WAIT = 120.0
+"""Seconds that a server may ask to wait before the next attempt."""
 EXPIRED = "is refused now, and was not before: the keys or the token may have expired"
 """What is said of a refusal in the middle."""
 _REDIRECTED = (301, 302, 303, 307, 308)
@@ -22,11 +26,19 @@ _SAFE = "/%:@!$&'()*+,;=~-._"
 
 
 class Unreachable(SystemFault):
-    """The network or the server fails: a cached copy may be used; `again` says to try again."""
+    """The network or the server fails: a cached copy may be used; `again` says to try again.
 
-    def __init__(self, message: str, path: str, again: bool = False) -> None:
+    `after` are the seconds that the server asks to wait before that.
+    """
+
+    def __init__(self, message: str, path: str, again: bool = False, after: float = 0.0) -> None:
         super().__init__(message, path)
         self.again = again
+        self.after = after
+
+
+class Denied(InputError):
+    """The server wants a login, or refuses this one."""
 
 
 def shown(url: str) -> str:
@@ -143,15 +155,33 @@ def _refused(fault: error.HTTPError, said: str) -> PorterError:
     if fault.code in (404, 410):
         return InputError(f"is not there (HTTP {fault.code})", said)
     if fault.code in (401, 402, 403, 407, 451):
-        return InputError(
+        return Denied(
             f"is refused by the server (HTTP {fault.code}): if it needs a login,"
             " download it by hand",
             said,
         )
     busy = fault.code in _BUSY
     if busy or fault.code >= 500:
-        return Unreachable(f"the server fails (HTTP {fault.code}): try later", said, busy)
+        wait = _asked_wait(fault.headers.get("Retry-After"))
+        if wait > LONGEST_WAIT:
+            what = (
+                f"the server is busy (HTTP {fault.code}) and asks to wait {wait:,.0f} s: try then"
+            )
+            return Unreachable(what, said)
+        return Unreachable(f"the server fails (HTTP {fault.code}): try later", said, busy, wait)
     return InputError(f"is refused by the server (HTTP {fault.code})", said)
+
+
+def _asked_wait(header: str | None) -> float:
+    """Return the seconds of a `Retry-After`, a number or a date; 0 where it is neither."""
+    text = (header or "").strip()
+    if text.isdecimal() and text.isascii():
+        return float(text[:9])
+    try:
+        then = parsedate_to_datetime(text)
+        return max(0.0, then.timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _failed(reason: object, said: str) -> PorterError:

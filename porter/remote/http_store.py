@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from porter import __version__
-from porter.errors import InputError
+from porter.errors import InputError, SystemFault
 from porter.remote.address import Address
-from porter.remote.http import Unreachable, content_range, get
+from porter.remote.http import EXPIRED, Denied, Unreachable, content_range, get
 
 TIMEOUT = 30.0
 """Seconds to wait for a connection, and for each answer."""
@@ -18,6 +18,10 @@ ATTEMPTS = 4
 """How often in a row a transfer may be cut without a byte gained."""
 PAUSE = 1.0
 """Seconds before the second attempt; each next one waits twice as long."""
+SLOWEST = 1000.0
+"""Bytes a second that an answer must have, after a while."""
+PATIENCE = 60.0
+"""That while, in seconds: each wait may be short, and the answer still never end."""
 _BLOCK = 1 << 18
 T = TypeVar("T")
 _CHANGED = "changed while it was being read"
@@ -50,6 +54,23 @@ def received(answer: http.client.HTTPResponse, most: int, shown: str) -> bytes:
         raise Unreachable("was cut while it was sent", shown, again=True) from None
 
 
+class Pace:
+    """The speed of a transfer, in one answer or many."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+        self._began = time.monotonic()
+        self._size = 0
+
+    def add(self, nbytes: int) -> None:
+        """Take note of bytes; `Unreachable` where they come too slowly to be waited for."""
+        self._size += nbytes
+        seconds = time.monotonic() - self._began
+        if seconds > PATIENCE and self._size < SLOWEST * seconds:
+            what = f"sends {self._size / seconds:,.0f} bytes a second, too few to be waited for"
+            raise Unreachable(what, self._shown)
+
+
 def open_store(source: Address) -> HttpStore | None:
     """Return the file at an address; None when the server does not send parts of it."""
     return persistently(lambda: _opened(source))
@@ -70,7 +91,7 @@ def persistently(call: Callable[[], T], gained: Callable[[], int] = lambda: 0) -
             if not fault.again or failures >= ATTEMPTS:
                 raise
             if failures:
-                time.sleep(PAUSE * 2 ** (failures - 1))
+                time.sleep(max(fault.after, PAUSE * 2 ** (failures - 1)))
 
 
 def _opened(source: Address) -> HttpStore | None:
@@ -96,17 +117,21 @@ class HttpStore:
 
     def read(self, start: int, end: int) -> bytes:
         """Return these bytes; what came before a connection broke is not asked for again."""
-        data = bytearray()
-        persistently(lambda: self._receive(start + len(data), end, data), lambda: len(data))
+        data, pace = bytearray(), Pace(self.shown)
+        persistently(lambda: self._receive(start + len(data), end, data, pace), lambda: len(data))
         return bytes(data)
 
     def check(self) -> None:
         """Ask for one byte: its answer has the tag, the date and the length."""
         self.read(0, 1)
 
-    def _receive(self, at: int, end: int, data: bytearray) -> None:
+    def _receive(self, at: int, end: int, data: bytearray, pace: Pace) -> None:
         wanted = end - at
-        with get(self._url, headers({"Range": f"bytes={at}-{end - 1}"}), TIMEOUT) as answer:
+        try:
+            found = get(self._url, headers({"Range": f"bytes={at}-{end - 1}"}), TIMEOUT)
+        except Denied as fault:  # It was not when the file was opened.
+            raise SystemFault(EXPIRED, self.shown) from fault
+        with found as answer:
             self._compare(answer, at)
             while wanted:
                 block = received(answer, min(_BLOCK, wanted), self.shown)
@@ -114,6 +139,8 @@ class HttpStore:
                     raise Unreachable("was cut while it was sent", self.shown, again=True)
                 data += block
                 wanted -= len(block)
+                if wanted:
+                    pace.add(len(block))
 
     def _compare(self, answer: http.client.HTTPResponse, at: int) -> None:
         """Raise `InputError` unless an answer has the bytes from `at` on of the same file."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from porter.errors import UsageError
 from porter.remote.address import Address, address
 from porter.remote.bucket import Bucket
-from porter.remote.fsspec_store import faults, file_system
+from porter.remote.fsspec_store import check_count, faults, file_system
 from porter.remote.hub import Repository
 from porter.storage.progress import Progress
 from porter.storage.tasks import ShardPlace
@@ -47,6 +47,7 @@ class Upload:
             url = self._target.url.rstrip("/")
             is_there = self._system.isfile(url)
             if not is_there and self._system.isdir(url):
+                check_count(self._target, self._system)
                 names = {row.rpartition("/")[2] for row in self._system.ls(url, detail=False)}
                 # A run that was killed goes on: it refuses what is not its own.
                 begun = any(name.startswith(".") and "porter-parts" in name for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +39,12 @@ class Site:
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     sent: int = 0
     """Bytes of files."""
+    refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    """Status and headers of the next answers."""
+    expires_after: int = -1
+    """Bytes of files after which all is refused."""
+    drip: float = 0.0
+    """Seconds between the bytes of a file."""
     changes_after: int = -1
     """Bytes of files after which the file changes."""
     url: str = ""
@@ -54,7 +61,11 @@ class Handler(BaseHTTPRequestHandler):
         site, path = self.site, self.path.partition("?")[0]
         site.asked.append((path, dict(self.headers.items())))
         self.close_connection = True
-        if path in site.redirects:
+        if site.refusals:
+            self.answer(*site.refusals.pop(0))
+        elif 0 <= site.expires_after <= site.sent:
+            self.answer(403, {})
+        elif path in site.redirects:
             self.answer(302, {"Location": site.redirects[path]})
         elif path in site.statuses:
             self.answer(site.statuses[path], {})
@@ -94,6 +105,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n" % len(part) + part[:cut])
             if cut >= len(part):
                 self.wfile.write(b"\r\n0\r\n\r\n")
+        elif site.drip and not is_probe:
+            for at in range(len(part)):
+                self.wfile.write(part[at : at + 1])
+                time.sleep(site.drip)
         else:
             self.wfile.write(part[:cut])
 
@@ -114,6 +129,7 @@ def site() -> Iterator[Site]:
     handler = type("OneHandler", (Handler,), {"site": made})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # A client that gives up.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     made.url = f"http://127.0.0.1:{server.server_address[1]}"
