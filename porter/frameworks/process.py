@@ -29,6 +29,10 @@ _WAIT = 5.0
 TIMEOUT = 600.0
 """Seconds that one request about a given ONNX file may take by default."""
 ENVIRONMENT = "PORTER_TIMEOUT"
+MEMORY = "PORTER_MEMORY"
+"""GiB that computing a given ONNX file may take."""
+_GIB, _SHARE = 16.0, 0.75
+"""By default, and of what the machine has left."""
 
 
 class Limit(NamedTuple):
@@ -49,6 +53,28 @@ class Limit(NamedTuple):
         if not 0 < seconds <= threading.TIMEOUT_MAX:
             raise UsageError(f"--timeout and {ENVIRONMENT} are a number of seconds above 0")
         return cls(path, seconds)
+
+
+def _memory() -> int:
+    """Return how many bytes computing a given file may take."""
+    text = os.environ.get(MEMORY)
+    try:
+        asked = float(text) if text else 0.0
+    except ValueError:
+        asked = -1.0
+    if asked < 0 or asked > 1 << 20 or (text and not asked):
+        raise UsageError(f"{MEMORY} is a number of GiB above 0")
+    return int(asked * (1 << 30)) if asked else min(int(_GIB * (1 << 30)), _left())
+
+
+def _left() -> int:
+    """Return the largest part of the memory that is not in use now that a child gets, in bytes."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        return int(_SHARE * 1024 * int(rows["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        return int(_GIB * (1 << 30))
 
 
 class Worker:
@@ -110,6 +136,7 @@ class Worker:
         if limit is None:
             yield
             return
+        self._bound()
         passed = threading.Event()
 
         def end() -> None:
@@ -128,6 +155,15 @@ class Worker:
                 " allows more",
                 limit.path,
             )
+
+    def _bound(self) -> None:
+        """Limit the child's memory, where the system can: one that asks for more gets an error."""
+        if sys.platform == "linux":
+            import resource
+
+            with contextlib.suppress(ProcessLookupError):
+                most = _memory()
+                resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (most, most))
 
     def request(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for the reply."""
@@ -176,9 +212,12 @@ class Worker:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if name == "SIGKILL" else ""
             last = f"killed by {name}{hint}" + (f"; its last line: {last}" if last else "")
-        return SystemFault(
+        message = (
             f"the {self.framework} process ended with {printable(last, 300) or f'code {code}'}"
         )
+        if self.limit is not None:
+            return InputError(f"{message} while it computed it", self.limit.path)
+        return SystemFault(message)
 
 
 class Pool:

@@ -68,15 +68,15 @@ def _errors() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in kinds if issubclass(kind, Exception))
 
 
-def outputs(made: Any, image: Array) -> dict[str, Array]:
-    """Return the outputs of a session for a batch of pictures, by name."""
+def outputs(made: Any, image: Array, path: str | None = None) -> dict[str, Array]:
+    """Return the outputs of a session for a batch of pictures, by name; errors name `path`."""
     given = made.get_inputs()[0]
     feed = {given.name: image.astype(_TYPES.get(given.type, np.float32))}
     names = [value.name for value in made.get_outputs()]
     try:
         found = made.run(names, feed)
     except _errors() as error:
-        raise InputError(f"ONNX Runtime does not run it: {_line(error)}") from error
+        raise InputError(f"ONNX Runtime does not run it: {_line(error)}", path) from error
     return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
 
 
@@ -89,7 +89,7 @@ def run(
     arrays, _ = exchange.load(inputs)
     found = {}
     for name, image in arrays.items():
-        given = outputs(made, image)
+        given = outputs(made, image, path)
         found[name] = given[value] if value else next(iter(given.values()))
     exchange.save(output, found, {})
     return {}

@@ -76,13 +76,14 @@ class OnnxSession:
         results = {}
         for case, array in arrays.items():
             given = self._given(array)
-            results[f"output/{case}/logits"] = next(iter(onnx_run.outputs(session, given).values()))
+            found = onnx_run.outputs(session, given, self._path)
+            results[f"output/{case}/logits"] = next(iter(found.values()))
         about: dict[str, Any] = {"precision": precision}
         if places:
             outside = os.path.dirname(os.path.abspath(self._path))
             session = onnx_run.session(marked, self._device, plain=plain, outside=outside)
             recording = _recorded(
-                onnx_run.outputs(session, self._given(arrays[layers])), places, limit
+                onnx_run.outputs(session, self._given(arrays[layers]), self._path), places, limit
             )
             results |= {f"layer/{place}": array for place, array in recording.layers.items()}
             about |= {"layers": list(recording.layers), "shapes": recording.shapes,

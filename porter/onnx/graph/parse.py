@@ -41,6 +41,8 @@ class Memory:
 _INITIALIZERS = (5, 15)
 """Fields of a GraphProto for weights: they are not read here."""
 _LARGEST_NODE = 64 << 20
+_MOST = 500_000
+"""Nodes and values of the largest graph; the largest of the zoo has some thousands."""
 
 
 def parse(source: Source) -> Model:
@@ -100,7 +102,11 @@ def _pair(data: memoryview, one: int, other: int) -> tuple[int | str | None, int
 
 
 def _parse_graph(source: Source, start: int, size: int, graph: Graph) -> None:
+    entries = 0
     for number, _, at, length in _walk(source, start, start + size):
+        entries += 1
+        if entries > _MOST:
+            raise InputError(f"a graph of more than {_MOST:,} nodes, values and weights")
         if number in _INITIALIZERS or number not in (1, 2, 10, 11, 12, 13):
             continue
         data = _content(source, at, length)
