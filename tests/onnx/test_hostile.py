@@ -163,9 +163,9 @@ def run(path: Path, noise: Path, seconds: float) -> None:
         worker.request("run", inputs=str(noise), output=f"{path}.out", precision="float32")
 
 
-def tidy(path: Path) -> None:
+def tidy(path: Path, seconds: float) -> None:
     with Worker("onnx-tools") as worker:
-        worker.limit = Limit(str(path), SECONDS)
+        worker.limit = Limit(str(path), seconds)
         worker.request("tidy", path=str(path), output=f"{path}.out", sides=[8, 8])
 
 
@@ -192,7 +192,7 @@ def test_functions_without_end_are_not_taken_in(name: str, tmp_path: Path) -> No
     """What looks for weights in a graph puts functions in the place of their calls."""
     path = written(name, tmp_path)
     with pytest.raises(PorterError) as caught:
-        tidy(path)
+        tidy(path, SECONDS)
     assert is_refused(caught.value, path)
 
 
@@ -200,7 +200,7 @@ def test_functions_without_end_are_not_taken_in(name: str, tmp_path: Path) -> No
 def test_constants_without_measure_are_not_folded(tmp_path: Path) -> None:
     """They stay operations."""
     path = written("ConstantOfShape", tmp_path)
-    tidy(path)
+    tidy(path, 60 * SECONDS)
     assert Path(f"{path}.out").stat().st_size < 1 << 20
 
 
