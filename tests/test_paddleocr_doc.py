@@ -15,7 +15,6 @@ from porter import codecs
 from porter.cli import cli
 from porter.errors import MappingError
 from porter.planning.check import dialect_tensors
-from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import all_variants, find
 
@@ -25,12 +24,19 @@ COMMANDS = re.findall(r"^```console\n\$ (porter .*)\n(refused\n)?```$", TEXT, re
 
 
 def write_training(variant: str, path: str) -> None:
-    """Write a random training checkpoint, as its authors' code would name it."""
+    """Write a random training checkpoint, as its authors' code would name it.
+
+    Values are as large as those of trained ones, so that outputs are finite.
+    """
     draw = np.random.default_rng(1)
-    tensors = dialect_tensors(find(variant), "train")
-    arrays = {n: draw.random(shape).astype(dtype) for n, (dtype, shape) in tensors.items()}
-    state = StateDict({name: LazyTensor.of(array) for name, array in arrays.items()})
-    codecs.write(state, path, "paddle", record=False)
+    arrays = {}
+    for name, (dtype, shape) in dialect_tensors(find(variant), "train").items():
+        if len(shape) > 1:
+            array = draw.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        else:
+            array = draw.uniform(0.5, 1.5, shape) if "bias" not in name else np.zeros(shape)
+        arrays[name] = array.astype(dtype)
+    codecs.write(StateDict.of(arrays), path, "paddle", record=False)
 
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
