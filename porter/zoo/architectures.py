@@ -87,6 +87,8 @@ class Architecture:
     """Variant whose tensors a checkpoint of this name may have instead."""
     resizable: bool = True
     """Whether the model can be built for another image size."""
+    free_width: bool = False
+    """Whether it takes any width where it is not resizable: lines of text."""
     features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Optional parts: {feature: keyword arguments}."""
     seeded_scales: Mapping[str, float] = field(default_factory=dict)
@@ -222,7 +224,9 @@ class Architecture:
         """
         size = image_size or self.image_size
         height, width = self.sides(size)
-        if not self.resizable and (height, width) != self.sides():
+        own_height, own_width = self.sides()
+        fixed = (own_height, width if self.free_width else own_width)
+        if not self.resizable and (height, width) != fixed:
             raise UsageError(
                 f"{self.name} takes images of {self.image_size} px only, not {shown(size)}:"
                 " it is built for that size"
@@ -355,6 +359,7 @@ def _variants(text: str) -> dict[str, Architecture]:
             top1=both.get("top1"),
             sibling=both.get("sibling"),
             resizable=both.get("resizable", True),
+            free_width=both.get("free_width", False),
             features=body.get("features", {}),
             skeleton_of=both.get("skeleton", ""),
             seeded_scales=body.get("seeded", {}),

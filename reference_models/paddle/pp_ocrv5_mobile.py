@@ -421,6 +421,7 @@ class LineEncoder(nn.Layer):
         num_heads: int,
         mlp_ratio: float,
         eps: float,
+        block_eps: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
@@ -435,7 +436,7 @@ class LineEncoder(nn.Layer):
             ]
         )
         rates = drop_path_rates(drop_path_rate, depth)
-        blocks = [TokenBlock(dim, num_heads, mlp_ratio, eps, rate) for rate in rates]
+        blocks = [TokenBlock(dim, num_heads, mlp_ratio, block_eps, rate) for rate in rates]
         self.svtr_block = nn.LayerList(blocks)
         self.norm = nn.LayerNorm(dim, eps)
 
@@ -496,6 +497,7 @@ class PPOCRv5MobileRec(nn.Layer):
         num_heads: int = 8,
         mlp_ratio: float = 2.0,
         norm_eps: float = 1e-6,
+        block_norm_eps: float = 1e-6,
         gate_slope: float = 1 / 6,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -503,7 +505,9 @@ class PPOCRv5MobileRec(nn.Layer):
         super().__init__()
         self.model = RecogniserModel(in_channels, width, strides, gate_slope)
         channels = self.model.backbone.encoder.dims[-1]
-        encoder = LineEncoder(channels, dim, depth, num_heads, mlp_ratio, norm_eps, drop_path_rate)
+        encoder = LineEncoder(
+            channels, dim, depth, num_heads, mlp_ratio, norm_eps, block_norm_eps, drop_path_rate
+        )
         self.head = RecogniserHead(encoder, dim, num_classes, drop_rate)
         self.apply(init_conv)
         self.apply(init_linear)

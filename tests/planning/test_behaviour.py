@@ -42,8 +42,10 @@ PUBLISHED_ONLY = {
     "rt-detr": "width_first", "pp-doclayoutv2": "width_first", "pp-doclayoutv3": "width_first",
 }  # fmt: skip
 """{family without reference model: the setting of its row}, measured between published classes."""
-TRAINED_ONLY = {"pp-ocrv6-rec": "block_norm_eps"}
-"""The same, measured on trained weights (tests/trained)."""
+TRAINED_ONLY = dict.fromkeys(
+    ("pp-ocrv6-rec", "pp-ocrv5-mobile-rec", "pp-ocrv5-server-rec"), "block_norm_eps"
+)
+"""The same, measured on trained weights of PP-OCRv6 (tests/trained): seeded ones barely show it."""
 
 
 def _size(variant: str) -> int:
@@ -81,7 +83,7 @@ def test_every_difference_is_measured_below() -> None:
     for variant, dialect, row in every():
         family = find(variant).family
         if not find(variant).module:
-            assert row.setting in (PUBLISHED_ONLY[family], TRAINED_ONLY.get(family))
+            assert row.setting in (PUBLISHED_ONLY.get(family), TRAINED_ONLY.get(family))
             continue
         inherited = row.setting == "norm_eps" and ("vit", like.get(dialect, dialect)) in known
         assert inherited or (family, dialect) in known or row.setting == "norm_eps"
@@ -114,7 +116,9 @@ def test_the_size_of_a_difference_is_what_seeded_weights_show(variant: str, dial
         with torch.no_grad():
             outputs.append(model(torch.from_numpy(image).double()).numpy())
     error = compare(outputs[1], outputs[0]).error
-    assert max(row.size for row in rows) / 3 < error < 3 * max(row.size for row in rows), error
+    trained = TRAINED_ONLY.get(chosen.family)
+    largest = max(row.size for row in rows if row.setting != trained)
+    assert largest / 3 < error < 3 * largest, error
 
 
 PUBLISHED = [

@@ -194,7 +194,7 @@ def _checkpoint(
     origin = side.prepared.state.origin
     size: Size = variant.sides(side.image_size)
     found = chosen(variant, named, origin, size, file=file, given=given)
-    inputs = _prepared(files, found.how, size, folder, is_wide=True)
+    inputs = _prepared(files, found.how, size, folder, is_wide=variant.free_width)
     with started((side,), folder, runs, None, Steps(None)):
         side.compute(inputs, (SINGLE,))
     scores = {key.rpartition("/")[0]: row for key, row in side.trace.outputs[SINGLE].items()}

@@ -125,7 +125,8 @@ def _fuzzed(pair: Pair, names: set[str]) -> tuple[Pair | None, set[str]]:
     pair.steps.begin("fuzzed weights")
     prepared = pair.left.prepared
     variant, features = prepared.architecture, prepared.plan.features
-    classes, size = pair.left.num_classes, min(smallest(variant), *sides_of(pair.left.image_size))
+    classes = pair.left.num_classes
+    size = min(*sides_of(smallest(variant)), *sides_of(pair.left.image_size))
     weights = StateDict.of(
         seeded(variant, seed=SEED, num_classes=classes, image_size=size, features=features).arrays()
     )

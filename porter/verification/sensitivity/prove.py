@@ -183,11 +183,13 @@ def _use(name: str) -> str:
     return re.sub(r"\d+(?=\.\d+\.)|(?<=\.)\d+(?=\.)", "#", name)
 
 
-def smallest(architecture: Architecture) -> int:
+def smallest(architecture: Architecture) -> Size:
     """Return the smallest image size (pixels) at which every part of a variant has work to do.
 
     Two patches a side keep attention from having a single key; a pyramid needs two at its end.
     """
+    if architecture.free_width:  # eight columns of eight pixels
+        return architecture.sides()[0], 64
     if not architecture.resizable or "window_size" in architecture.config:
         return architecture.image_size
     if architecture.positions is not None:
