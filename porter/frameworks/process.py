@@ -87,6 +87,7 @@ class Worker:
         self.python = python or sys.executable
         self.limit: Limit | None = None
         """Set where it computes what a given file says, which may have no end."""
+        self._is_bound = False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         try:
             self._process = subprocess.Popen(
@@ -157,9 +158,14 @@ class Worker:
             )
 
     def _bound(self) -> None:
-        """Limit the child's memory, where the system can: one that asks for more gets an error."""
-        if sys.platform == "linux":
+        """Limit the child's memory, where the system can: one that asks for more gets an error.
+
+        Once: a later limit could be a larger one, which only root may set.
+        """
+        if sys.platform == "linux" and not self._is_bound:
             import resource
+
+            self._is_bound = True
 
             with contextlib.suppress(ProcessLookupError):
                 most = _memory()

@@ -13,6 +13,7 @@ import pytest
 
 from porter.commands.doctor import doctor
 from porter.errors import InputError, MissingPackage, SystemFault, UsageError
+from porter.frameworks import process
 from porter.frameworks.process import TIMEOUT, Limit, Worker, environment
 from porter.frameworks.runner import device_for
 
@@ -211,3 +212,18 @@ def test_a_limit_ends_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("PORTER_TIMEOUT", text)
         with pytest.raises(UsageError, match="PORTER_TIMEOUT"):
             Limit.of("m")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a child's memory is limited")
+def test_the_memory_of_a_child_is_limited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later limit would be refused where it is larger: more memory is free than was before."""
+    import resource
+
+    free = iter([4 << 30, 8 << 30])
+    monkeypatch.setattr(process, "_memory", lambda: next(free))
+    with Worker("onnx-tools") as worker:
+        worker.limit = Limit("given.onnx", 60.0)
+        for _ in range(2):
+            with worker._limited():
+                pass
+        assert resource.prlimit(worker.pid, resource.RLIMIT_DATA) == (4 << 30, 4 << 30)
