@@ -9,7 +9,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import porter
@@ -17,7 +19,10 @@ from porter.errors import SystemFault
 from porter.fleet.job import Result
 from porter.fleet.on_ray import RayPool, RayShards
 from porter.fleet.run import fleet
+from tests.buckets import bucket, server
 from tests.fleet import shard_runs
+
+__all__ = ["bucket", "server"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
 
@@ -98,6 +103,18 @@ def test_shards_of_one_checkpoint(tmp_path: Path) -> None:
     assert killed
     assert shard_runs.content(folder) == reference
     assert made.shards() - sum("-of-" in name for name in reference) <= len(killed)
+
+
+def test_shards_at_an_address(tmp_path: Path, bucket: Any) -> None:
+    """Machines that share no folder send them to a bucket."""
+    source = tmp_path / "s.npz"
+    np.savez(source, **{f"w{i}": np.full((100, 100), i, np.float32) for i in range(6)})
+    (tmp_path / "one").mkdir()
+    for folder, pool in ((f"{tmp_path}/one", None), ("s3://models/out", RayShards(None, 1))):
+        porter.repack(source, f"{folder}/x.safetensors", max_shard_size=90_000, pool=pool)
+    bucket.invalidate_cache()
+    found = {key.rpartition("/")[2]: bucket.cat_file(key) for key in bucket.find("models/out")}
+    assert found == shard_runs.content(tmp_path / "one")
 
 
 def test_cluster_that_is_not_there(tmp_path: Path) -> None:
