@@ -168,8 +168,9 @@ class Worker:
             self._is_bound = True
 
             with contextlib.suppress(ProcessLookupError):
-                most = _memory()
-                resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (most, most))
+                _, highest = resource.prlimit(self._process.pid, resource.RLIMIT_DATA)
+                most = _memory() if highest == resource.RLIM_INFINITY else min(_memory(), highest)
+                resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (most, highest))
 
     def request(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for the reply."""
