@@ -216,6 +216,8 @@ def _graph(
     stated = _stated(path)
     size = sides_of(runs.image_size or checked(stated.get("image_size") or 224))
     model = signature(path, size)
+    if model.metadata.get(notes.CLASSES) == "0":
+        raise UsageError("has no classifier, so it gives features: it was exported without", path)
     if runs.image_size is not None:
         model.check_sides(size, path)
     size = model.sides

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from porter.errors import UsageError, printable
 from porter.frameworks.onnx import trace_free, trace_looped, trace_published
 from porter.frameworks.onnx.optimize import check, optimize
 from porter.frameworks.onnx.quantize import quantize
@@ -15,7 +16,7 @@ from porter.frameworks.onnx.run import run, run_all
 from porter.frameworks.onnx.tidy import tidy
 from porter.frameworks.onnx.trace import trace
 from porter.zoo.architectures import find
-from porter.zoo.image_size import as_size
+from porter.zoo.image_size import as_size, shown
 
 
 def traced(
@@ -35,7 +36,13 @@ def traced(
     elif free:
         trace_free.trace(variant, path, opset=opset)
     else:
-        trace(variant, path, image_size=size, opset=opset, features=features)
+        try:
+            trace(variant, path, image_size=size, opset=opset, features=features)
+        except RuntimeError as error:  # torch's, of maps that have become too small
+            reason = printable(str(error).strip().partition("\n")[0], 160)
+            raise UsageError(
+                f"{variant.name} takes no pictures of {shown(size)} px: {reason}"
+            ) from error
     return {}
 
 

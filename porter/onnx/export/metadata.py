@@ -36,6 +36,9 @@ GRAPH = "porter.graph"
 """Digest of the graph: what else the metadata say holds while the graph has it."""
 OPTIMIZED = "porter.optimized"
 """Which optimiser rewrote the graph; such a file does not map back exactly."""
+FEATURES = "features"
+"""What the output of a model without classifier is called."""
+CLASSES = "porter.num_classes"
 OUTPUTS = {
     2: "one score for each class, before any softmax",
     3: "one score for each class at each position, before any softmax",

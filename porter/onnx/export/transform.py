@@ -98,6 +98,36 @@ def _right_side(weight: str, users: Mapping[str, Sequence[Node]]) -> str:
     return result if matmuls and fits else ""
 
 
+def headless(graph: Graph) -> Graph:
+    """Return the graph without its classifier: it gives what the classifier reads, the features.
+
+    Of two classifiers whose scores are averaged, it gives the average of both features, as the
+    reference model does. `UsageError` where the classifier is not one linear layer of a vector.
+    """
+    heads = {value.name for value in graph.inputs[1:] if "classes" in value.dims}
+    layers = [node for node in graph.nodes if heads.intersection(node.inputs)]
+    widths = {v.dims[1] for v in graph.inputs[1:] if v.name in heads and len(v.dims) == 2}
+    scores = graph.outputs[0]
+    if {node.op for node in layers} != {"Gemm"} or len(widths) != 1 or len(scores.dims) != 2:
+        raise UsageError(
+            "--num-classes 0 writes ONNX models whose classifier is a linear layer; write a"
+            " checkpoint, which has no graph"
+        )
+    same = {node.outputs[0]: node.inputs[0] for node in layers}
+    nodes = [
+        replace(node, inputs=[same.get(name, name) for name in node.inputs])
+        for node in graph.nodes
+        if node.outputs[0] not in same
+    ]
+    last = same.get(scores.name, scores.name)
+    return replace(
+        graph,
+        nodes=nodes,
+        inputs=[value for value in graph.inputs if value.name not in heads],
+        outputs=[replace(scores, name=last, dims=(scores.dims[0], *widths))],
+    )
+
+
 def from_pixels(graph: Graph, how: Preprocessing) -> Graph:
     """Return a graph that takes RGB pictures as bytes, uint8 (N, height, width, 3).
 

@@ -114,6 +114,9 @@ def export(
         made = template(
             architecture, image_size=image_size, features=features, free=chosen.free_size
         )
+    if num_classes == 0:
+        made = _headless(made, chosen)
+        chosen = replace(chosen, output_name=chosen.output_name or notes.FEATURES)
     computed = architecture.constants(image_size)
     code = _floating(StateDict({n: t for n, t in state.items() if n not in computed}))
     state = _matched(state, computed, "fp16" if code == FLOAT16 else "fp32")
@@ -136,7 +139,7 @@ def export(
         said[notes.OUTPUT] = notes.PROBABILITIES
     if chosen.labels is not None:
         labels = notes.read_labels(chosen.labels, num_classes)
-    if len(labels) == num_classes:
+    if labels and len(labels) == num_classes:
         said[notes.LABELS] = compact(list(labels))
     if chosen.optimize is not None:
         from porter.onnx.export.optimize import optimized
@@ -158,6 +161,17 @@ def export(
         written = _in_one(output, sheet)
         _remove(replaced)
         return written
+
+
+def _headless(made: Template, options: Options) -> Template:
+    """Return a template without its classifier."""
+    asked = {"--with-softmax": options.with_softmax, "--labels": options.labels is not None}
+    if given := [name for name, is_given in asked.items() if is_given]:
+        raise UsageError(f"{listed(given)} and --num-classes 0: there are no classes")
+    if made.architecture.graph.outputs or made.architecture.graph.softmax:
+        raise UsageError(f"--num-classes 0: the graph of {made.architecture.name} has no features")
+    graph = transform.headless(made.model.graph)
+    return replace(made, model=replace(made.model, graph=graph))
 
 
 def _check_rewriting(options: Options) -> None:
@@ -263,7 +277,7 @@ def _sheet(
     graph = transform.renamed(graph, _names(graph, form, options))
     doc, image = notes.document(architecture, how, made.image_size, options.with_preprocessing)
     graph = replace(graph, inputs=[replace(graph.inputs[0], doc=image)], doc=doc)
-    for value, about in zip(graph.outputs, _abouts(graph, form, options), strict=True):
+    for value, about in zip(graph.outputs, _abouts(graph, form, options, num_classes), strict=True):
         value.doc = about
     opset = options.opset
     return model.Sheet(graph, opsets.LOWEST_IR[opset], {"": opset}, doc), swapped
@@ -287,8 +301,10 @@ def _names(graph: Graph, form: GraphForm, options: Options) -> dict[str, str]:
     return {graph.inputs[0].name: options.input_name or form.input, **outputs}
 
 
-def _abouts(graph: Graph, form: GraphForm, options: Options) -> list[str]:
+def _abouts(graph: Graph, form: GraphForm, options: Options, num_classes: int) -> list[str]:
     """Return what the outputs are, in a clause each."""
+    if num_classes == 0:
+        return ["the features, which a classifier would read"]
     if form.outputs:
         return [output.about for output in form.outputs.values()]
     scores = notes.OUTPUTS[len(graph.outputs[0].dims)]

@@ -141,6 +141,7 @@ def _graph(architecture: Architecture, local: fetch.Fetched, image_size: Size | 
         found.check_sides(sides, local.path)
     origin = codecs.read(local.path).origin
     assert origin is not None
+    classes = 0 if found.metadata.get(notes.CLASSES) == "0" else found.num_classes
     report = SideReport(
         label="onnxruntime", framework="onnxruntime", dialect="onnx", file=local.shown,
         format="onnx", weights=(found.dtype,), digest=digest(origin.files),
@@ -148,11 +149,18 @@ def _graph(architecture: Architecture, local: fetch.Fetched, image_size: Size | 
     size = architecture.size_of(*found.sides)
     shapes = shapes_of(
         seeded(
-            architecture, num_classes=found.num_classes, image_size=size,
+            architecture, num_classes=classes, image_size=size,
             features=found.features(architecture),
         )
     )  # fmt: skip
-    identity = plan(architecture, shapes, CANONICAL, CANONICAL, image_size=size)
+    identity = plan(
+        architecture,
+        shapes,
+        CANONICAL,
+        CANONICAL,
+        image_size=size,
+        num_classes=0 if not classes else None,
+    )
     pixels = notes.pixels(found.metadata) if found.as_bytes else None
     if found.as_bytes and pixels is None:
         raise UsageError(
