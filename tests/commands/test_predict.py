@@ -12,7 +12,7 @@ from PIL import Image
 
 import porter
 from porter.cli import cli
-from porter.errors import UsageError
+from porter.errors import InputError, UsageError
 from porter.verification.inputs import picture
 from porter.zoo.architectures import find
 
@@ -120,3 +120,7 @@ def test_what_cannot_be_predicted_is_refused(folder: Path, tmp_path: Path) -> No
         )
     with pytest.raises(UsageError, match="std"):
         porter.predict(folder / "a.pth", [folder / "pictures"], std=0.0)
+    short = tmp_path / "short.onnx"
+    short.write_bytes((folder / "plain.onnx").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"short.onnx: malformed"):
+        porter.predict(short, [folder / "pictures"])

@@ -47,6 +47,14 @@ _MOST = 500_000
 
 def parse(source: Source) -> Model:
     """Read a ModelProto, its initialisers left out; `InputError` when it is none."""
+    try:
+        return _model(source)
+    except InputError as error:
+        path = error.path or getattr(source, "path", None)
+        raise InputError(error.message, path) from error
+
+
+def _model(source: Source) -> Model:
     model = Model(Graph("", [], [], []), 0, {})
     for number, value, start, size in _walk(source, 0, source.size):
         if number == 1:
