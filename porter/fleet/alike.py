@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,13 @@ from porter.fleet.job import Job, Result
 from porter.planning.custom_table import is_table
 from porter.remote.address import is_url
 from porter.storage import atomic_output
-from porter.storage.atomic_output import Written
 from porter.storage.digests import XXH3, digest_of
 from porter.storage.input_file import Identity, InputFile, now, read_small
-from porter.storage.lock import Series
+from porter.storage.lock import Series, unused_before
 from porter.storage.options import WriteOptions
 from porter.storage.pieces import Layout
 from porter.storage.sidecar import SUFFIX
+from porter.storage.together import Together
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor, Strided
 
@@ -58,18 +59,33 @@ class Alike:
         self._forms: dict[str, list[Form]] = {}
         self._seen: dict[str, int] = {}
         self._locks = Series()
+        self._together = Together()
+        self._waiting: list[str] = []
 
     def convert(self, job: Job) -> Result | None:
-        """Convert as was learnt; None where this is another file, with nothing written."""
+        """Convert as was learnt; None where this is another file, with nothing written.
+
+        An output that is to be on the disk gets its name by `rest`, with others.
+        """
         for form in self._forms.get(key_of(job) or "", ()):
-            result = form.apply(job, self._locks)
+            result = form.apply(job, self._locks, self._together)
             if result is not None:
+                if job.arguments.get("sync", True):
+                    self._waiting.append(job.name)
                 return result
         return None
 
-    def rest(self) -> None:
-        """Let go of the last output: no other is converted for a while."""
+    @property
+    def has_waiting(self) -> bool:
+        """Whether outputs wait for others."""
+        return bool(self._waiting)
+
+    def rest(self) -> dict[str, PorterError]:
+        """Bring what waits to the disk and let go of the outputs; return {job: error}."""
+        names, self._waiting = self._waiting, []
+        errors = self._together.publish()
         self._locks.close()
+        return {n: error for n, error in zip(names, errors, strict=True) if error is not None}
 
     def learn(self, job: Job, done: Conversion, result: Result) -> None:
         """Learn from a conversion, unless it is the first of its kind: others may never come."""
@@ -160,7 +176,7 @@ class Form:
         if self._output.data != output or again != text:
             raise KeyError
 
-    def apply(self, job: Job, locks: Series) -> Result | None:
+    def apply(self, job: Job, locks: Series, together: Together) -> Result | None:
         """Convert another file; None if it is not of the form, or the output is not a new file."""
         source, output = job.sources[0], job.output
         if any(map(os.path.lexists, (output, output + SUFFIX, source + SUFFIX))):
@@ -174,9 +190,14 @@ class Form:
             if not self._source.is_of_form():
                 return None
             self._transfer()
-            with locks.locked(atomic_output.followed(output), output):
-                written = self._publish(job, file)
-        return replace(self._result, name=job.name, output=output, digest=written.digest)
+            if not locks.take(atomic_output.followed(output), keep=self._options.sync):
+                return None
+            write = together.write if self._options.sync else _publish
+            if self._options.sync:
+                together.begin()
+            with unused_before():
+                digest = self._write(job, file, write)
+        return replace(self._result, name=job.name, output=output, digest=digest)
 
     def _transfer(self) -> None:
         """Make the output in memory."""
@@ -184,18 +205,15 @@ class Form:
             target[...] = source
         self._output.sum_up()
 
-    def _publish(self, job: Job, source: InputFile) -> Written:
+    def _write(self, job: Job, source: InputFile, write: Callable[..., str]) -> str:
         """Write the output and its record, as `porter.codecs.writing.Output` does."""
-        options = self._options
-        written = atomic_output.publish(
-            job.output, [self._output.data], options, inputs=[source], lock=False,
-            check=partial(self._check, job.output) if options.read_back else None,
-        )  # fmt: skip
+        check = partial(self._check, job.output) if self._options.read_back else None
+        data = self._output.data
+        digest = write(job.output, data, self._options, inputs=[source], check=check)
         if self._record is not None:
-            text = self._record.text(*self._digests(job, written.digest))
-            plain = WriteOptions(sync=options.sync, digests=False)
-            atomic_output.publish(job.output + SUFFIX, [text], plain, lock=False)
-        return written
+            text = self._record.text(*self._digests(job, digest))
+            write(job.output + SUFFIX, text, WriteOptions(sync=self._options.sync, digests=False))
+        return digest
 
     def _digests(self, job: Job, digest: str) -> tuple[str, str, str, list[str], str]:
         """Return what is in the record of an output: names and digests."""
@@ -228,6 +246,10 @@ class Form:
             back[...] = written
         if self._back != self._source.data:
             raise SystemFault("what was written does not map back to its source", output)
+
+
+def _publish(path: str, data: bytes | bytearray, options: WriteOptions, **more: Any) -> str:
+    return atomic_output.publish(path, [data], options, lock=False, **more).digest
 
 
 def _state_of_table(job: Job) -> Identity | None:

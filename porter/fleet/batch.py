@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from porter.fleet.alike import LARGEST, key_of
@@ -26,10 +26,25 @@ class Batch:
     """How often a job was the next one to be run."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for the worker; the first job is about to be run."""
+        """Return it for the worker; the first job is about to be run.
+
+        What a worker that was killed may have written is replaced.
+        """
+        jobs = [*map(_replacing, self.jobs)] if self.was_sent else self.jobs
         first = self.jobs[0].name
         self.begun[first] = self.begun.get(first, 0) + 1
-        return {"jobs": [job.as_json() for job in self.jobs]}
+        return {"jobs": [job.as_json() for job in jobs]}
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether a worker has had all of the jobs."""
+        return bool(self.begun)
+
+
+def _replacing(job: Job) -> Job:
+    if job.command != "convert":
+        return job
+    return replace(job, arguments={**job.arguments, "force": True})
 
 
 def batches(jobs: Sequence[Job], workers: int) -> Iterator[Batch]:

@@ -63,7 +63,8 @@ class LocalPool:
             elif batch.begun.get(batch.jobs[0].name, 0) >= ATTEMPTS:
                 job = batch.jobs.pop(0)
                 finish(job, Result(job.name, FAILED, why))
-            return [Batch(batch.jobs, batch.begun)] if batch.jobs else []
+            begun = batch.begun if row is None else {}
+            return [Batch(batch.jobs, begun)] if batch.jobs else []
 
         crew = Crew(self._children, self.workers, Batch.as_json, ATTEMPTS, part=take)
         crew.run(batches(jobs, self.workers), lambda batch: begin(batch.jobs), done)

@@ -29,6 +29,8 @@ from porter.verification.verdict import Verdict
 
 _PAUSE = 0.01
 """Seconds of finished jobs that a crash may undo."""
+_PAUSE_OF_DISK = 0.2
+"""Seconds of jobs whose outputs wait for the disk together."""
 _PATIENCE = 0.5
 """Seconds after which the rest of several small jobs goes back."""
 
@@ -72,17 +74,29 @@ def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
     The last one comes after a while even if jobs are left: they were not as short as was thought.
     """
     begun = sent = time.monotonic()
-    done: list[dict[str, Any]] = []
+    done: list[Result] = []
     for job in jobs:
         now = time.monotonic()
         if now > begun + _PATIENCE:
             break
-        if now > sent + _PAUSE:
-            yield {"results": done, "more": True}
+        if now > sent + (_PAUSE_OF_DISK if _learnt.has_waiting else _PAUSE):
+            yield {"results": _rows(done), "more": True}
             sent, done = now, []
-        done.append(run(job).as_json())
-    _learnt.rest()
-    yield {"results": done}
+        done.append(_run(job))
+    yield {"results": _rows(done)}
+
+
+def _rows(results: list[Result]) -> list[dict[str, Any]]:
+    return [result.as_json() for result in _published(results)]
+
+
+def _published(results: list[Result]) -> list[Result]:
+    """Return results when their outputs have their names."""
+    errors = _learnt.rest()
+    return [
+        Result(result.name, REFUSED, str(errors[result.name])) if result.name in errors else result
+        for result in results
+    ]
 
 
 def _listen(jobs: queue.SimpleQueue[str]) -> None:
@@ -94,6 +108,11 @@ def _listen(jobs: queue.SimpleQueue[str]) -> None:
 
 def run(job: Job) -> Result:
     """Run a job; an error of porter's is a result."""
+    return _published([_run(job)])[0]
+
+
+def _run(job: Job) -> Result:
+    """Run a job whose output may wait for the disk with others."""
     begun = time.monotonic()
     try:
         result = _converted(job) if job.command == "convert" else _compared(job)

@@ -168,34 +168,50 @@ def _publish(
     check: Check | None,
     replacing: Callable[[], None] | None,
 ) -> Written:
+    digest = ""
+    with written(target, plan, options, sources, also, replacing) as file:
+        with _synced(file.fd) if options.sync else nullcontext():
+            if check is not None:
+                digest = check(file.name, plan)
+        if options.sync and is_too_large(plan.nbytes):
+            forget(file.fd)
+    if options.sync:
+        sync_folder(target.folder, target.asked)
+    digests = {body.name: body.digest for body in plan.bodies} if options.digests else {}
+    return Written(target.asked, plan.nbytes, digests, (target.asked,), digest)
+
+
+@contextmanager
+def written(
+    target: Target,
+    plan: Layout,
+    options: WriteOptions,
+    sources: list[Input],
+    also: Iterable[Follower] = (),
+    replacing: Callable[[], None] | None = None,
+) -> Iterator[OpenFile]:
+    """Write a file under a hidden name; at the end of a `with` statement it gets its own.
+
+    Bringing it to the disk is left to the caller. If the statement fails, the file is removed.
+    """
     before = [stamp(source) for source in sources]
     for source in sources:
         if (remote := registered(named(source))) is not None:
             remote.stream()
-    digest = ""
     with _temporary(target) as file, explained(target.asked, plan.nbytes):
-        name, fd = file.name, file.fd
-        _reserve(fd, target, plan.nbytes)
-        writing.write(fd, plan, options.advance("writing"), also, options.method)
-        _check_complete(fd, target, plan)
+        _reserve(file.fd, target, plan.nbytes)
+        writing.write(file.fd, plan, options.advance("writing"), also, options.method)
+        _check_complete(file.fd, target, plan)
         if target.old is not None:
-            take_over(fd, target.like, target.old)
-        with _synced(fd) if options.sync else nullcontext():
-            if check is not None:
-                digest = check(name, plan)
-        if options.sync and is_too_large(plan.nbytes):
-            forget(fd)
+            take_over(file.fd, target.like, target.old)
+        yield file
         for source, known in zip(sources, before, strict=True):
             if stamp(source) != known:
                 raise InputError("changed while it was being read", named(source))
         file.close()  # Not every system renames an open file.
         if replacing is not None:
             replacing()
-        _rename(name, target, options.force)
-    if options.sync:
-        sync_folder(target.folder, target.asked)
-    digests = {body.name: body.digest for body in plan.bodies} if options.digests else {}
-    return Written(target.asked, plan.nbytes, digests, (target.asked,), digest)
+        _rename(file.name, target, options.force)
 
 
 @contextmanager
@@ -234,7 +250,9 @@ def _reason(fault: OSError | ValueError) -> str:
 
 
 @dataclass(slots=True)
-class _OpenFile:
+class OpenFile:
+    """A file that is being written, under a hidden name."""
+
     name: str
     fd: int
 
@@ -246,7 +264,7 @@ class _OpenFile:
 
 
 @contextmanager
-def _temporary(target: Target) -> Iterator[_OpenFile]:
+def _temporary(target: Target) -> Iterator[OpenFile]:
     """Open a file next to the target; it is removed unless it was renamed."""
     _remove_left(target.path)
     file = _create(target)
@@ -259,13 +277,13 @@ def _temporary(target: Target) -> Iterator[_OpenFile]:
             os.unlink(file.name)
 
 
-def _create(target: Target) -> _OpenFile:
+def _create(target: Target) -> OpenFile:
     # The content of a private file is private from its first byte.
     mode = 0o666 if target.old is None else 0o600
     while True:
         name = hidden(target.path, f"{os.getpid()}-{os.urandom(4).hex()}")
         try:
-            return _OpenFile(name, os.open(name, OUTPUT, mode))
+            return OpenFile(name, os.open(name, OUTPUT, mode))
         except FileExistsError:
             continue
         except OSError as fault:

@@ -124,53 +124,58 @@ def _taken_elsewhere(name: str) -> tuple[Callable[[], None], bool]:
     return lock.release, was_left
 
 
+@contextmanager
+def unused_before() -> Iterator[None]:
+    """Write outputs whose locks, taken by a `Series`, show that nobody was killed writing them."""
+    before = after_kill.set(False)
+    try:
+        yield
+    finally:
+        after_kill.reset(before)
+
+
 class Series:
-    """Locks on outputs written one after the other, by one file that moves from name to name.
+    """Locks on outputs, one after the other or several, by one file under their lock's names.
 
     To make a file and to remove it takes ext4 longer than all else that is done for a small output:
     it passes over what was removed in the last seconds when it looks for a free inode.
     """
 
     def __init__(self) -> None:
-        self._name = ""
+        self._names: list[str] = []
         self._release: Callable[[], None] | None = None
 
-    @contextmanager
-    def locked(self, path: str, asked: str = "") -> Iterator[None]:
-        """Lock an output as `locked` does; the lock stays until the next output or `close`."""
-        name = hidden(path, "lock")
-        if not self._moved(name):
-            self.close()
-            with locked(path, asked):
-                yield
-            return
-        before = after_kill.set(False)
-        try:
-            yield
-        finally:
-            after_kill.reset(before)
+    def take(self, path: str, *, keep: bool = False) -> bool:
+        """Lock an output until `close` or, unless those before are kept, the next one.
 
-    def _moved(self, name: str) -> bool:
-        """Lock a name that is free; return whether it is locked."""
+        Returns False, with nothing locked, where that is not simple: `locked` says what it is.
+        """
+        name = hidden(path, "lock")
         try:
-            if self._release is None:
+            if self._release is not None:
+                os.link(self._names[-1], name)
+            else:
                 release, was_left = _taken(name)
                 if was_left:
                     release()
                     return False
                 self._release = release
-            else:
-                os.link(self._name, name)
-                os.unlink(self._name)
-        except OSError:  # It is there, or the file system has no links: `locked` says what it is.
+        except OSError:
             return False
-        self._name = name
+        if not keep:
+            self._unlink()
+        self._names.append(name)
         return True
 
     def close(self) -> None:
-        """Let the last output go."""
+        """Let the outputs go."""
+        self._unlink()
         if self._release is not None:
-            with suppress(OSError):
-                os.unlink(self._name)
             self._release()
-            self._name, self._release = "", None
+            self._release = None
+
+    def _unlink(self) -> None:
+        for name in self._names:
+            with suppress(OSError):
+                os.unlink(name)
+        self._names.clear()

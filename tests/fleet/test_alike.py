@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import signal
 import struct
+import subprocess
+import sys
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +46,14 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Begin with nothing learnt; return the names of the jobs that are done as was learnt."""
     alike, names = Alike(), list[str]()
 
-    class Noted:
-        learn, rest = alike.learn, alike.rest
+    def noted(job: Job) -> Result | None:
+        result = convert(job)
+        names.extend([job.name] if result is not None else [])
+        return result
 
-        @staticmethod
-        def convert(job: Job) -> Result | None:
-            result = alike.convert(job)
-            if result is not None:
-                names.append(job.name)
-            return result
-
-    monkeypatch.setattr(worker, "_learnt", Noted)
+    convert = alike.convert
+    monkeypatch.setattr(alike, "convert", noted)
+    monkeypatch.setattr(worker, "_learnt", alike)
     yield names
     alike.rest()
 
@@ -199,3 +203,105 @@ def test_what_is_not_a_copy_is_not_learnt(learnt: list[str], tmp_path: Path) -> 
             }
             assert worker.run(Job(job.name, "convert", changed)).status == "converted"
     assert learnt == []
+
+
+def results(jobs: Iterable[Job]) -> dict[str, Result]:
+    """Run jobs as a worker that was sent them together."""
+    rows = [row for answer in worker.answers(jobs) for row in answer["results"]]
+    return {row["name"]: Result.of(row) for row in rows}
+
+
+def test_outputs_wait_for_the_disk_together(
+    learnt: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes of all are on the disk before the first of them has its name."""
+    calls: list[str] = []
+    for name in ("fsync", "link", "replace"):
+        call = getattr(os, name)
+
+        def noted(*args: Any, name: str = name, call: Any = call) -> Any:
+            is_lock = str(args[-1]).endswith("lock")
+            calls.extend([] if is_lock else [name])
+            return call(*args)
+
+        monkeypatch.setattr(os, name, noted)
+    todo = jobs(tmp_path, sources(tmp_path, "torch", 7), "paddle", "out", sync=True)
+    assert {r.status for r in results(todo[:2]).values()} == {"converted"}
+    calls.clear()
+    monkeypatch.setattr(atomic_output, "_listed", None)  # No folder is listed for one of its files.
+    assert {r.status for r in results(todo[2:]).values()} == {"converted"}
+    assert len(learnt) == 5
+    assert calls == ["fsync"] * 10 + ["link"] * 10 + ["fsync"]
+    names = {f"{job.name}.pdparams{suffix}" for job in todo for suffix in ("", ".porter.json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_output_that_came_into_being_meanwhile_stays(learnt: list[str], tmp_path: Path) -> None:
+    """Of several that wait, one is refused, and neither its file nor its record is written."""
+    todo = jobs(tmp_path, sources(tmp_path, "torch", 5), "paddle", "out", sync=True)
+    results(todo[:2])
+
+    def disturbed() -> Iterator[Job]:
+        yield from todo[2:]
+        Path(todo[3].output).write_bytes(b"another")
+
+    found = results(disturbed())
+    assert [found[job.name].status for job in todo[2:]] == ["converted", "refused", "converted"]
+    assert "came into being meanwhile" in found[todo[3].name].message
+    assert Path(todo[3].output).read_bytes() == b"another"
+    names = {f"{job.name}.pdparams{suffix}" for job in todo for suffix in ("", ".porter.json")}
+    names.remove(f"{todo[3].name}.pdparams.porter.json")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_disk_that_fails_leaves_nothing(
+    learnt: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every output that waited is refused with the disk's reason."""
+    todo = jobs(tmp_path, sources(tmp_path, "torch", 4), "paddle", "out", sync=True)
+    results(todo[:2])
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    for result in results(todo[2:]).values():
+        assert result.status == "refused"
+        assert "cannot be written: Input/output error" in result.message
+    assert len([*(tmp_path / "out").iterdir()]) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are listed in /proc")
+@pytest.mark.parametrize("who", ["driver", "worker"])
+def test_killed_run_of_small_files(who: str, tmp_path: Path) -> None:
+    """Jobs are sent together: what had a result is not run again, and the outputs are the same."""
+    count = 300
+    first = sources(tmp_path, "torch", 1)[0]
+    (tmp_path / "in").mkdir()
+    for number in range(count):
+        (tmp_path / f"in/{number}.pth").write_bytes(first.read_bytes())
+    (tmp_path / "m.toml").write_text(
+        f'[[jobs]]\narch = "{tmp_path}/t.toml"\nfrom = "torch"\nto = "paddle"\n'
+        'input = "in/*.pth"\noutput = "out/{stem}.pdparams"\n'
+    )
+    argv = [sys.executable, "-P", "-m", "porter", "fleet", str(tmp_path / "m.toml"),
+            "--workers", "2", "--quiet"]  # fmt: skip
+    journal = tmp_path / ".m.toml.fleet/journal.jsonl"
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE)
+    while not (journal.exists() and b'"finished"' in journal.read_bytes()):
+        assert process.poll() is None
+        time.sleep(0.001)
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    workers = [int(p) for t in threads for p in (t / "children").read_text().split()]
+    os.kill(workers[0] if who == "worker" else process.pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    if who == "driver":
+        process = subprocess.Popen([*argv, "--resume"], stderr=subprocess.PIPE)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    rows = [json.loads(line) for line in journal.read_text().splitlines() if line[-1] == "}"]
+    finished = [row["finished"]["name"] for row in rows if "finished" in row]
+    assert len(finished) == len({*finished}) == count
+    found = written(tmp_path / "out")
+    assert len(found) == 2 * count
+    assert len({data for name, data in found.items() if name.endswith(".pdparams")}) == 1
