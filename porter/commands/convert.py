@@ -18,7 +18,6 @@ from porter.commands.conversion.proof import exported, proving, read_output, ver
 from porter.commands.conversion.provenance import metadata_of, options_of
 from porter.commands.conversion.subject import Subject, read, seeded
 from porter.commands.conversion.writer import (
-    cast_note,
     check_asked,
     dictionary_of,
     picture_of,
@@ -237,7 +236,6 @@ def convert(
     pictures = pictures_of(picture, ready.fitted.architecture, ready.plan.image_size, onnx)
     dictionary = dictionary_of(container, ready.fitted, ready.target, onnx or {})
     outcome = outcome.noting(*writing_notes(ready, picture, pictures, dtype, dictionary))
-    outcome = outcome.noting(*cast_note(dtype if verify else None, options.get("pool")))
     write = writer_of(
         container, ready.fitted, ready.target, max_shard_size, onnx, dtype, pictures, picture,
         dictionary, image_size is not None,
@@ -269,7 +267,7 @@ def convert(
                 **options_of(origin.wrapper, dtype, drop, fill, changes.seed_used),
             },
             inputs=origin.files,
-            proof=proof if dtype is None else None,
+            proof=None if proof is None else proof.rounded(dtype),
             progress=progress,
             **options,
         )

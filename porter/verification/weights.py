@@ -69,7 +69,8 @@ def prove_weights(
 
     Tensors are compared side by side, a block at a time, as bytes, so that NaN, -0 and denormals
     count.
-    With `digests`, taken while source and output were read, nothing is read again.
+    With `digests`, taken while source and output were read, nothing is read again; with `cast`
+    too, those of the source are of its rounded tensors.
     With `cast` (a dtype's name) floating tensors must be the source's, rounded to nearest even.
     Names that neither side accounts for are problems, as are filled and computed tensors that
     have other values than the plan states.
@@ -81,7 +82,7 @@ def prove_weights(
     one_way = plan.one_way
     compared = nbytes = dropped = lost = folded = 0
     both = [(name, tensor, back[name]) for name, tensor in source.items() if name in back]
-    found = _digested(both, digests) if digests else _differences(both, cast, progress)
+    found = _digested(both, digests, cast) if digests else _differences(both, cast, progress)
     for name, tensor in source.items():
         if name in back:
             compared += 1
@@ -166,17 +167,25 @@ def _differences(
 
 
 def _digested(
-    both: Sequence[tuple[str, LazyTensor, LazyTensor]], digests: Returned
+    both: Sequence[tuple[str, LazyTensor, LazyTensor]], digests: Returned, cast: str | None
 ) -> dict[str, list[str]]:
     """Compare tensors by digests that were taken before: {name: how they differ}."""
     found: dict[str, list[str]] = {}
     for name, read, back in both:
-        found[name] = _form(name, read, back, read.dtype)
+        expected = _expected(read, cast)
+        found[name] = _form(name, read, back, expected)
         if not found[name] and (
             name not in digests.read or digests.read[name] != digests.back[name]
         ):
             found[name] = [f"{printable(name)} has other values than the source"]
+            if expected is not read.dtype:  # Which elements, and whether they are all NaN.
+                found[name] = _difference(name, read, back, cast)
     return found
+
+
+def _expected(read: LazyTensor, cast: str | None) -> DType:
+    """Return the type that a tensor has in the output."""
+    return DTYPES[cast] if cast is not None and read.dtype.is_float else read.dtype
 
 
 def _form(name: str, read: LazyTensor, found: LazyTensor, expected: DType) -> list[str]:
@@ -206,7 +215,7 @@ def _batches(
 
 def _difference(name: str, read: LazyTensor, found: LazyTensor, cast: str | None) -> list[str]:
     """Return how `found` differs from `read`: nothing, or one line."""
-    expected = DTYPES[cast] if cast is not None and read.dtype.is_float else read.dtype
+    expected = _expected(read, cast)
     where = printable(name)
     if wrong := _form(name, read, found, expected):
         return wrong

@@ -140,6 +140,30 @@ def test_a_folder_for_transformers(
         porter.convert(*given, address, to="hf", verify=False, max_shard_size=size)
 
 
+def test_rounded_weights_are_proven_by_those_that_write_them(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output is not fetched again for it, but for the headers of its shards."""
+    monkeypatch.setattr("porter.commands.convert.verified", lambda outcome, *a, **k: outcome)
+    porter.init(VARIANT, tmp_path / "deit.pth")
+    real, fetched = bucket.cat_file, []
+
+    def cat_file(path: str, start: int | None = None, end: int | None = None) -> bytes:
+        data: bytes = real(path, start=start, end=end)
+        fetched.append(len(data))
+        return data
+
+    monkeypatch.setattr(bucket, "cat_file", cat_file)
+    done = porter.convert(
+        VARIANT, tmp_path / "deit.pth", "s3://models/out/m.safetensors", to="safetensors:hf",
+        max_shard_size="3MB", dtype="fp16", pool=Local(2),
+    )  # fmt: skip
+    assert done.weights is not None
+    assert done.weights.holds
+    assert done.weights.compared == 152
+    assert sum(fetched) < 500_000
+
+
 def test_a_file_that_is_there_stays(bucket: Any, source: Path) -> None:
     """One shard of that name is enough to be refused, by name."""
     bucket.pipe_file("models/out/x-00003-of-00012.safetensors", b"precious")

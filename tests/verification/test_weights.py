@@ -7,6 +7,8 @@ import pytest
 
 from porter.planning.plan import Plan, plan
 from porter.planning.recognise import shapes_of
+from porter.storage.read_back import Returned, digests_of
+from porter.tensors.casts import cast
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.weights import prove_weights
@@ -110,6 +112,25 @@ def test_a_cast_is_held_to_rounding(source: StateDict, made: Plan, dtype: str) -
     written["head.bias"] = LazyTensor.of(bias)
     (problem,) = prove_weights(made, source, written, dtype).problems
     assert problem == "head.bias: 1 elements are not the source's, rounded"
+
+
+def test_digests_of_a_cast_are_of_rounded_tensors(source: StateDict, made: Plan) -> None:
+    """Equal ones are enough; where they differ the elements decide, and are counted."""
+    written, _ = cast(made.apply(source), "fp16")
+    rounded, _ = cast(source, "fp16")
+    read = digests_of(rounded)
+    back = digests_of(made.back(written))
+    proof = prove_weights(made, source, written, "float16", digests=Returned(read, back))
+    assert proof.holds
+    assert proof.compared == len(back)
+    bias = written["head.bias"].read().copy()
+    bias.view("u2")[0] += 1
+    other = {**written, "head.bias": LazyTensor.of(bias)}
+    wrong = Returned(read, digests_of(made.back(other)))
+    (problem,) = prove_weights(made, source, other, "float16", digests=wrong).problems
+    assert problem == "head.bias: 1 elements are not the source's, rounded"
+    plain = Returned(digests_of(source), back)
+    assert prove_weights(made, source, written, digests=plain).failed
 
 
 def test_swapped_tensors_are_found(source: StateDict, made: Plan) -> None:

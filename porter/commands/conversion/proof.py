@@ -149,6 +149,12 @@ class Proof:
         digests = outcome.written.returned
         return prove_weights(self.plan, self.source, written, cast, digests=digests)
 
+    def rounded(self, dtype: str | None) -> Proof:
+        """Return the proof of an output whose floats are cast: its source is cast as well."""
+        if dtype is None:
+            return self
+        return replace(self, source=casts.cast(self.source, dtype)[0])
+
     def back(self, written: StateDict) -> Mapping[str, LazyTensor]:
         """Return the source's tensors, as far as what was written, or a shard of it, has them."""
         return self.plan.back(restored(written))

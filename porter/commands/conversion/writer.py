@@ -108,15 +108,6 @@ def writing_notes(
             )
 
 
-def cast_note(dtype: str | None, pool: object) -> Iterator[str]:
-    """Yield who proves rounded weights that other processes write."""
-    if dtype is not None and pool is not None:
-        yield (
-            f"the workers write; this process compares the weights, rounded to {dtype}, when all"
-            " are written"
-        )
-
-
 def _of_dictionary(dictionary: Dictionary) -> str:
     if dictionary.characters:
         return f"dictionary: {len(dictionary.characters)} characters ({dictionary.why})"
