@@ -14,6 +14,7 @@ from collections import Counter
 from porter.cli.shared.prove import prove
 from porter.verification.sensitivity.prove import Sensitivity
 from porter.zoo.architectures import all_variants, find
+from porter.zoo.image_size import shown
 
 HEAD = """# Mutations of every table
 
@@ -33,7 +34,7 @@ def row(proof: Sensitivity) -> str:
     assert weakest is not None
     caught = len(proof.trials) - len(proof.uncaught)
     return (
-        f"| {proof.variant} | {proof.dialect} | {proof.image_size} | {len(proof.trials)} | {caught}"
+        f"| {proof.variant} | {proof.dialect} | {shown(proof.image_size)} | {len(proof.trials)} | {caught}"
         f" | {len(proof.hidden)} | {weakest.margin:.0e} | `{weakest.tensor}` {weakest.kind} |"
     )
 
