@@ -34,8 +34,8 @@ def row(proof: Sensitivity) -> str:
     assert weakest is not None
     caught = len(proof.trials) - len(proof.uncaught)
     return (
-        f"| {proof.variant} | {proof.dialect} | {shown(proof.image_size)} | {len(proof.trials)} | {caught}"
-        f" | {len(proof.hidden)} | {weakest.margin:.0e} | `{weakest.tensor}` {weakest.kind} |"
+        f"| {proof.variant} | {proof.dialect} | {shown(proof.image_size)} | {len(proof.trials)}"
+        f" | {caught} | {len(proof.hidden)} | {weakest.margin:.0e} | `{weakest.tensor}` {weakest.kind} |"
     )
 
 
