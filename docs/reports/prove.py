@@ -35,7 +35,8 @@ def row(proof: Sensitivity) -> str:
     caught = len(proof.trials) - len(proof.uncaught)
     return (
         f"| {proof.variant} | {proof.dialect} | {shown(proof.image_size)} | {len(proof.trials)}"
-        f" | {caught} | {len(proof.hidden)} | {weakest.margin:.0e} | `{weakest.tensor}` {weakest.kind} |"
+        f" | {caught} | {len(proof.hidden)} | {weakest.margin:.0e}"
+        f" | `{weakest.tensor}` {weakest.kind} |"
     )
 
 
