@@ -1,4 +1,5 @@
-"""The JSON files next to a checkpoint: `config.json` and `preprocessor_config.json` of hubs."""
+"""The files next to a checkpoint: `config.json` and `preprocessor_config.json` of hubs,
+`inference.yml` of PaddleX."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import json
 import os
 from typing import Any
 
-from porter.errors import PorterError
+from porter.errors import MissingPackage, PorterError, printable
 from porter.storage.input_file import read_small
 from porter.tensors.state_dict import Origin
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+PROGRAM = "inference.yml"
+"""What PaddleX writes next to an inference model."""
 _LARGEST = 16 << 20
 
 
@@ -28,6 +31,34 @@ def beside(origin: Origin | None, name: str) -> dict[str, Any]:
     except (PorterError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def model_name(origin: Origin | None) -> str:
+    """Return the name of the model in `inference.yml`, empty where there is none."""
+    path = place(origin, PROGRAM)
+    try:
+        body = read_yaml(path) if path else None
+    except (PorterError, ValueError, RecursionError):
+        return ""
+    named = body.get("Global") if isinstance(body, dict) else None
+    name = named.get("model_name") if isinstance(named, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def read_yaml(path: str) -> Any:
+    """Return the values of a YAML file; `ValueError` where it is malformed.
+
+    `MissingPackage` without PyYAML, which only these files need.
+    """
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise MissingPackage("it is YAML; run `pip install pyyaml`") from error
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(read_small(path, _LARGEST), Loader=loader)
+    except yaml.YAMLError as fault:
+        raise ValueError(printable(fault, 160)) from fault
 
 
 def place(origin: Origin | None, name: str) -> str:

@@ -12,13 +12,11 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeGuard
 
-from porter.checkpoints.beside import PREPROCESSOR, beside, place
-from porter.errors import InputError, MissingPackage, PorterError, UsageError, printable
+from porter.checkpoints.beside import PREPROCESSOR, PROGRAM, beside, place, read_yaml
+from porter.errors import InputError, PorterError, UsageError, printable
 from porter.storage.input_file import read_small
 from porter.tensors.state_dict import Origin
 
-PROGRAM = "inference.yml"
-"""What PaddleX writes next to an inference model."""
 LIST = "character_list"
 """The key in `preprocessor_config.json` of transformers."""
 BLANK = "blank"
@@ -117,7 +115,7 @@ def _of_program(path: str) -> list[str] | str:
     """Return the characters in an `inference.yml`, or why there are none."""
     name = os.path.basename(path)
     try:
-        body = _yaml(path)
+        body = read_yaml(path)
     except (PorterError, ValueError, RecursionError) as fault:
         return f"{name} cannot be read: {printable(fault, 200)}"
     body = body.get("PostProcess") if isinstance(body, dict) else None
@@ -125,15 +123,3 @@ def _of_program(path: str) -> list[str] | str:
     if isinstance(body, list):  # A digit may be without quotes.
         body = [str(one) if isinstance(one, int) else one for one in body]
     return body if _are_texts(body) else f"{name} has no PostProcess.character_dict"
-
-
-def _yaml(path: str) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingPackage("it is YAML; run `pip install pyyaml`") from error
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        return yaml.load(read_small(path, _LARGEST), Loader=loader)
-    except yaml.YAMLError as fault:
-        raise ValueError(printable(fault, 160)) from fault

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from porter.checkpoints.beside import model_name
 from porter.errors import InputError, printable
 from porter.mapping import signature
 from porter.mapping.fold import fold
@@ -134,10 +135,12 @@ def _of_program(state: StateDict) -> tuple[Match, ...]:
     if not found:
         alike = variants_of(tensor.shape for tensor in state.values() if tensor.dtype.is_float)
         return tuple(Match(architecture, DIALECT, False, 0.0) for architecture in alike)
-    return tuple(
+    matches = (
         Match(named.architecture, DIALECT, True, 1.0, plan.num_classes, plan.image_size)
         for named, plan in found
     )
+    stated = model_name(state.origin)
+    return tuple(sorted(matches, key=lambda match: stated not in match.architecture.aliases))
 
 
 def _graph(state: StateDict) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 
+from porter.checkpoints.beside import model_name
 from porter.checkpoints.read import detect
 from porter.codecs.detect import container_of
 from porter.codecs.paddle import inference
@@ -91,9 +92,11 @@ def _of_program(architecture: str | None, among: Sequence[Architecture] | None, 
             " if it is one, or take them under the program's names with `porter repack`",
             os.fspath(given),
         )
-    if len(names) > 1:
+    stated = model_name(state.origin)
+    named = [name for name in names if stated in find(name).aliases]
+    if len(names) > 1 and len(named) != 1:
         raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", os.fspath(given))
-    return names[0]
+    return (named or names)[0]
 
 
 def _variants(name: str) -> list[Architecture] | None:

@@ -14,7 +14,7 @@ import porter
 from porter import codecs
 from porter.codecs.paddle.wiring import Step
 from porter.commands.recognised import source
-from porter.errors import InputError
+from porter.errors import InputError, UsageError
 from porter.planning.check import dialect_tensors
 from porter.planning.program.forms import forms
 from porter.planning.program.names import named_as
@@ -144,6 +144,24 @@ def test_a_written_program_is_what_its_operations_say(name: str, tmp_path: Path)
     assert found.keys() == arrays.keys()
     for key, array in arrays.items():
         assert found[key].tobytes() == array.tobytes(), key
+
+
+def test_the_name_in_inference_yml_decides(tmp_path: Path) -> None:
+    """Of models with the same operations; a name that does not fit is not believed."""
+    variant = find("slanet")
+    arrays = {n: np.zeros(shape, np.float32)
+              for n, (_, shape) in dialect_tensors(variant, "paddle").items()}  # fmt: skip
+    folder = wired.write(tmp_path / "model", variant, arrays)
+    with pytest.raises(UsageError, match="fits slanet, slanet-plus: name one"):
+        source(None, folder, None, None, None)
+    stated = folder / "inference.yml"
+    stated.write_text("Global: {model_name: SLANet_plus}\n")
+    assert source(None, folder, None, None, None) == ("slanet-plus", "paddle-inference")
+    assert porter.inspect(folder).matches[0].architecture.name == "slanet-plus"
+    for text in ("Global: {model_name: UVDoc}\n", "Global: [", "Global: 1"):
+        stated.write_text(text)
+        with pytest.raises(UsageError, match="name one of them"):
+            source(None, folder, None, None, None)
 
 
 def test_norms_may_be_written_out_or_not() -> None:
