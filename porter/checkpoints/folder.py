@@ -238,5 +238,7 @@ def _without_weights(folder: str, names: list[str]) -> str:
     if not names:
         return "has no weights: it is empty"
     shown = listed(names, 4)
+    if any(name.endswith(".pdmodel") or name == "inference.json" for name in names):
+        return f"has a Paddle program without its weights ({shown}): put the .pdiparams next to it"
     wanted = f"{_USUAL[0]}{SUFFIXES['safetensors'][0]} or pytorch_model.bin"
     return f"has no weights in it ({shown}): download {wanted}, or run git lfs pull"

@@ -217,5 +217,8 @@ def test_predict_reads_the_text(alphabet: list[str], folder: Path, tmp_path: Pat
     )
     assert [one.text for one in found.texts.values()] == list(LINES)
     assert min(one.probability for one in found.texts.values()) > 0.9
+    again = porter.predict(folder / "rec", [tmp_path])  # its graph is run: there is no other class
+    assert [one.text for one in again.texts.values()] == list(LINES)
+    assert again.architecture == "pp-ocrv6-small-rec"
     config = json.loads((folder / "rec" / "preprocessor_config.json").read_text())
     assert config["character_list"] == ["blank", *alphabet, " "]

@@ -238,7 +238,7 @@ def test_a_recogniser_takes_its_dictionary_along(tmp_path: Path) -> None:
     found, listed = made("next", source)
     assert listed == whole
     assert "dictionary: 7180 characters (inference.yml)" in found.notes
-    with pytest.raises(UsageError, match="for --to onnx only"):
+    with pytest.raises(UsageError, match="for --to onnx, or a folder for --to hf only"):
         porter.convert(name, source, tmp_path / "b.safetensors", to="torch:hf",
                        onnx={"labels": "dict.txt"})  # fmt: skip
 

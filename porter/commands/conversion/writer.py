@@ -143,7 +143,8 @@ def writer_of(
         is_taken = container == endpoint.FOLDER and dictionary is not None
         left = [name for name in onnx or () if not (is_taken and name == "labels")]
         if left:
-            raise UsageError(f"{', '.join(left)}: for --to onnx only")
+            also = ", or a folder for --to hf" if left == ["labels"] else ""
+            raise UsageError(f"{', '.join(left)}: for --to onnx{also} only")
         if container == endpoint.FOLDER:
             from porter.commands import snapshot
 

@@ -19,6 +19,7 @@ import numpy as np
 from porter.checkpoints.characters import characters_of, read_characters
 from porter.checkpoints.read import detect
 from porter.commands import recognised
+from porter.commands.convert import convert
 from porter.commands.options import checked_options
 from porter.commands.pictures.text import Text, width_of
 from porter.commands.pictures.text import read as read_text
@@ -188,6 +189,16 @@ def _checkpoint(
 ) -> _Run:
     """Run a checkpoint in its framework."""
     variant = find(wanted[0])
+    if not variant.module and variant.has_graph:  # There is no class to run: its graph is.
+        exported = os.fspath(folder / "model.onnx")
+        convert(variant.name, model, exported, from_=wanted[1], to="onnx", key=key, verify=False,
+                read_back=False, sync=False, digests=False, record=False)  # fmt: skip
+        run = _graph(exported, files, folder, runs, file, given)
+        why = "its own metadata, or that of its dialect"
+        return run._replace(
+            architecture=variant.name,
+            chosen=run.chosen if file or any(given.values()) else run.chosen._replace(why=why),
+        )
     variant.need_model("a prediction")
     named = endpoint.parse(wanted[1], variant.table).named
     side = sides.opened(variant, model, folder / "side", named, key, None, runs)
