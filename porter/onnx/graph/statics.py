@@ -49,6 +49,8 @@ def follow_weight(node: Node, seen: Sequence[Seen], after: Shape | None) -> Seen
         return _gathered(node, static, seen[1])
     if node.op == "Slice":
         return _sliced(node, static, seen)
+    if node.op == "Concat":
+        return _joined(node, [value for value in seen if isinstance(value, Static)], len(seen))
     if node.op == "LayerNormalization" and seen[0] is static:
         axis, epsilon = node.get("axis", -1), node.get("epsilon", 1e-5)
         assert isinstance(axis, int)
@@ -60,6 +62,25 @@ def follow_weight(node: Node, seen: Sequence[Seen], after: Shape | None) -> Seen
         where = printable(node.outputs[0])
         raise InputError(f"{printable(static.root)} is scaled in the graph, at {where}")
     return None
+
+
+def _joined(node: Node, parts: Sequence[Static], many: int) -> Seen:
+    """Return a weight that was cut along an axis and is joined again, None for another Concat."""
+    axis = node.get("axis", 0)
+    assert isinstance(axis, int)
+    axis %= len(parts[0].shape)
+    cuts = [part.steps[-1] for part in parts if part.steps]
+    before = {(part.root, part.steps[:-1]) for part in parts}
+    if len(cuts) < many or len(before) != 1:
+        return None
+    takes = [cut for cut in cuts if isinstance(cut, Take) and cut.axis == axis]
+    if len(takes) < many or any(take.indices.ndim != 1 for take in takes):
+        return None
+    indices, size = np.concatenate([take.indices for take in takes]), takes[0].size
+    shape = (*parts[0].shape[:axis], size, *parts[0].shape[axis + 1 :])
+    whole = Static(parts[0].root, shape, parts[0].steps[:-1])
+    is_whole = np.array_equal(indices, np.arange(size))
+    return whole if is_whole else whole.then(Take(axis, indices, size))
 
 
 def _sliced(node: Node, static: Static, seen: Sequence[Seen]) -> Seen:

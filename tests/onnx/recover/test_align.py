@@ -17,7 +17,11 @@ SHAPES = {"image": [1, 4], "one": [4, 4], "two": [4, 4], "a": [4], "b": [4]}
 
 
 def flow(
-    nodes: list, values: dict[str, list[int]] | None = None, constants: dict | None = None
+    nodes: list,
+    values: dict[str, list[int]] | None = None,
+    constants: dict | None = None,
+    *,
+    scalars: bool = False,
 ) -> Flow:
     """Reduce a graph over `image` whose other inputs are weights."""
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in SHAPES.items()]
@@ -25,7 +29,8 @@ def flow(
              for n, s in (values or {}).items()]  # fmt: skip
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
     graph = helper.make_graph(nodes, "g", inputs, [output], value_info=inner)
-    return reduce(parse(Memory(helper.make_model(graph).SerializeToString())).graph, constants)
+    made = parse(Memory(helper.make_model(graph).SerializeToString())).graph
+    return reduce(made, constants, scalars=scalars)
 
 
 def node(op: str, inputs: str, output: str, **attributes: object):
@@ -152,3 +157,39 @@ def test_a_scaled_weight_is_refused() -> None:
     """A weight that the graph scales before it is used is not what the model holds."""
     with pytest.raises(InputError, match="one is scaled"):
         flow([number("c", 2.0), node("Mul", "one c", "t"), node("MatMul", "image t", "y")])
+
+
+def whole(name: str, values: list[int]):
+    """Return a Constant node of whole numbers."""
+    return helper.make_node(
+        "Constant", [], [name], value=numpy_helper.from_array(np.array(values, np.int64))
+    )
+
+
+def test_a_weight_that_is_cut_and_joined_again_is_whole() -> None:
+    """As positions whose class token stays while the others are resized."""
+    cuts = [
+        whole("0", [0]), whole("1", [1]), whole("4", [4]),
+        node("Slice", "a 0 1", "first"), node("Slice", "a 1 4", "rest"),
+    ]  # fmt: skip
+    plain = flow([node("Add", "image a", "y")])
+    parts = [node("Concat", "first rest", "w", axis=0), node("Add", "image w", "y")]
+    assert places(plain, flow([*cuts, *parts])) == {"a": "a"}
+    swapped = [node("Concat", "rest first", "w", axis=0), node("Add", "image w", "y")]
+    made = align(plain, flow([*cuts, *swapped]))
+    _, theirs = made.found["a"]
+    np.testing.assert_array_equal(theirs.seen(np.arange(4)), [1, 2, 3, 0])
+
+
+def test_numbers_are_layers_only_where_weights_have_one_element() -> None:
+    """What a gate multiplies by and adds before it is cut to 0 and 1 is part of the gate."""
+    nodes = [
+        number("c", 3.0), node("Mul", "image c", "x"), number("sixth", 1 / 6),
+        node("Mul", "x sixth", "z"), number("half", 0.5), node("Add", "z half", "g"),
+        node("Clip", "g", "y"),
+    ]  # fmt: skip
+    labels = [layer.label for layer in flow(nodes).layers]
+    assert labels == [("image",), ("HardSigmoid",)]
+    counted = flow(nodes, scalars=True)
+    assert [layer.label for layer in counted.layers] == [("image",), ("Mul", ()), ("HardSigmoid",)]
+    assert counted.scalars["c"] == np.float32(3)
