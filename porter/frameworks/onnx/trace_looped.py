@@ -115,7 +115,7 @@ def _split(nodes: Any, state: set[str]) -> tuple[list[Any], list[Any]]:
         else:
             outside.append(node)
     read = {name for node in inside for name in node.input}
-    also = [node for name, node in constants.items() if name in read]
+    also = [_copy(node) for name, node in constants.items() if name in read]
     used = {name for node in outside for name in node.input}
     outside = [n for n in outside if n.op_type != "Constant" or n.output[0] in used]
     return [*also, *inside], outside
@@ -126,7 +126,8 @@ def _carried(inside: list[Any], outside: list[Any], images: list[str]) -> list[s
 
     They are passed to the Loop, not taken from around it: every tool sees then what it reads.
     """
-    read = {name for node in inside for name in node.input}
+    own = {name for node in inside for name in node.output}
+    read = {name for node in inside for name in node.input} - own
     return [name for name in [*images, *(n for o in outside for n in o.output)] if name in read]
 
 
@@ -180,6 +181,14 @@ def _first(image: str, width: int) -> list[Any]:
         zeros("ended", "/batch", TensorProto.BOOL),
         _constant("/go", True),
     ]
+
+
+def _copy(node: Any) -> Any:
+    import onnx
+
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    return made
 
 
 def _node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,7 @@ def names(values: Any) -> list[str]:
 def test_a_template_has_every_tensor_and_output(variant: Any) -> None:
     """Each canonical tensor is a weight, another name of one, or not used; outputs are as named."""
     made = template(variant)
+    onnx.checker.check_model(gzip.decompress(Path(made.path).read_bytes()))
     known = [*made.weights, *made.unused, *made.shared]
     assert sorted(known) == sorted(t.name for t in variant.skeleton().tensors)
     assert set(made.shared.values()) <= set(made.weights)
