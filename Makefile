@@ -4,6 +4,7 @@
 # make bare    convert where neither torch nor paddle is installed
 # make lowest  the same, with the lowest versions of the dependencies
 # make wheel   install the wheel in a fresh environment and run it outside the source tree
+# make golden-onnx  golden cases to ONNX in two operator sets, through onnxslim, and back
 # make old     Paddle 2.6 and ONNX Runtime 1.15 with NumPy 1: load, read, run what porter writes
 # make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
@@ -23,7 +24,7 @@ export OMP_NUM_THREADS ?= 1
 # Models of public packages; what they ask for would bring torchvision, and OpenCV.
 MODELS := timm paddleclas ppim rapidocr transformers tokenizers regex
 
-.PHONY: setup demo test lint bare lowest wheel dist old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
+.PHONY: setup demo test lint bare lowest wheel dist golden-onnx old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -80,6 +81,10 @@ old:
 	rm -rf build
 	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
 	.venv-old/bin/python -P -m pytest -p no:cacheprovider tests/old/test_old_paddle.py tests/old/test_old_onnxruntime.py
+
+golden-onnx: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps onnxslim
+	$(BIN)/python -m tests.golden.through_onnx
 
 COVERING := tests/codecs tests/storage tests/tensors tests/commands/test_repack.py tests/commands/test_inspect.py
 

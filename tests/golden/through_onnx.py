@@ -33,9 +33,10 @@ from porter.zoo.architectures import Architecture, find
 from tests.golden.cases import ALL, Case
 
 OPSETS = (13, 17)
-LIMIT, LIMITS = 1e-5, {"vit-small-r26-s32-224.timm": 3e-5, "pvtv2-b0.hf": 1e-4}
-"""Normalised error of float32 outputs, as in `tests.test_golden`; transformers' PVTv2 has another
-epsilon in its norms, which an export of porter's architecture does not."""
+LIMIT = 1e-5
+LIMITS = {"vit-small-r26-s32-224.timm": 3e-5, "pvtv2-b0.hf": 3e-5, "pvt-tiny.hf": 3e-5}
+"""Normalised error of float32 outputs, as in `tests.test_golden`; transformers' PVT and PVTv2 have
+another epsilon in their norms, which the graph of the architecture does not have."""
 
 
 def main() -> None:
@@ -46,19 +47,25 @@ def main() -> None:
     parser.add_argument("--largest", type=float, default=1e9, help="bytes of weights")
     chosen = parser.parse_args()
     cases = [c for c in ALL if c.name in chosen.cases or (not chosen.cases and _asked(c, chosen))]
-    columns = [f"opset {opset}{part}" for opset in OPSETS for part in ("", ", slim", ", back")]
+    columns = [*(f"opset {opset}" for opset in OPSETS), "after onnxslim", "back"]
     print(f"| case | {' | '.join(columns)} |\n{'|---' * (len(columns) + 1)}|")
     is_sound = True
     for case in sorted(cases, key=_nbytes):
         begin = time.perf_counter()
         try:
-            cells = list(_cells(case))
+            cells = _row(list(_cells(case)))
         except PorterError as error:
             cells = [f"refused: {error.message} !", *[""] * (len(columns) - 1)]
         print(f"| {case.name} | {' | '.join(cells)} |", flush=True)
         print(f"{case.name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
         is_sound &= not any("!" in cell for cell in cells)
     sys.exit(not is_sound)
+
+
+def _row(cells: list[str]) -> list[str]:
+    """Return the errors by operator set, the larger one after onnxslim, and the ways back."""
+    errors, slimmed, back = (cells[part::3] for part in range(3))
+    return [*errors, max(slimmed), "; ".join(dict.fromkeys(back))]
 
 
 def _asked(case: Case, chosen: argparse.Namespace) -> bool:
