@@ -21,7 +21,7 @@ from porter.verification.inputs import Halves, halved
 from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
-from porter.zoo.published import reads_text
+from porter.zoo.published import published_path, reads_text
 
 UNCALIBRATED = (
     "int8: activations are quantised as they come; judged on noise, pictures would be better"
@@ -48,7 +48,10 @@ def picture_of(
     container: str, fitted: Fitted, named: str, plan: Plan, onnx: OnnxKeywords
 ) -> Chosen | None:
     """Return the preprocessing of the weights, for an output that states it."""
-    is_folder = container == endpoint.FOLDER and bool(fitted.architecture.module)
+    variant = fitted.architecture  # Published image processors have figures of their own.
+    is_folder = (
+        container == endpoint.FOLDER and bool(variant.module) and published_path(variant) is None
+    )
     if container != "onnx" and not is_folder:
         return None
     size = fitted.architecture.sides(plan.image_size)

@@ -43,6 +43,7 @@ from porter.verification.steps import Steps
 from porter.zoo.architectures import find
 from porter.zoo.image_size import Size, checked, sides_of
 from porter.zoo.preprocessing import Preprocessing, understood
+from porter.zoo.published import reads_text
 
 _LINES = 3
 """Axes of what a recogniser gives: (1, positions, classes)."""
@@ -189,7 +190,7 @@ def _checkpoint(
 ) -> _Run:
     """Run a checkpoint in its framework."""
     variant = find(wanted[0])
-    if not variant.module and variant.has_graph:  # There is no class to run: its graph is.
+    if not variant.module and reads_text(variant):  # There is no class to run: its graph is.
         exported = os.fspath(folder / "model.onnx")
         convert(variant.name, model, exported, from_=wanted[1], to="onnx", key=key, verify=False,
                 read_back=False, sync=False, digests=False, record=False)  # fmt: skip

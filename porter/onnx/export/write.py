@@ -114,7 +114,7 @@ def export(
         made = template(
             architecture, image_size=image_size, features=features, free=chosen.free_size
         )
-    if num_classes == 0:
+    if num_classes == 0 and architecture.num_classes:  # others have no classes at all
         made = _headless(made, chosen)
         chosen = replace(chosen, output_name=chosen.output_name or notes.FEATURES)
     computed = architecture.constants(image_size)
@@ -303,10 +303,10 @@ def _names(graph: Graph, form: GraphForm, options: Options) -> dict[str, str]:
 
 def _abouts(graph: Graph, form: GraphForm, options: Options, num_classes: int) -> list[str]:
     """Return what the outputs are, in a clause each."""
-    if num_classes == 0:
-        return ["the features, which a classifier would read"]
     if form.outputs:
         return [output.about for output in form.outputs.values()]
+    if num_classes == 0:
+        return ["the features, which a classifier would read"]
     scores = notes.OUTPUTS[len(graph.outputs[0].dims)]
     return ["the probability of each class" if options.with_softmax else scores]
 
