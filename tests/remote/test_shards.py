@@ -106,7 +106,7 @@ def test_a_conversion_is_proven(
         found.append(
             porter.convert(
                 VARIANT, tmp_path / "deit.pth", f"{place}/m.safetensors", to="safetensors:hf",
-                max_shard_size="700KB", pool=pool,
+                max_shard_size="900KB", pool=pool,
             )
         )  # fmt: skip
     here, there = found
@@ -117,7 +117,7 @@ def test_a_conversion_is_proven(
     assert stored(bucket) == content(tmp_path / "here")
 
 
-@pytest.mark.parametrize(("size", "workers"), [(None, 0), ("9MB", 0), ("9MB", 2)])
+@pytest.mark.parametrize(("size", "workers"), [(None, 0), ("9MB", 2)])
 def test_a_folder_for_transformers(
     size: str | None, workers: int, bucket: Any, tmp_path: Path
 ) -> None:
@@ -156,7 +156,7 @@ def test_rounded_weights_are_proven_by_those_that_write_them(
     monkeypatch.setattr(bucket, "cat_file", cat_file)
     done = porter.convert(
         VARIANT, tmp_path / "deit.pth", "s3://models/out/m.safetensors", to="safetensors:hf",
-        max_shard_size="3MB", dtype="fp16", pool=Local(2),
+        max_shard_size="3MB", dtype="fp16", pool=Local(1),
     )  # fmt: skip
     assert done.weights is not None
     assert done.weights.holds
@@ -300,7 +300,7 @@ def test_killed(who: str, bucket: Any, tmp_path: Path) -> None:
     bucket.call_s3(
         "put_bucket_versioning", Bucket="models", VersioningConfiguration={"Status": "Enabled"}
     )
-    many = {f"w{i:02d}": np.full((200, 100), i, np.float32) for i in range(40)}
+    many = {f"w{i:02d}": np.full((200, 100), i, np.float32) for i in range(20)}
     source = tmp_path / "many.safetensors"
     source.write_bytes(save(many))
     command = [
@@ -314,7 +314,7 @@ def test_killed(who: str, bucket: Any, tmp_path: Path) -> None:
             break
         time.sleep(0.01)
     workers = children(process.pid)
-    begin_upload(bucket, "out/x-00039-of-00040.safetensors")
+    begin_upload(bucket, "out/x-00019-of-00020.safetensors")
     if who == "driver":
         process.kill()
         process.wait()
@@ -327,7 +327,7 @@ def test_killed(who: str, bucket: Any, tmp_path: Path) -> None:
     assert stored(bucket) == content(tmp_path / "one")
     assert unfinished(bucket) == []
     rows = bucket.call_s3("list_object_versions", Bucket="models", Prefix="out/x-")["Versions"]
-    assert len(rows) <= 40 + (1 if who == "worker" else 2)
+    assert len(rows) <= 20 + (1 if who == "worker" else 2)
     assert max(Counter(row["Key"] for row in rows).values()) <= 2
 
 
