@@ -72,8 +72,11 @@ def command(
         rendering.write(summary, path, force=force, inputs=[manifest])
     if as_json:
         click.echo(rendering.render(summary, ".json"), nl=False)
-    elif not quiet:
+    elif quiet:
+        _print_faults(summary, err=True)
+    else:
         _print_table(summary)
+        _print_faults(summary)
         say(summary.headline)
     ctx.exit(summary.exit_code)
 
@@ -94,9 +97,14 @@ def _print_table(summary: Any) -> None:
 
     rows = [cells(summary, result) for result in summary.results]
     click.echo(columns([(row[0], row[3], row[4], row[5], f"{row[7]} s") for row in rows]))
+
+
+def _print_faults(summary: Any, err: bool = False) -> None:
+    """Print why jobs failed or were not done."""
     for result in summary.results:
-        if result.message and not result.good:
-            click.echo(wrapped(f"{result.name}: {result.message}", hanging="  "))
+        if not result.good:
+            why = result.message or result.status
+            click.echo(wrapped(f"{result.name}: {why}", hanging="  "), err=err)
 
 
 def _print_plan(jobs: Any) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 
 import porter
+from porter.cli import cli
 from porter.errors import InputError, SystemFault, UsageError
 from porter.fleet import reports
 from porter.fleet.job import Result
@@ -86,6 +88,9 @@ def test_failing_job_does_not_stop_the_others(source: Path, tmp_path: Path) -> N
     assert sorted(seen) == ["0.pdparams", "1.pdparams", "bad.pdparams"]
     assert summary.exit_code == 1
     assert not (tmp_path / "bad.pdparams").exists()
+    done = CliRunner().invoke(cli, ["fleet", str(path), "--quiet", "--resume"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("bad.pdparams: ")
 
 
 def test_finished_jobs_are_not_run_again(source: Path, tmp_path: Path) -> None:
