@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -42,6 +43,7 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         if chosen.add or chosen.groups:
             result["groups"] = _kept(result, out / "results.json")
+        earlier = [*result["groups"]]
         for group in _groups(setting, chosen.groups):
             load = [os.getloadavg()[0]]
             rows = _run(group, folder, chosen.rounds)
@@ -62,6 +64,8 @@ def main() -> None:
             (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
             if not chosen.keep:
                 _remove(group.made, folder)
+        _drop(result["groups"], earlier)
+        (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
         (out / "results.md").write_text(tables.markdown(result))
         plot.draw(result, out)
 
@@ -111,6 +115,12 @@ def _put(groups: list[dict[str, Any]], made: dict[str, Any]) -> None:
     groups.append(made)
     names = [*cases.GROUPS, "size"]
     groups.sort(key=lambda group: names.index(group["name"]))
+
+
+def _drop(groups: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> None:
+    """Remove what an earlier run has of the names that were measured now: it is gone."""
+    names = {group["name"] for group in groups if group not in earlier}
+    groups[:] = [g for g in groups if g["name"] not in names or g not in earlier]
 
 
 @contextmanager
@@ -165,6 +175,7 @@ def _run(group: Group, folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 def _once(case: Case, folder: Path) -> measure.Sample:
     _remove(case.writes, folder)
+    time.sleep(case.settle)
     if case.folder is not None:
         case.folder.mkdir()
     measure.warm(case.reads)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import data
@@ -33,6 +33,8 @@ class Case:
     """Files and folders removed before and after; they lie in the folder of the run."""
     folder: Path | None = None
     """Folder made beforehand."""
+    settle: float = 0.0
+    """Seconds to wait when old outputs are removed."""
 
 
 @dataclass(slots=True)
@@ -441,6 +443,8 @@ def _one_checkpoint(setting: Setting) -> Group:
 
 
 _SMALL_FILES = 5000
+_SETTLED = 6.0
+"""Seconds: ext4 looks for a free inode among those removed in the last five, one by one."""
 _SIDE = 64
 """Of the matrices in a small file: 8 of them, with a bias each, are 133 kB."""
 
@@ -455,21 +459,31 @@ def _small_files(setting: Setting) -> Group:
         for i in range(8)
         for name, shape in ((f"layers.{i}.weight", (_SIDE, _SIDE)), (f"layers.{i}.bias", (_SIDE,)))
     }
-    data.make(shapes, first, "torch")
-    for number in range(1, _SMALL_FILES):
-        (folder / f"{number:05d}.pth").write_bytes(first.read_bytes())
-    manifest = setting.folder / "small.toml"
-    manifest.write_text(
-        f'[defaults]\narch = "{_table("many")}"\nfrom = "torch"\nto = "paddle"\n'
-        "verify = false\nsync = false\nread-back = false\n"
-        f'[[jobs]]\ninput = "{folder}/*.pth"\noutput = "{out}/{{stem}}.pdparams"\n'
-    )
+    for number in range(_SMALL_FILES):
+        data.make(shapes, folder / f"{number:05d}.pth", "torch", number * len(shapes))
+    paths = {name: setting.folder / f"small-{name}.toml" for name in ("bare", "proven")}
+    for name, path in paths.items():
+        options = "verify = false\nsync = false\nread-back = false\n" * (name == "bare")
+        path.write_text(
+            f'[defaults]\narch = "{_table("many")}"\nfrom = "torch"\nto = "paddle"\n{options}'
+            f'[[jobs]]\ninput = "{folder}/*.pth"\noutput = "{out}/{{stem}}.pdparams"\n'
+        )
     nbytes = _SMALL_FILES * first.stat().st_size
     title = f"{_SMALL_FILES:,} small files, {nbytes // 10**6} MB"
-    group = Group("fleet", title, made=(folder, manifest))
+    group = Group("fleet", title, made=(folder, *paths.values()))
     reads = tuple(sorted(folder.iterdir()))
-    group.cases = [Case("cp -r", ("cp", "-r", str(folder), str(out)), reads, (out,))]
-    group.cases.append(_manifest(manifest, 2, "porter fleet, 2 workers", reads, out))
+    script = str(HERE / "scripts.py")
+    synced = 'cp -r "$0" "$1" && sync'
+    cases = [
+        Case("cp -r", ("cp", "-r", str(folder), str(out)), reads, (out,)),
+        Case("a script: read, write, rename, with a record",
+             (sys.executable, script, "copy_folder", str(folder), str(out)), reads, (out,)),
+        _manifest(paths["bare"], 2, "porter fleet, 2 workers, bare", reads, out),
+        Case("cp -r and sync", ("sh", "-c", synced, str(folder), str(out)), reads, (out,)),
+        _manifest(paths["proven"], 2, "porter fleet, 2 workers, as it comes: proven, read back,"
+                  " synced", reads, out),
+    ]  # fmt: skip
+    group.cases = [replace(case, settle=_SETTLED) for case in cases]
     return group
 
 

@@ -49,15 +49,15 @@ def small_tensors(count: int) -> dict[str, Shape]:
     return shapes
 
 
-def make(shapes: dict[str, Shape], path: Path, container: str) -> None:
-    """Write a checkpoint of these shapes, filled from a seed, if it is not there yet."""
+def make(shapes: dict[str, Shape], path: Path, container: str, first: int = 0) -> None:
+    """Write a checkpoint of these shapes, filled from seeds, if it is not there yet."""
     if path.exists():
         return
     tensors = {
         name: LazyTensor(_F32, shape, partial(_noise, shape, seed))
-        for seed, (name, shape) in enumerate(shapes.items())
+        for seed, (name, shape) in enumerate(shapes.items(), first)
     }
-    codecs.write(StateDict(tensors), str(path), container, read_back=False)
+    codecs.write(StateDict(tensors), str(path), container, read_back=False, sync=False)
 
 
 def _noise(shape: Shape, seed: int) -> Array:

@@ -80,6 +80,10 @@ def _one(groups: dict[str, list[Row]], name: str) -> Row:
     return row
 
 
+def _proofs(groups: dict[str, list[Row]], workers: int) -> Row:
+    return _one(groups, f"porter fleet, {workers} worker{'s' * (workers > 1)}")
+
+
 def _scripts(groups: dict[str, list[Row]], time: str) -> dict[str, float]:
     """Return {script: how many times the time of porter's job before it}."""
     found, ours = {}, 1.0
@@ -127,18 +131,25 @@ GOALS = (
     Goal("a conversion from an address, against fetching the file, over a gigabit line", 1.1, "×",
          _within("remote", "fetching the file over a gigabit line",
                  "porter convert over a gigabit line")),
-    Goal("small proofs, one command each, against one manifest and one worker", 4, "×",
+    Goal("thirty small proofs, one command each, against one manifest and two workers", 4, "×",
          lambda groups, time: [
-             groups["fleet"][0][time] / row[time]
-             for row in groups["fleet"] if row["name"] == "porter fleet, 1 worker"
-         ][:1], most=False),
+             _one(groups, "30 commands")[time] / _proofs(groups, 2)[time]
+         ], most=False),
+    Goal("thirty small proofs in one manifest, which took 6 to 12 minutes once", 90, "s",
+         lambda groups, time: [_proofs(groups, workers)[time] for workers in (1, 2)]),
     Goal("transposing conversions: two workers on two cores, against one on one", 1.8, "×",
          lambda groups, time: [
              _one(groups, "1 worker on 1 core")[time] / _one(groups, "2 workers on 2 cores")[time]
          ], most=False),
-    Goal("5,000 small files in one manifest, the rate of `cp -r`", 60, "%",
+    Goal("5,000 small files in one manifest, bare, the rate of `cp -r`", 60, "%",
          lambda groups, time: [
-             100 * _one(groups, "cp -r")[time] / _named(groups["fleet"], "fleet, 2")[-1][time]
+             100 * _one(groups, "cp -r")[time]
+             / _one(groups, "porter fleet, 2 workers, bare")[time]
+         ], most=False),
+    Goal("5,000 small files, proven, read back, synced, the rate of `cp -r` and `sync`", 60, "%",
+         lambda groups, time: [
+             100 * _one(groups, "cp -r and sync")[time]
+             / _named(groups["fleet"], "as it comes")[0][time]
          ], most=False),
     Goal("memory of the process that runs a manifest, or one checkpoint's shards", 150, "MB",
          lambda groups, time: [

@@ -22,6 +22,21 @@ def fetch(source: str, target: str) -> None:
         shutil.copyfileobj(answer, file, 1 << 20)
 
 
+def copy_folder(source: str, target: str) -> None:
+    """Read each file, write it under a hidden name and give it its own; a record of 3 kB too."""
+    import os
+
+    os.mkdir(target)
+    record = bytes(3000)
+    for name in os.listdir(source):
+        with open(f"{source}/{name}", "rb", buffering=0) as file:
+            data = file.read()
+        for path, content in ((f"{target}/{name}", data), (f"{target}/{name}.json", record)):
+            with open(f"{path}.new", "xb", buffering=0) as file:
+                file.write(content)
+            os.rename(f"{path}.new", path)
+
+
 def torch_to_paddle(source: str, target: str, mmap: bool = False) -> None:
     """Through torch and paddle tensors."""
     import paddle
