@@ -76,7 +76,7 @@ def locked(path: str, asked: str = "") -> Iterator[None]:
 
 
 def _taken(name: str) -> tuple[Callable[[], None], bool]:
-    """Lock a file, made if need be; return what lets it go, and whether it was there before.
+    """Lock a file, made with its folder; return what lets it go, and whether it was there before.
 
     Raises `BlockingIOError` when another writer has it, `OSError` with an errno of `_NO_LOCKS`
     where the file system has no locks.
@@ -89,6 +89,9 @@ def _taken(name: str) -> tuple[Callable[[], None], bool]:
             fd = os.open(name, _FLAGS | os.O_EXCL, 0o644)
         except FileExistsError:
             was_left, fd = True, os.open(name, _FLAGS, 0o644)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+            continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(name, fd):

@@ -60,3 +60,12 @@ def test_lock_of_a_killed_series_is_of_one_output(tmp_path: Path) -> None:
         with locked(two):
             assert after_kill.get()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_an_output_is_made(tmp_path: Path) -> None:
+    """A name that cannot be one is refused."""
+    with locked(str(tmp_path / "a/b/out")):
+        assert [p.name for p in (tmp_path / "a/b").iterdir()] == [".out.porter-lock"]
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemFault, match="cannot be written"), locked(str(tmp_path / "file/out")):
+        pass
