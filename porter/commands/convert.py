@@ -187,7 +187,8 @@ def convert(
         options: How the output is written. `read_back`: read it again and compare; `sync`:
             bring it to the disk; `digests`: take and record digests; `digest`: "xxh3" or
             "sha256"; `record`: write the record OUTPUT.porter.json. `pool`: processes that
-            write the shards, such as `porter.fleet.shards.Local(4)`.
+            write the shards, such as `porter.fleet.shards.Local(4)`; `places`: where they go, which
+            porter sets for an output at an address.
 
     Returns a `Conversion` with the plan, the output and the proofs; its `ok` is False if a proof
     failed.

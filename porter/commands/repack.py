@@ -79,8 +79,8 @@ def repack(
         uint16: Meaning of Paddle's two-byte elements; "auto" to follow the file.
         force: Replace an existing output.
         progress: Called with a step's name, the bytes done and the bytes in all.
-        options: How the output is written: `read_back`, `sync`, `digests`, `digest`, `record` and
-            `pool`, as in `porter.convert`.
+        options: How the output is written: `read_back`, `sync`, `digests`, `digest`,
+            `record`, `pool` and `places`, as in `porter.convert`.
 
     Returns a `Repacking`: the state dict, its origin, and the path, size and digests written.
     Raises `InputError`, `UsageError` or `SystemFault`; nothing is then written.
