@@ -36,6 +36,8 @@ class GraphForm:
     own_classes: bool = False
     """Whether it is of the variant's number of classes only: its configuration has a value of
     each."""
+    lowest_opset: int = 0
+    """The first operator set in which it can be written."""
     loop: bool = False
     """Whether it writes its output step by step, in a Loop."""
     softmax: bool = False
@@ -61,6 +63,7 @@ def form_of(body: Mapping[str, Any], any_size: bool) -> GraphForm:
         is_free=said.get("is_free", False),
         attention=said.get("attention", ""),
         own_classes=said.get("own_classes", False),
+        lowest_opset=said.get("lowest_opset", 0),
         loop=said.get("loop", False),
         softmax=said.get("softmax", False),
     )

@@ -245,7 +245,8 @@ def _halved(node: Node) -> Node:
     with np.errstate(over="ignore"):
         small = array.astype(np.float16)
     if np.isinf(small).any() and not np.isinf(array).any():
-        what = f"the constant {printable(node.outputs[0])} of the graph is too large for float16"
+        what = f"the constant {printable(node.outputs[0])} of the graph is too large for float16;"
+        what += " leave --dtype fp16 out"
         raise UsageError(what)
     if node.op == "Constant":
         return replace(constant(node.outputs[0], small), name=node.name)

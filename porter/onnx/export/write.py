@@ -43,9 +43,6 @@ from porter.zoo.graph_form import GraphForm
 from porter.zoo.image_size import Size
 from porter.zoo.preprocessing import Preprocessing
 
-_LOOPS = 18
-"""The first operator set in which the steps of a Loop are written as they are traced."""
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -253,8 +250,15 @@ def _sheet(
 ) -> tuple[model.Sheet, tuple[str, ...]]:
     """Return the graph as it will be in the file, and the weights that it has transposed."""
     form = architecture.graph
-    if form.loop:
-        _check_loop(architecture, code, options)
+    if options.opset < form.lowest_opset:
+        raise UsageError(
+            f"{architecture.name} needs opset {form.lowest_opset} or later, not {options.opset}"
+        )
+    if form.loop and code == FLOAT16:
+        raise UsageError(
+            f"{architecture.name} writes its output step by step, in a Loop of the graph, which"
+            " stays float32: leave --dtype fp16 out"
+        )
     graph, swapped = transform.transposed(replace(made.model.graph, name=architecture.name))
     if options.batch is not None and options.batch < 1:
         raise UsageError(f"a batch of {options.batch} images")
@@ -281,15 +285,6 @@ def _sheet(
         value.doc = about
     opset = options.opset
     return model.Sheet(graph, opsets.LOWEST_IR[opset], {"": opset}, doc), swapped
-
-
-def _check_loop(architecture: Architecture, code: int, options: Options) -> None:
-    """Raise `UsageError` for what is not done to the steps inside a Loop."""
-    why = f"{architecture.name} writes its output step by step, in a Loop of the graph"
-    if code == FLOAT16:
-        raise UsageError(f"{why}, which stays float32: leave --dtype fp16 out")
-    if options.opset < _LOOPS:
-        raise UsageError(f"{why} of opset {_LOOPS} or later, not {options.opset}")
 
 
 def _names(graph: Graph, form: GraphForm, options: Options) -> dict[str, str]:

@@ -112,7 +112,7 @@ def test_tables_are_written_until_their_last_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "fp16"}, "stays float32"), ({"onnx": {"opset": 17}}, "opset 18 or later")],
+    [({"dtype": "fp16"}, "stays float32"), ({"onnx": {"opset": 17}}, "needs opset 18 or later")],
 )
 def test_what_a_loop_does_not_take_is_refused(
     options: dict[str, Any], message: str, tmp_path: Path
