@@ -114,14 +114,14 @@ def verify(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
         steps.begin("reading the checkpoints")
-        with option_of("left"):
-            one = sides.opened(
-                variant, left, folder / "left", left_dialect, left_key, left_prefix, runs
-            )
-        with option_of("right"):
-            two = sides.opened(
-                variant, right, folder / "right", right_dialect, right_key, right_prefix, runs
-            )
+        given = {
+            "left": (left, left_dialect, left_key, left_prefix),
+            "right": (right, right_dialect, right_key, right_prefix),
+        }
+        one, two = _opened(variant, given, folder, runs)
+        if runs.num_classes is None and (one.num_classes == 0) != (two.num_classes == 0):
+            # one is an ONNX model without classifier: features are compared
+            one, two = _opened(variant, given, folder / "features", runs.changed(num_classes=0))
         sides.check_agreement(one, two)
         one, two, notes = sides.reference_first(one, two)
         runs = sides.runs_of(runs, one, two)
@@ -147,6 +147,23 @@ def verify(
         )  # fmt: skip
         verdict = prove_unseen(verdict, pair, diagnose) if sensitivity else verdict
         return clock.stamped(concluded(with_behaviour(verdict, pair, diagnose)))
+
+
+def _opened(
+    variant: Architecture,
+    given: Mapping[str, tuple[Checkpoint, str | None, str | None, str | None]],
+    folder: Path,
+    runs: Runs,
+) -> tuple[Side, Side]:
+    """Return both sides; what is wrong with one names its option."""
+    found = []
+    for place, (checkpoint, dialect, key, prefix) in given.items():
+        with option_of(place):
+            found.append(
+                sides.opened(variant, checkpoint, folder / place, dialect, key, prefix, runs)
+            )
+    one, two = found
+    return one, two
 
 
 def record(

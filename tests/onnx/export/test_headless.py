@@ -51,6 +51,7 @@ def test_it_is_proven_and_comes_back_without_a_classifier(tmp_path: Path) -> Non
     outcome = porter.convert(name, source, path, **TO_ONNX)
     assert outcome.verdict is not None
     assert outcome.verdict.passed
+    assert porter.verify(name, source, path).passed  # the checkpoint has a classifier
     back = tmp_path / "b.pth"
     porter.convert(name, path, back, from_="onnx", to="torch", num_classes=0, verify=False)
     before, after = porter.open(source).arrays(), porter.open(back).arrays()

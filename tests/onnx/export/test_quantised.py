@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from PIL import Image
 
@@ -179,3 +180,19 @@ def test_what_stays_as_it_is_and_what_was_asked_for_are_stated(tmp_path: Path) -
     assert not done.ok
     assert (tmp_path / "a.onnx").exists()
     assert any("cosine>=0.9999999 " in check.problem for check in done.verdict.checks)
+
+
+def test_kernels_are_stored_in_int8_without_pictures(tmp_path: Path) -> None:
+    """A quarter of the size; one scale for each output channel."""
+    name, source, path = "pp-lcnet-x1_0-doc-ori", tmp_path / "a.pth", tmp_path / "a.onnx"
+    porter.init(name, source)
+    porter.convert(name, source, path, from_="torch", to="onnx", dtype="int8", verify=False)
+    assert path.stat().st_size < 0.3 * source.stat().st_size
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    (node, *_) = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    kernel, scale = (numpy_helper.to_array(stored[key]) for key in node.input)
+    assert kernel.dtype == np.int8
+    assert np.abs(kernel.reshape(len(kernel), -1)).max(1).tolist() == [127] * len(scale)
+    assert run(path, np.ones((1, 3, 224, 224), np.float32)).shape == (4,)
