@@ -122,7 +122,7 @@ def _judged(case: Case, outputs: np.ndarray, expected: np.ndarray) -> str:
 
 def _run(path: Path, image: np.ndarray) -> np.ndarray:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: image})[0]
+    return session.run(None, {session.get_inputs()[0].name: image})[-1]  # after probabilities
 
 
 def _way_back(variant: Architecture, path: Path, exported: StateDict) -> str:

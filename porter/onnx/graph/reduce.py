@@ -119,6 +119,8 @@ class _Reducer:
             self._set(node, self._add_layer(node, ("Mul",), [first, gate], ordered=False))
         elif node.op == "Clip":
             self._set(node, self._add_layer(node, ("HardSigmoid",), [self._scaled(first)]))
+        elif node.op == "Sqrt":
+            self._set(node, self._add_layer(node, ("Sqrt",), [self._shifted(first)]))
         elif node.op == "LayerNormalization":
             self._layer_norm(node, first, seen)
         elif node.op in ("Add", "Mul", "Sub", "Div", "Pow"):
@@ -228,12 +230,15 @@ class _Reducer:
 
     def _scaled(self, data: Data) -> Data:
         """Return what a gate scales and shifts by numbers before it is cut to 0 and 1."""
-        for op in ("Add", "Mul"):
-            layer = self.flow.layers[data.layer]
-            if layer.label != (op, ()) or layer.slots["weight"].root not in self.flow.scalars:
-                break
-            (data,) = layer.operands
-        return data
+        shifted = self._shifted(data)
+        return self._shifted(shifted, "Mul") if shifted != data else data
+
+    def _shifted(self, data: Data, op: str = "Add") -> Data:
+        """Return what a number was added to, as an epsilon below a root."""
+        layer = self.flow.layers[data.layer]
+        if layer.label != (op, ()) or layer.slots["weight"].root not in self.flow.scalars:
+            return data
+        return layer.operands[0]
 
     def _layer_norm(self, node: Node, data: Data, seen: list[Seen]) -> None:
         slots = {n: s for n, s in zip(("weight", "bias"), seen[1:], strict=False)
@@ -268,6 +273,8 @@ class _Reducer:
             if node.op == "Pow" and not data.parts:
                 return self._add_layer(node, ("square",), [data])
             if isinstance(other, np.ndarray) and is_scalar(other):
+                if node.op == "Add":
+                    self._added[node.outputs[0]] = float(other.reshape(()))
                 if self._scalars and node.op in _COMMUTATIVE:
                     slots = {"weight": self._scalar(self._constant(node), other)}
                     return self._add_layer(node, (node.op, ()), [data], slots)
@@ -298,7 +305,6 @@ class _Reducer:
 
     def _add_scalar(self, node: Node, data: Data, other: Array) -> None:
         """Note what is added: the bias of a layer of one output, or a part of a formula."""
-        self._added[node.outputs[0]] = float(other.reshape(()))
         layer = self.flow.layers[data.layer]
         axis = _OUTPUTS.get(str(layer.label[0]))
         if axis is None or "bias" in layer.slots or layer.slots["weight"].shape[axis] != 1:
