@@ -14,6 +14,7 @@ import porter
 from porter import codecs
 from porter.errors import UsageError
 from porter.frameworks.models import build
+from porter.onnx.export.template import template
 from porter.zoo.architectures import find
 from porter.zoo.seeded import seeded
 
@@ -57,3 +58,9 @@ def test_a_model_with_positions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"depends on the size of its pictures.*Shunted"):
         porter.convert(name, path, tmp_path / "a.onnx", from_="torch", to="onnx", onnx=FREE)
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_a_pooling_to_a_fixed_map_is_refused() -> None:
+    """Its regions are computed from the size of the picture that was traced."""
+    with pytest.raises(UsageError, match="pvtv2-b2-li depends on the size of its pictures"):
+        template(find("pvtv2-b2-li"), free=True)
