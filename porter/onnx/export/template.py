@@ -74,7 +74,7 @@ def template(
     """
     architecture.need_graph("an ONNX graph")
     if free and not architecture.any_size:
-        titles = listed(dict.fromkeys(a.title for a in all_variants().values() if a.any_size), 12)
+        titles = listed(dict.fromkeys(a.title for a in all_variants().values() if a.any_size), 20)
         raise UsageError(
             f"{architecture.name} depends on the size of its pictures; --free-size is for {titles}"
         )
