@@ -22,16 +22,21 @@ ASKING = {"Shape", "Size", "Expand", "Range", "ConstantOfShape"}
 
 
 def test_no_template_asks_for_a_shape_once_the_sizes_are_known() -> None:
-    """All packed templates: with a batch of one, and a picture's sides in those of any size."""
-    left: dict[str, set[str]] = {}
+    """With a batch of one, and a picture's sides in those of any size.
+
+    Detectors and writers of tables and formulas choose boxes and steps by what they see.
+    """
+    left: set[str] = set()
     sizes = {"batch": 1, "classes": 10, "height": 224, "width": 192}
     for entry in (resources.files("porter.onnx") / "templates").iterdir():
         if entry.name.endswith(".onnx.gz"):
             graph = parse(Memory(gzip.decompress(entry.read_bytes()))).graph
             nodes = folded(graph, sizes).nodes
-            if found := ASKING & {node.op for node in nodes}:
-                left[entry.name] = found
-    assert left == {}
+            if ASKING & {node.op for node in nodes}:
+                left.add(find(entry.name.partition(".")[0]).family)
+    assert left <= {
+        "pp-doclayout-plus", "pp-doclayoutv2", "pp-doclayoutv3", "rt-detr", "slanet", "slanext"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("batch", [1, 3])
