@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -39,34 +39,59 @@ class Likeness(NamedTuple):
 def likenesses(names: Iterable[str]) -> Iterator[Likeness]:
     """Yield every dialect of every family, families in alphabetical order."""
     plain_names = {plain(name) for name in names}
+    separators, *_ = _all_names()
+    modules = {s: {name: name.rpartition(s)[0] for name in plain_names} for s in separators}
     for family, dialects in _names().items():
         for dialect, (separator, known, left_out) in dialects.items():
-            relevant = plain_names
+            relevant = modules[separator]
             if left_out:
-                relevant = {name for name in plain_names if not name.startswith(left_out)}
-            covered, common = _overlap(relevant, known, separator)
+                relevant = {n: m for n, m in relevant.items() if not n.startswith(left_out)}
+            covered, common = _overlap(relevant, known)
             yield Likeness(family, dialect, covered == len(relevant), common)
 
 
 def resembles_any(names: Iterable[str]) -> bool:
     """Whether a checkpoint may be, or nearly be, an architecture that porter knows."""
-    plain_names, _ = without_words(list(names))
-    return any(
-        one.complete or one.common > NEAR
-        for prefix in ("", *likely_prefixes(plain_names))
-        for one in likenesses(n[len(prefix) :] for n in plain_names if n.startswith(prefix))
+    found, _ = without_words(list(names))
+    for prefix in ("", *likely_prefixes(found)):
+        part = {plain(name[len(prefix) :]) for name in found if name.startswith(prefix)}
+        if _may_resemble(part) and any(
+            one.complete or one.common > NEAR for one in likenesses(part)
+        ):
+            return True
+    return False
+
+
+def _may_resemble(plain_names: Set[str]) -> bool:
+    """Whether all dialects together know enough of the names that one of them might."""
+    separators, known, left_out = _all_names()
+    strange = sum(
+        name not in known
+        and not name.startswith(left_out)
+        and all(name.rpartition(separator)[0] not in known for separator in separators)
+        for name in plain_names
     )
+    return not strange or len(plain_names) - strange > NEAR * len(plain_names)
 
 
-def _overlap(names: Set[str], known: Set[str], separator: str) -> tuple[int, float]:
-    """Return how many of a checkpoint's names a dialect knows, and the share in common."""
-    modules = {}
-    for name in names:
-        module = name.rpartition(separator)[0]
-        modules[name] = name if name in known or module not in known else module
-    shared = {module for module in modules.values() if module in known}
-    covered = sum(module in known for module in modules.values())
-    return covered, len(shared) / len({*modules.values(), *known}) if names else 0.0
+@cache
+def _all_names() -> tuple[frozenset[str], frozenset[str], tuple[str, ...]]:
+    """Return separators, names, and beginnings of names that are left out, of all dialects."""
+    rows = [row for dialects in _names().values() for row in dialects.values()]
+    names = frozenset[str]().union(*(known for _, known, _ in rows))
+    return frozenset(row[0] for row in rows), names, tuple({one for row in rows for one in row[2]})
+
+
+def _overlap(names: Mapping[str, str], known: Set[str]) -> tuple[int, float]:
+    """Return how many of a checkpoint's names a dialect knows, and the share in common.
+
+    `names` are {name: its module}.
+    """
+    if known.isdisjoint(names.values()) and known.isdisjoint(names):
+        return 0, 0.0
+    modules = [n if n in known or module not in known else module for n, module in names.items()]
+    shared = [module for module in modules if module in known]
+    return len(shared), len({*shared}) / len({*modules, *known})
 
 
 class Elements(NamedTuple):
