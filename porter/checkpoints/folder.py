@@ -38,13 +38,13 @@ _USUAL = (
     "diffusion_pytorch_model",
 )
 """Names of the weights in a snapshot, without suffix; other files next to one of them are not."""
-_NOT_WEIGHTS = re.compile(
+_NOT_WEIGHTS = (  # Compiled when first needed, as those below: most inputs are one file.
     r"(training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*|optim.*|meta"
     r"|trainer_state|adapter_model|.*\.opt|sampler.*)\.(bin|pt|pth|pkl|safetensors|pdopt)|.*\.pdopt"
 )
 _FOREIGN = (".h5", ".msgpack", ".gguf", ".ot", ".tflite", ".keras", ".pb", ".mlmodel", ".nemo")
 """Suffixes of weights that porter does not read."""
-_NUMBERED = re.compile(r"(.*)-([0-9]{5,})-of-([0-9]{5,})\.[a-z]+", re.DOTALL)
+_NUMBERED = r"(?s:(.*)-([0-9]{5,})-of-([0-9]{5,})\.[a-z]+)"
 
 
 class Place(NamedTuple):
@@ -145,7 +145,7 @@ def weights(folder: str, names: list[str], format: str | None) -> Place | None:
     groups: dict[str, list[str]] = {}
     for name in names:
         container = container_of(name)
-        if container is not None and not _NOT_WEIGHTS.fullmatch(name.lower()):
+        if container is not None and not re.fullmatch(_NOT_WEIGHTS, name.lower()):
             wanted = format is None or container == format.removesuffix("-legacy")
             if wanted:
                 groups.setdefault(container, []).append(name)
@@ -161,7 +161,7 @@ def weights(folder: str, names: list[str], format: str | None) -> Place | None:
 
 
 def _usual(name: str) -> bool:
-    return not _NUMBERED.fullmatch(name)
+    return not re.fullmatch(_NUMBERED, name)
 
 
 def _chosen(folder: str, names: list[str]) -> str:
@@ -189,7 +189,7 @@ def _stem(name: str) -> str:
 
 
 def _without_index(names: list[str]) -> str:
-    match = _NUMBERED.fullmatch(names[0])
+    match = re.fullmatch(_NUMBERED, names[0])
     assert match is not None
     suffix = os.path.splitext(names[0])[1]
     index = f"{match[1]}{suffix}{INDEX_SUFFIX}"

@@ -107,6 +107,8 @@ def main() -> None:
     # A command makes millions of small values that live until its end: searching them for cycles
     # takes a fifth of the time of 100,000 tensors.
     gc.set_threshold(10_000_000, 20, 50)
+    # NumPy's threads take longer to start and to end than most answers; nothing here needs them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = cli.main(prog_name="porter", standalone_mode=False)
         if sys.stdout is not None:

@@ -294,9 +294,11 @@ def shared(pool: Pool | None = None) -> Iterator[Pool]:
 
 def environment(framework: str, threads: int | None = None) -> dict[str, str]:
     """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
+    given = str(threads or _share())
     variables = {
         **os.environ,
-        "OMP_NUM_THREADS": str(threads or _share()),
+        "OMP_NUM_THREADS": given,
+        "OPENBLAS_NUM_THREADS": given,
         "NVIDIA_TF32_OVERRIDE": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "FLAGS_cudnn_deterministic": "1",

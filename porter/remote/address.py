@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from porter.errors import InputError, UsageError, listed, printable
 
-_DIGEST = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_DIGEST = r"sha256=([0-9a-fA-F]{64})"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 SCHEMES = ("https", "http", "hf", "s3", "gs", "az", "file", "memory")
 """What an address may begin with."""
@@ -76,7 +76,7 @@ def address(url: str) -> Address:
     from porter.remote import http
 
     whole, _, fragment = url.partition("#")
-    digest = _DIGEST.fullmatch(fragment)
+    digest = re.fullmatch(_DIGEST, fragment)
     if fragment and digest is None:
         raise UsageError(
             f"has the fragment #{printable(fragment, 40)}; only #sha256=HEX is allowed",

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from porter.tensors.state_dict import StateDict
 
 _LARGEST_INDEX = 1 << 26
-_PLAIN = re.compile(r"[\w+=@-][\w.+=@-]{0,119}")
+_PLAIN = r"[\w+=@-][\w.+=@-]{0,119}"
 """Names of shards that no server and no system spells in another way."""
-_IN_BUCKETS = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
+_IN_BUCKETS = r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}"
 """A key is what it is."""
 
 
@@ -216,7 +216,7 @@ def _shards(path: str, is_web: bool) -> list[str]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []  # the codec says what is wrong with it
     plain = _PLAIN if is_web else _IN_BUCKETS
-    safe = [name for name in names if isinstance(name, str) and plain.fullmatch(name)]
+    safe = [name for name in names if isinstance(name, str) and re.fullmatch(plain, name)]
     if len(safe) != len(names):
         raise InputError("names shards that are not in the same folder", path)
     return sorted(safe)

@@ -193,6 +193,7 @@ def test_two_sides_share_the_cores(
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert environment("torch")["OMP_NUM_THREADS"] == str(threads)
     assert environment("torch", threads=3)["OMP_NUM_THREADS"] == "3"
+    assert environment("torch", threads=3)["OPENBLAS_NUM_THREADS"] == "3"
 
 
 def test_a_limit_ends_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
