@@ -76,7 +76,8 @@ class Exported:
 
         The status is "not made" where a package is missing.
         """
-        clock, found = Clock(), signature(self.path, self.variant.sides())
+        clock = Clock()
+        found = signature(self.path, self.variant.sides(), self.num_classes)
         verdict = Verdict(
             self.variant.name, NOT_MADE, "", *self._reports(found),
             num_classes=self.num_classes, image_size=found.sides, weights=weights,
@@ -150,7 +151,8 @@ class Exported:
         wanted = dict.fromkeys(
             output.of for output in self.variant.graph.outputs.values() if output.of
         )
-        steps = f"&max_text_length={_STEPS - 1}" if self.variant.graph.loop else ""
+        loops = {"parts": f"&max_text_length={_STEPS - 1}", "tokens": f"&tokens={_STEPS}"}
+        steps = loops.get(self.variant.graph.loop, "")
         return f"transformers:{path}?outputs={','.join(wanted)}{steps}"
 
     def _by_runtime(self, cases: Mapping[str, Array]) -> tuple[_Outputs, Mapping[str, str]]:
@@ -161,18 +163,14 @@ class Exported:
             with Worker("onnx-tools") as worker:
                 worker.limit = Limit.of(self.path, self.timeout)
                 reply = worker.request(
-                    "run_all", path=os.path.abspath(self.path), inputs=files[0], output=files[1]
-                )
+                    "run_all", path=os.path.abspath(self.path), inputs=files[0], output=files[1],
+                    steps=_STEPS if self.variant.graph.loop else None,
+                )  # fmt: skip
             arrays, _ = exchange.load(files[1])
-            steps = _STEPS if self.variant.graph.loop else None
             outputs = {
-                case: {
-                    name: arrays[f"{case}/{name}"] if steps is None
-                    else arrays[f"{case}/{name}"][:, :steps]
-                    for name in reply["outputs"]
-                }
+                case: {name: arrays[f"{case}/{name}"] for name in reply["outputs"]}
                 for case in cases
-            }  # fmt: skip
+            }
             return outputs, reply["versions"]
 
 
@@ -206,7 +204,8 @@ def _checks(
     limits = bounds(judge or QUANTISED) if found.quantised or judge else ()
     for case, outputs in given.items():
         both = [wanted[precision] for precision in (EXACT, SINGLE)]
-        reference, single = (_named(_of_case(all_cases, case), form) for all_cases in both)
+        steps = next(iter(outputs.values())).shape[1] if form.loop else None
+        reference, single = (_named(_of_case(one, case, steps), form) for one in both)
         outputs = {
             name: _centred(a) if _is_scores(form, name) else a for name, a in outputs.items()
         }
@@ -224,11 +223,15 @@ def _checks(
             yield Check(case, name, precision, own, figures, limit, problem)
 
 
-def _of_case(outputs: _Outputs, case: str) -> Mapping[str, Array]:
-    """Return the class's outputs of a case; of the first picture only, the first rows."""
+def _of_case(outputs: _Outputs, case: str, steps: int | None) -> Mapping[str, Array]:
+    """Return the class's outputs of a case; of the first picture only, the first rows.
+
+    Of what is written step by step, that picture by itself may have ended after fewer `steps`.
+    """
     if case in outputs:
         return outputs[case]
-    return {name: array[:1] for name, array in next(iter(outputs.values())).items()}
+    first = {name: array[:1] for name, array in next(iter(outputs.values())).items()}
+    return first if steps is None else {name: array[:, :steps] for name, array in first.items()}
 
 
 def _named(outputs: Mapping[str, Array], form: GraphForm) -> dict[str, Array]:

@@ -44,8 +44,8 @@ def transformers(config: str, **options: Any) -> Any:
     """Return the model of a `config.json`, or of the folder that has one.
 
     Its class is the first of `architectures` in the file, or `architecture=NAME`; without either,
-    the plain model. `outputs=logits,pred_boxes` chooses what it returns. Other options replace
-    values of the configuration.
+    the plain model. `outputs=logits,pred_boxes` chooses what it returns; with `tokens=8` a model
+    that writes tokens writes so many. Other options replace values of the configuration.
     """
     package = _package("transformers")
     path = Path(config)
@@ -54,7 +54,7 @@ def transformers(config: str, **options: Any) -> Any:
     if not path.is_file():
         raise InputError("is not a config.json of transformers", config)
     wanted = options.pop("architecture", None)
-    outputs = options.pop("outputs", "")
+    outputs, tokens = options.pop("outputs", ""), int(options.pop("tokens", 0))
     settings = package.AutoConfig.from_pretrained(str(path), local_files_only=True)
     for key, value in options.items():
         setattr(settings, key, value)
@@ -63,11 +63,36 @@ def transformers(config: str, **options: Any) -> Any:
         model = package.AutoModel.from_config(settings)
     else:
         model = _named(package, str(name), "transformers")(settings)
-    if settings.model_type in _PADDLEX:
+    if tokens:
+        model.forward = partial(_written, model, model.forward, tokens)
+    if tokens or settings.model_type in _PADDLEX:
         model.forward = partial(widened, "torch", model, model.forward)
     if outputs:
         model.forward = partial(_chosen, model.forward, str(outputs).split(","))
     return model
+
+
+def _written(model: Any, forward: Any, steps: int, x: Any) -> dict[str, Any]:
+    """Return the most probable tokens that follow the first, and their scores: (batch, steps).
+
+    The scores are logarithms of probabilities. The whole sequence is read again at each step:
+    nothing depends on a cache. After its end a sequence has the padding token, and scores of 0.
+    """
+    import torch
+
+    text = model.config.get_text_config(decoder=True)
+    encoded = model.get_encoder()(pixel_values=x)
+    tokens = torch.full((len(x), 1), text.decoder_start_token_id)
+    ended = torch.zeros(len(x), dtype=torch.bool)
+    scores: list[Any] = []
+    while len(scores) < steps and not ended.all():
+        found = forward(encoder_outputs=encoded, decoder_input_ids=tokens, use_cache=False)
+        best, chosen = found.logits[:, -1].log_softmax(-1).max(-1)
+        scores.append(torch.where(ended, 0.0, best))
+        chosen = torch.where(ended, text.pad_token_id, chosen)
+        tokens = torch.cat([tokens, chosen[:, None]], 1)
+        ended |= chosen.eq(text.eos_token_id)
+    return {"written": tokens[:, 1:], "scores": torch.stack(scores, 1)}
 
 
 def _chosen(forward: Any, names: list[str], x: Any) -> Any:

@@ -38,8 +38,8 @@ class GraphForm:
     each."""
     lowest_opset: int = 0
     """The first operator set in which it can be written."""
-    loop: bool = False
-    """Whether it writes its output step by step, in a Loop."""
+    loop: str = ""
+    """What it writes step by step, in a Loop: `parts` of a table, or `tokens`; empty: nothing."""
     softmax: bool = False
     """Whether the first output is a softmax of the second, which the reference model gives."""
 
@@ -64,6 +64,6 @@ def form_of(body: Mapping[str, Any], any_size: bool) -> GraphForm:
         attention=said.get("attention", ""),
         own_classes=said.get("own_classes", False),
         lowest_opset=said.get("lowest_opset", 0),
-        loop=said.get("loop", False),
+        loop=said.get("loop", ""),
         softmax=said.get("softmax", False),
     )

@@ -21,7 +21,6 @@ import transformers
 
 import porter
 from porter.errors import InputError
-from porter.zoo.architectures import find
 from tests.trained import pages
 
 SPEC = importlib.util.find_spec("rapidocr")
@@ -196,13 +195,6 @@ def test_without_being_asked_folded_norms_are_refused(tmp_path: Path) -> None:
             to="torch:hf",
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
-
-
-def test_a_family_without_a_graph_is_refused_by_name(tmp_path: Path) -> None:
-    """PP-FormulaNet has neither a reference model nor a published graph that porter traces."""
-    assert not find("pp-formulanet-l").has_graph
-    with pytest.raises(porter.errors.UsageError, match="needs the graph of pp-formulanet-l"):
-        porter.convert("pp-formulanet-l", source("det"), tmp_path / "o.safetensors", from_="onnx")
 
 
 def test_predict_reads_the_text(alphabet: list[str], folder: Path, tmp_path: Path) -> None:

@@ -159,8 +159,7 @@ def writer_of(
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
         raise UsageError("an ONNX model is not cut into shards; use --external-data")
-    remedy = "it writes token by token; run the folder of --to torch:hf in transformers"
-    fitted.architecture.need_graph("ONNX export", remedy)
+    fitted.architecture.need_graph("ONNX export")
     from porter.onnx.export.write import Options, export
 
     left_out = (*GIVEN, "preprocessing", "calibrate", *(["labels"] if characters else []))

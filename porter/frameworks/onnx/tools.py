@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from porter.errors import UsageError, printable
-from porter.frameworks.onnx import trace_free, trace_looped, trace_published
+from porter.frameworks.onnx import trace_free, trace_looped, trace_published, trace_written
 from porter.frameworks.onnx.optimize import check, optimize
 from porter.frameworks.onnx.quantize import quantize
 from porter.frameworks.onnx.run import run, run_all
@@ -27,9 +27,11 @@ def traced(
     features: Sequence[str] = (),
     free: bool = False,
 ) -> dict[str, Any]:
-    """Write a template: by `trace`, `trace_free` or `trace_published`."""
+    """Write a template: by the module that traces such a variant."""
     variant, size = find(architecture), as_size(image_size)
-    if variant.graph.loop:
+    if variant.graph.loop == "tokens":
+        trace_written.trace(variant, path, image_size=size, opset=opset)
+    elif variant.graph.loop:
         trace_looped.trace(variant, path, image_size=size, opset=opset)
     elif not variant.module or (free and variant.graph.free == "width"):
         trace_published.trace(variant, path, image_size=size, opset=opset, free=free)

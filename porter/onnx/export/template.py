@@ -34,6 +34,7 @@ from porter.zoo.published import published_config
 OPSET = 20
 """Operator set of templates, the first with GELU as an operator; `opsets` writes the others."""
 _LABELS = ("id2label", "label2id")
+_LOOPS = {"parts": ["loop.py", "trace_looped.py"], "tokens": ["loop.py", "trace_written.py"]}
 _LARGEST = 64 << 20
 _PACKED = Path(str(resources.files("porter.onnx") / "templates"))
 
@@ -190,7 +191,7 @@ def digest(architecture: Architecture, free: bool = False) -> str:
         config = {key: value for key, value in config.items() if key not in _LABELS}
         text = [json.dumps([outputs, config, architecture.graph.attention], sort_keys=True)]
         tracers.append("trace_published.py")
-        tracers += ["trace_looped.py"] if architecture.graph.loop else []
+        tracers += _LOOPS.get(architecture.graph.loop, [])
     text += [_shown(ast.parse((folder / name).read_bytes())) for name in tracers]
     text.append(json.dumps(said, sort_keys=True, default=dict))
     return hashlib.sha256("\0".join(text).encode()).hexdigest()

@@ -54,16 +54,18 @@ class Signature:
         return tuple(f for f, rows in known.items() if any(e.name in names for e in rows))
 
 
-def signature(path: str | os.PathLike[str], sides: tuple[int, int]) -> Signature:
+def signature(
+    path: str | os.PathLike[str], sides: tuple[int, int], num_classes: int | None = None
+) -> Signature:
     """Return what an ONNX file takes and gives; `UsageError` unless it is pictures and scores.
 
     `sides` are height and width (pixels) of the pictures: a graph that leaves them open takes
-    these.
+    these. `num_classes` is as for `signature_of`.
     """
     name = os.fspath(path)
     with InputFile(name) as file:
         model = parse(file)
-    found = signature_of(model.graph, weights_of(name), name, sides)
+    found = signature_of(model.graph, weights_of(name), name, sides, num_classes)
     return replace(found, metadata=model.metadata)
 
 

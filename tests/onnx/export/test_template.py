@@ -5,18 +5,20 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
 import porter
-from porter.errors import InputError
+from porter.errors import InputError, UsageError
 from porter.onnx.export import template as templates
 from porter.onnx.export.pack import pack
 from porter.onnx.export.stamped import is_sound, stamped
 from porter.onnx.export.template import digest, file_name, template
 from porter.zoo.architectures import all_variants, find
+from porter.zoo.graph_form import GraphForm
 from porter.zoo.seeded import seeded
 
 PACKED = Path(porter.__file__).parent / "onnx" / "templates"
@@ -76,6 +78,12 @@ def test_loading_a_template_imports_no_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_family_without_a_graph_is_refused_by_name() -> None:
+    """A variant with neither a reference model nor named outputs has none to trace."""
+    with pytest.raises(UsageError, match="needs the graph of pp-formulanet-l"):
+        template(replace(find("pp-formulanet-l"), graph=GraphForm()))
 
 
 def test_a_broken_template_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
