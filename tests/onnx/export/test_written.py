@@ -118,6 +118,18 @@ def test_the_tokens_are_those_of_the_class(case: Case) -> None:
     assert tokens.shape[1] == max(lengths)
 
 
+def test_the_tokens_are_those_that_the_class_generates(case: Case) -> None:
+    """As its own `generate` writes them: the first token before them, the last one forced."""
+    tokens, _ = case.by_graph(ort.InferenceSession(str(case.path)), case.pictures)
+    with torch.no_grad():
+        found = case.model.generate(
+            pixel_values=torch.from_numpy(case.pictures), max_length=STEPS + 1, do_sample=False
+        ).numpy()
+    assert found.shape[1] == tokens.shape[1] + 1
+    assert (found[:, 0] == case.model.config.text_config.decoder_start_token_id).all()
+    np.testing.assert_array_equal(found[:, 1:-1], tokens[:, :-1])
+
+
 def test_a_proof_runs_the_first_steps_only(case: Case) -> None:
     """The same tokens, and no more of them."""
     tokens, _ = case.by_graph(ort.InferenceSession(str(case.path)), case.pictures)
