@@ -35,7 +35,8 @@ def test_no_template_asks_for_a_shape_once_the_sizes_are_known() -> None:
             if ASKING & {node.op for node in nodes}:
                 left.add(find(entry.name.partition(".")[0]).family)
     assert left <= {
-        "pp-doclayout-plus", "pp-doclayoutv2", "pp-doclayoutv3", "rt-detr", "slanet", "slanext"
+        "pp-doclayout-plus", "pp-doclayoutv2", "pp-doclayoutv3", "pp-formulanet", "rt-detr",
+        "slanet", "slanext",
     }  # fmt: skip
 
 
