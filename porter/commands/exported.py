@@ -112,7 +112,7 @@ class Exported:
         types = {t.dtype.name for t in self.state.values() if t.dtype.is_float}
         return (
             SideReport(
-                label="transformers", framework="torch", dialect=CANONICAL, device="cpu",
+                label="transformers in torch", framework="torch", dialect=CANONICAL, device="cpu",
                 file="" if origin is None else origin.shown,
                 format="" if origin is None else origin.format, weights=tuple(sorted(types)),
                 digest="" if origin is None else digest(origin.files),

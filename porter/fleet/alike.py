@@ -105,7 +105,7 @@ class Alike:
 def key_of(job: Job) -> str | None:
     """Return what conversions that are alike have in common; None for a job that is never learnt.
 
-    A proof of what was converted, or an address, is no part of what is learnt.
+    Proofs by models and addresses are not learnt.
     """
     if job.command != "convert" or job.preset is not None or not _OPTIONS.issuperset(job.arguments):
         return None

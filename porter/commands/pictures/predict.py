@@ -190,7 +190,7 @@ def _checkpoint(
 ) -> _Run:
     """Run a checkpoint in its framework."""
     variant = find(wanted[0])
-    if not variant.module and reads_text(variant):  # There is no class to run: its graph is.
+    if not variant.module and reads_text(variant):  # Without a reference model its graph is run.
         exported = os.fspath(folder / "model.onnx")
         convert(variant.name, model, exported, from_=wanted[1], to="onnx", key=key, verify=False,
                 read_back=False, sync=False, digests=False, record=False)  # fmt: skip
