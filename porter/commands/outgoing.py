@@ -42,8 +42,10 @@ def to_addresses(command: Callable[P, R]) -> Callable[P, R]:
 
         pool = cast("ShardPool | None", given.get("options", {}).get("pool"))
         _refuse_memory(os.fspath(output), pool)
-        with outgoing(os.fspath(output), bool(given.get("force"))) as upload:
-            if pool is None or not pool.is_worker:
+        asks, force = pool is None or not pool.is_worker, bool(given.get("force"))
+        writes = asks and not given.get("dry_run")
+        with outgoing(os.fspath(output), force, writes=writes) as upload:
+            if asks:
                 upload.refuse_existing()
             given["output"] = upload.path
             if given.get("max_shard_size"):

@@ -9,10 +9,9 @@ keeps the shards that are complete.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from porter.codecs.sharded.folder import JOURNAL, shards_of
@@ -20,28 +19,29 @@ from porter.codecs.sharded.index import SUFFIX
 from porter.errors import InputError, PorterError, SystemFault, UsageError
 from porter.remote.address import Address, address
 from porter.remote.fsspec_store import FsspecStore, faults, tag_of
+from porter.remote.place import Outbox, moved, others
 from porter.remote.remote_file import RemoteFile
 from porter.storage.atomic_output import Input, Written, named
 from porter.storage.file_digest import is_intact
-from porter.storage.lock import hidden
 from porter.storage.tasks import Row
 
 _REQUESTS = 16
 """Questions to the store at a time."""
 
 
-class Bucket:
+class Bucket(Outbox):
     """The folder that shards are sent to; a `porter.storage.tasks.ShardPlace`.
 
     `base` is the path of one file on this machine, in whose folder files are written first;
     `home` is the address of a file in their folder there, or of the folder, with a slash.
     """
 
-    def __init__(self, home: Address, base: str, system: Any) -> None:
-        self._home = home
-        self._folder, self._name = os.path.split(base)
+    def __init__(
+        self, home: Address, base: str, system: Any, check_lock: Callable[[], None]
+    ) -> None:
+        super().__init__(home, base)
         self._system = system
-        self._parts = os.path.basename(hidden(base, "parts"))
+        self._check_lock = check_lock
         system.invalidate_cache()
         with faults(home, "written"):
             self._names: list[str] = []
@@ -62,14 +62,11 @@ class Bucket:
                 raise UsageError("is the input itself; name another output", self._shown(name))
         # A journal is there before the first shard: all were this run's, noted or not.
         left = names[-1:] if ours or self.load() else names
-        asked = [] if force else left
+        asked = [] if force else [name for name in left if name not in ours]
         with self._faults(), ThreadPoolExecutor(_REQUESTS) as pool:
             there = list(pool.map(lambda name: self._system.exists(self._url(name)), asked))
         for name in (name for name, is_there in zip(asked, there, strict=True) if is_there):
             raise UsageError("exists already; --force replaces it", self._shown(name))
-
-    def prepare(self) -> None:
-        """Do nothing: a bucket has no folders."""
 
     def load(self) -> bytes:
         """Return the journal, b"" when there is none."""
@@ -94,7 +91,7 @@ class Bucket:
         """Whether a shard is there as it was sent.
 
         It has its size and the store's tag of its content, or, where the store has another tag
-        for it now, the digest of what was sent.
+        for it now, which the row then has, the digest of what was sent.
         """
         return any(self._is_sent(url, row) for url in (self._part(name), self._url(name)))
 
@@ -109,19 +106,12 @@ class Bucket:
             if tag and tag == tag_of(info):
                 return True
             file = self._file(url)
-            return bool(row["digest"]) and is_intact(file.path, row["bytes"], row["digest"])
+            if not row["digest"] or not is_intact(file.path, row["bytes"], row["digest"]):
+                return False
+            row["tag"] = tag_of(info)
+            return True
         except InputError:
             return False
-
-    def begin(self, name: str) -> str:
-        """Return the path at which a shard is written before it is sent."""
-        folder = os.path.join(self._folder, self._parts)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        return os.path.join(folder, name)
-
-    def like(self, name: str, replaced: Collection[str]) -> str:
-        """Return "": the store has permissions of its own."""
-        return ""
 
     def send(self, path: str) -> Row:
         """Send a finished shard and remove it here; return the tag that the store gives it."""
@@ -161,23 +151,35 @@ class Bucket:
                         upload = {"Key": row["Key"], "UploadId": row["UploadId"]}
                         system.call_s3("abort_multipart_upload", Bucket=bucket, **upload)
 
-    def where(self, name: str) -> str:
-        """Return "": a shard that was sent is not fetched again."""
-        return ""
-
-    def publish(self, names: Sequence[str]) -> None:
+    def publish(self, rows: Mapping[str, Row]) -> None:
         """Give shards that wait their names; the old index goes before."""
+        self._check_lock()
         system, waiting = self._system, set[str]()
         with self._faults(), ThreadPoolExecutor(_REQUESTS) as pool:
-            if self._replaces:
-                self._remove(self._url(self._name + SUFFIX))
+            system.invalidate_cache()
             with suppress(FileNotFoundError):
-                rows = system.ls(self._part("").rstrip("/"), detail=False, refresh=True)
-                waiting = {row.rpartition("/")[2] for row in rows}.intersection(names)
+                found = system.ls(self._part("").rstrip("/"), detail=False)
+                waiting = {row.rpartition("/")[2] for row in found}.intersection(rows)
+            urls = {name: (self._part if name in waiting else self._url)(name) for name in rows}
+            list(pool.map(lambda name: self._compare(urls[name], rows[name]), rows))
+            if waiting:
+                self._remove(self._url(self._name + SUFFIX))
             list(pool.map(lambda name: system.mv(self._part(name), self._url(name)), waiting))
+
+    def _compare(self, url: str, row: Row) -> None:
+        """Raise `SystemFault` unless a shard still is what was sent.
+
+        One that has its name already was renamed by an earlier run: it may have another tag.
+        """
+        info = self._system.info(url)
+        is_renamed = self._replaces and url != self._part(os.path.basename(url))
+        if info.get("size") != row["bytes"] or (not is_renamed and row.get("tag") != tag_of(info)):
+            what = "was replaced by another program after it was sent: repeat the command"
+            raise SystemFault(what, address(url).shown)
 
     def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:
         """Send the other files, the index last; remove stale shards."""
+        self._check_lock()
         with self._faults():
             for path in others(self._folder, written.path):
                 self._system.put_file(path, self._url(os.path.basename(path)))
@@ -212,28 +214,7 @@ class Bucket:
     def _part(self, name: str) -> str:
         return self._home.sibling(f"{self._parts}/{name}").url
 
-    def _shown(self, name: str) -> str:
-        return self._home.sibling(name).shown
-
     @contextmanager
     def _faults(self) -> Iterator[None]:
         with faults(self._home, "written", begun=True):
             yield
-
-
-def others(folder: str, last: str) -> list[str]:
-    """Return the files of an output that are next to its shards: record, configuration, index."""
-    paths = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-    visible = [path for path in paths if not os.path.basename(path).startswith(".")]
-    return [*(path for path in visible if path != last), last]
-
-
-def moved(written: Written, sent: Sequence[str], shown: Any) -> Written:
-    """Return what was written with the addresses of its files in the place of their paths."""
-
-    def at(path: str) -> str:
-        return str(shown(os.path.basename(path))) if path else ""
-
-    paths = [*(path for path in written.files if path not in sent), *sent]
-    files = tuple(map(at, paths))
-    return replace(written, path=at(written.path), files=files, record=at(written.record))

@@ -14,30 +14,33 @@ from typing import Any
 
 from porter.codecs.sharded.folder import shards_of
 from porter.codecs.sharded.index import SUFFIX
-from porter.errors import MissingPackage, PorterError, UsageError
+from porter.errors import MissingPackage, PorterError, SystemFault, UsageError
 from porter.remote.address import Address
-from porter.remote.bucket import moved, others
 from porter.remote.fsspec_store import FsspecStore, faults
+from porter.remote.place import Outbox, moved, others
 from porter.remote.remote_file import RemoteFile
 from porter.storage.atomic_output import Input, Written, named
-from porter.storage.lock import hidden
 from porter.storage.tasks import Row
 
+_COMMITS = 5
+"""How often a commit is tried while others come between."""
+_NOT_THE_PARENT = 412
+"""The status of an answer that the revision is no longer at the commit that it should be."""
 
-class Repository:
+
+class Repository(Outbox):
     """The folder of a repository that files are sent to; a `porter.storage.tasks.ShardPlace`.
 
     `base` is the path of one file on this machine, in whose folder files are written first;
     `home` is the address of a file in their folder there, or of the folder, with a slash.
     """
 
-    def __init__(self, home: Address, base: str, system: Any) -> None:
+    def __init__(self, home: Address, base: str, system: Any, begun: str) -> None:
         from huggingface_hub import HfApi
 
-        self._home = home
-        self._folder, self._name = os.path.split(base)
+        super().__init__(home, base)
         self._system = system
-        self._parts = os.path.basename(hidden(base, "parts"))
+        self._begun = begun
         self._api = HfApi(endpoint=system.endpoint)
         with faults(home, "written"):
             self._there: Any = system.resolve_path(home.sibling(self._name).url)
@@ -62,9 +65,6 @@ class Repository:
             return {row["name"].rpartition("/")[2] for row in rows}
         return set()
 
-    def prepare(self) -> None:
-        """Do nothing: the folder comes by the commit."""
-
     def load(self) -> bytes:
         """Return b"": nothing is kept before the commit."""
         return b""
@@ -82,16 +82,6 @@ class Repository:
     def has(self, name: str, row: Row) -> bool:
         """Whether a shard was sent: what no commit names cannot be looked at."""
         return False
-
-    def begin(self, name: str) -> str:
-        """Return the path at which a shard is written before it is sent."""
-        folder = os.path.join(self._folder, self._parts)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        return os.path.join(folder, name)
-
-    def like(self, name: str, replaced: Collection[str]) -> str:
-        """Return "": a repository has no permissions of single files."""
-        return ""
 
     def send(self, path: str) -> Row:
         """Send the content of a finished shard and remove it here; return the hub's name of it."""
@@ -111,11 +101,7 @@ class Repository:
         assert file.upload_info.sha256 is not None
         return {"tag": file.upload_info.sha256.hex()}
 
-    def where(self, name: str) -> str:
-        """Return "": a shard that was sent cannot be read before the commit."""
-        return ""
-
-    def publish(self, names: Sequence[str]) -> None:
+    def publish(self, rows: Mapping[str, Row]) -> None:
         """Do nothing: the commit names all."""
 
     def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:
@@ -129,17 +115,48 @@ class Repository:
         return moved(written, paths, self._shown)
 
     def commit(self, paths: Sequence[str], title: str, more: Sequence[Any] = ()) -> None:
-        """Commit files of this machine, and `more` operations."""
-        from huggingface_hub import CommitOperationAdd
+        """Commit files of this machine, and `more` operations.
 
+        Raises `SystemFault` when one of them has changed since the command began.
+        """
+        from huggingface_hub import CommitOperationAdd
+        from huggingface_hub.errors import HfHubHTTPError
+
+        files = [CommitOperationAdd(self._path(os.path.basename(path)), path) for path in paths]
+        operations = [*more, *files]
+        there = self._there
+        about = {"repo_type": there.repo_type, "revision": there.revision}
         with faults(self._home, "written"):
-            self._api.create_commit(
-                self._there.repo_id,
-                [*more, *(CommitOperationAdd(self._path(os.path.basename(p)), p) for p in paths)],
-                commit_message=f"Add {title}",
-                repo_type=self._there.repo_type,
-                revision=self._there.revision,
+            for _ in range(_COMMITS):
+                head = _head(self._api, there)
+                self._check_unchanged(head, [operation.path_in_repo for operation in operations])
+                try:
+                    self._api.create_commit(
+                        there.repo_id, operations, commit_message=f"Add {title}",
+                        parent_commit=head, **about,
+                    )  # fmt: skip
+                    return
+                except HfHubHTTPError as fault:
+                    # Another commit came between.
+                    if getattr(fault.response, "status_code", 0) != _NOT_THE_PARENT:
+                        raise
+        raise SystemFault("gets commits faster than one can be added: try later", self._home.shown)
+
+    def _check_unchanged(self, head: str, paths: list[str]) -> None:
+        """Raise `SystemFault` when a commit since the beginning is of a file that is written."""
+        if head == self._begun:
+            return
+        found = []
+        for revision in (self._begun, head):
+            rows = self._api.get_paths_info(
+                self._there.repo_id, paths, repo_type=self._there.repo_type, revision=revision
             )
+            found.append({row.path: getattr(row, "blob_id", "") for row in rows})
+        before, now = found
+        for path in paths:
+            if before.get(path) != now.get(path):
+                what = "was written by another commit meanwhile: nothing was committed"
+                raise SystemFault(what, self._shown(os.path.basename(path)))
 
     def remove(self) -> None:
         """Do nothing: nothing was kept."""
@@ -150,8 +167,20 @@ class Repository:
     def _path(self, name: str) -> str:
         return f"{os.path.dirname(self._there.path_in_repo)}/{name}".lstrip("/")
 
-    def _shown(self, name: str) -> str:
-        return self._home.sibling(name).shown
+
+def commit_of(target: Address, system: Any) -> str:
+    """Return the commit that a revision of a repository is at."""
+    from huggingface_hub import HfApi
+
+    with faults(target, "written"):
+        there = system.resolve_path(target.url.rstrip("/"))
+        return _head(HfApi(endpoint=system.endpoint), there)
+
+
+def _head(api: Any, there: Any) -> str:
+    """Return the commit that a revision is at now."""
+    info = api.repo_info(there.repo_id, repo_type=there.repo_type, revision=there.revision)
+    return str(info.sha)
 
 
 def _sent(path: str, sha256: str, nbytes: int) -> Any:

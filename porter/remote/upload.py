@@ -15,7 +15,9 @@ from porter.errors import UsageError
 from porter.remote.address import Address, address
 from porter.remote.bucket import Bucket
 from porter.remote.fsspec_store import check_count, faults, file_system
-from porter.remote.hub import Repository
+from porter.remote.hub import Repository, commit_of
+from porter.remote.lock import AddressLock
+from porter.storage.lock import is_own
 from porter.storage.progress import Progress
 from porter.storage.tasks import ShardPlace
 
@@ -27,7 +29,7 @@ _KEPT = {".gitattributes", "README.md", "LICENSE"}
 class Upload:
     """An output that will be sent to an address."""
 
-    def __init__(self, target: Address, folder: str, force: bool) -> None:
+    def __init__(self, target: Address, folder: str, force: bool, writes: bool) -> None:
         self.shown = target.shown
         last = target.url.rstrip("/").rpartition("/")[2]
         if last in ("", ".", ".."):
@@ -38,6 +40,28 @@ class Upload:
         self._force = force
         self._system = file_system(target)
         self._buckets: list[Bucket] = []
+        self._lock = AddressLock(target, self._system) if writes and not self._is_hub else None
+        self._begun = commit_of(target, self._system) if writes and self._is_hub else ""
+
+    @property
+    def _is_hub(self) -> bool:
+        return self._target.scheme == "hf"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from writing it; to a hub, whose commits are whole, they may."""
+        if self._lock is None:
+            yield
+            return
+        self._lock.take()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.check()
 
     def refuse_existing(self) -> None:
         """Raise `UsageError` when there is a file at the address, or a folder with files."""
@@ -51,7 +75,8 @@ class Upload:
                 names = {row.rpartition("/")[2] for row in self._system.ls(url, detail=False)}
                 # A run that was killed goes on: it refuses what is not its own.
                 begun = any(name.startswith(".") and "porter-parts" in name for name in names)
-                is_there = bool(names - _KEPT) and not begun
+                names -= _KEPT | {name for name in names if is_own(name)}
+                is_there = bool(names) and not begun
         if is_there:
             raise UsageError("exists already; --force replaces it", self.shown)
 
@@ -59,9 +84,9 @@ class Upload:
         """Return where the shards of an output go whose path here would be `base`."""
         inside = os.path.dirname(base) != os.path.dirname(self.path)
         home = self._folder if inside else self._target
-        if self._target.scheme == "hf":
-            return Repository(home, base, self._system)
-        self._buckets.append(Bucket(home, base, self._system))
+        if self._is_hub:
+            return Repository(home, base, self._system, self._begun)
+        self._buckets.append(Bucket(home, base, self._system, self._check_lock))
         return self._buckets[-1]
 
     @property
@@ -81,9 +106,11 @@ class Upload:
         total = sum(os.path.getsize(path) for path in ordered)
         if progress is not None:
             progress("uploading", 0, total)
-        if self._target.scheme == "hf":
-            Repository(home, self.path, self._system).commit(ordered, os.path.basename(self.path))
+        if self._is_hub:
+            there = Repository(home, self.path, self._system, self._begun)
+            there.commit(ordered, os.path.basename(self.path))
         else:
+            self._check_lock()
             with faults(self._target, "written"):
                 self._put(ordered, targets, total, progress)
         if progress is not None:
@@ -99,6 +126,8 @@ class Upload:
             for path, target in zip(paths, targets, strict=True):
                 if not self._system.exists(target.url):
                     new.append(target.url)
+                elif not self._force and path == paths[-1]:
+                    raise UsageError("came into being meanwhile; --force replaces it", target.shown)
                 self._system.put_file(path, target.url)
                 done += os.path.getsize(path)
                 if progress is not None:
@@ -116,10 +145,11 @@ class Upload:
 
 
 @contextmanager
-def outgoing(url: str, force: bool) -> Iterator[Upload]:
+def outgoing(url: str, force: bool, *, writes: bool = True) -> Iterator[Upload]:
     """Give a place on this machine for an output at an address; it is removed afterwards.
 
-    Raises `UsageError` for an address that cannot be written to.
+    The output is locked, unless another process has locked it or nothing `writes` to it. Raises
+    `UsageError` for an address that cannot be written to, `SystemFault` for one that is locked.
     """
     target = address(url)
     if target.is_web:
@@ -127,11 +157,12 @@ def outgoing(url: str, force: bool) -> Iterator[Upload]:
     if target.sha256 is not None:
         raise UsageError("#sha256= is of a file that is read", target.shown)
     with _working_folder() as folder:
-        upload = Upload(target, folder, force)
-        try:
-            yield upload
-        finally:
-            upload.abort()
+        upload = Upload(target, folder, force, writes)
+        with upload.locked():
+            try:
+                yield upload
+            finally:
+                upload.abort()
 
 
 @contextmanager

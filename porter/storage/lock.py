@@ -34,6 +34,11 @@ def hidden(path: str, what: str) -> str:
     return os.path.join(folder, f".{short}.porter-{what}")
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is that of one of porter's own files next to an output."""
+    return name.startswith(".") and ".porter-" in name
+
+
 def old_name() -> str:
     """Return the purpose of the names by which this process keeps what an output replaces."""
     return f"old-{os.getpid()}"

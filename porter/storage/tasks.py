@@ -58,7 +58,10 @@ class ShardPlace(Protocol):
     def check(
         self, paths: Sequence[str], inputs: Sequence[Input], force: bool, ours: Collection[str]
     ) -> None:
-        """Raise `UsageError` when a file must stay: an input, or not of `ours`."""
+        """Raise `UsageError` when a file must stay: an input, or not of `ours`.
+
+        The index is the last of the paths.
+        """
 
     def prepare(self) -> None:
         """Make what shards are written into."""
@@ -87,7 +90,7 @@ class ShardPlace(Protocol):
     def where(self, name: str) -> str:
         """Return the path by which a complete shard is read; "" where that would be to fetch it."""
 
-    def publish(self, names: Sequence[str]) -> None:
+    def publish(self, rows: Mapping[str, Row]) -> None:
         """Give the shards their names; the index of an old checkpoint is removed before."""
 
     def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ class Hub:
     tokens: set[str] = field(default_factory=set)
     sent: int = 0
     commits: list[list[str]] = field(default_factory=list)
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Commit to the files that were there then, as far as it was asked for."""
+    between: list[dict[str, bytes]] = field(default_factory=list)
+    """Files of commits of others, each of which comes right before one of ours."""
     refuses: bool = False
     """Whether commits are refused."""
     large: bool = False
@@ -40,6 +45,13 @@ class Hub:
     received: list[str] = field(default_factory=list)
     """SHA-256 of each content that was received."""
     url: str = ""
+
+    @property
+    def head(self) -> str:
+        """The newest commit."""
+        sha = hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        self.history[sha] = dict(self.files)
+        return sha
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,13 +69,9 @@ class Handler(BaseHTTPRequestHandler):
         if "/org/repo" in path:
             hub.tokens.add(self.headers.get("Authorization", ""))
         if path.startswith("/api/models/org/repo/tree/"):
-            rows = [
-                {"type": "file", "oid": f"{len(data):040d}", "size": len(data), "path": name}
-                for name, data in hub.files.items()
-            ]
-            self.reply(rows)
+            self.reply([row(name, data) for name, data in hub.files.items()])
         elif path.startswith("/api/models/org/repo"):
-            self.reply({"id": "org/repo", "sha": "c" * 40, "siblings": []})
+            self.reply({"id": "org/repo", "sha": hub.head, "siblings": []})
         elif path.startswith("/org/repo/resolve/"):
             self.resolve(path.removeprefix("/org/repo/resolve/").partition("/")[2])
         else:
@@ -81,10 +89,19 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path.endswith("/info/lfs/objects/batch"):
             rows = json.loads(body)["objects"]
             self.reply({"objects": [row | self.action(row["oid"]) for row in rows]})
+        elif "/paths-info/" in self.path:
+            files = hub.history.get(self.path.rpartition("/")[2], hub.files)
+            paths = parse_qs(body.decode())["paths"]
+            self.reply([row(path, files[path]) for path in paths if path in files])
         elif "/commit/" in self.path and hub.refuses:
             self.reply({"error": "no space left"}, 413)
         elif "/commit/" in self.path:
             rows = [json.loads(line) for line in body.splitlines()]
+            if hub.between:
+                hub.files |= hub.between.pop(0)
+            if rows[0]["value"]["parentCommit"] != hub.head:
+                self.reply({"error": "is not the newest commit"}, 412)
+                return
             added = [row["value"] for row in rows if row["key"] == "file"]
             large = [row["value"] for row in rows if row["key"] == "lfsFile"]
             gone = [row["value"]["path"] for row in rows if row["key"] == "deletedFile"]
@@ -146,6 +163,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
         self.end_headers()
         self.wfile.write(body)
+
+
+def row(path: str, data: bytes) -> dict[str, object]:
+    """Return what the hub says of a file."""
+    oid = hashlib.sha1(data).hexdigest()
+    return {"type": "file", "oid": oid, "size": len(data), "path": path}
 
 
 @pytest.fixture
@@ -278,3 +301,22 @@ def test_shards_that_the_hub_takes_with_the_commit_only(hub: Hub, tmp_path: Path
     with pytest.raises(UsageError, match="gitattributes"):
         porter.repack(source, "hf://org/repo/x.safetensors", max_shard_size=100_000)
     assert hub.commits == []
+
+
+def test_commits_of_others_that_come_between(hub: Hub, tmp_path: Path) -> None:
+    """Those of other files are no harm; one of the same file is not written over."""
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save(WEIGHTS))
+    hub.between = [{"README.md": b"1"}, {"README.md": b"2"}]
+    porter.repack(source, "hf://org/repo/x.safetensors")
+    assert len(hub.commits) == 1
+    hub.between = [{"y.safetensors": b"of others"}]
+    for force in (False, True):
+        with pytest.raises(SystemFault, match=r"y\.safetensors: was written by another commit"):
+            porter.repack(source, "hf://org/repo/y.safetensors", force=force)
+        hub.between = [{"y.safetensors": b"of others again"}]
+    assert len(hub.commits) == 1
+    assert hub.files["y.safetensors"] == b"of others again"
+    hub.between = [{"README.md": bytes([number])} for number in range(9)]
+    with pytest.raises(SystemFault, match="gets commits faster"):
+        porter.repack(source, "hf://org/repo/z.safetensors")

@@ -19,8 +19,10 @@ import pytest
 from safetensors.numpy import save
 
 import porter
+from porter.codecs.sharded.folder import Folder
 from porter.errors import InputError, PorterError, SystemFault, UsageError
 from porter.fleet.shards import Local
+from porter.remote.bucket import Bucket
 from tests.fleet.shard_runs import VARIANT, children, content
 
 SHARDS = {f"w{i:02d}": np.full((100, 100), i, np.float32) for i in range(12)}
@@ -329,6 +331,46 @@ def test_killed(who: str, bucket: Any, tmp_path: Path) -> None:
     rows = bucket.call_s3("list_object_versions", Bucket="models", Prefix="out/x-")["Versions"]
     assert len(rows) <= 20 + (1 if who == "worker" else 2)
     assert max(Counter(row["Key"] for row in rows).values()) <= 2
+
+
+class Killed(BaseException):
+    """What ends a command at once."""
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_killed_when_all_is_there(
+    place: str, replaces: bool, bucket: Any, source: Path, reference: dict[str, bytes],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The same command again sees that the output is its own, removes the journal, and is done."""
+    kind: Any = {"folder": Folder, "bucket": Bucket}[place]
+    folder = tmp_path / "here"
+    folder.mkdir()
+    target = {"folder": folder / "x.safetensors", "bucket": TARGET}[place]
+
+    def there() -> dict[str, bytes]:
+        return content(folder) if place == "folder" else stored(bucket)
+
+    if replaces:
+        porter.repack(source, target, max_shard_size=2 * LIMIT)
+    monkeypatch.setattr(kind, "remove", lambda self: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        shards(source, target, force=replaces)
+    monkeypatch.undo()
+    assert {name: data for name, data in there().items() if name in reference} == reference
+    assert len(there()) == 15
+    other = source.with_name("other.safetensors")
+    other.write_bytes(save({**SHARDS, "w00": np.ones((100, 100), "f4")}))
+    with pytest.raises(UsageError, match="exists already; --force replaces it"):
+        shards(other, target)
+    again: list[tuple[str, str]] = []
+    put_file, mv = bucket.put_file, bucket.mv
+    monkeypatch.setattr(bucket, "put_file", lambda *pair: (again.append(pair), put_file(*pair)))
+    monkeypatch.setattr(bucket, "mv", lambda *pair: (again.append(pair), mv(*pair)))
+    shards(source, target)
+    assert there() == reference
+    assert not [pair for pair in again if not pair[1].endswith(".json")]
 
 
 def test_uploads_of_others_stay(bucket: Any, source: Path) -> None:

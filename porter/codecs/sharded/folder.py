@@ -90,14 +90,14 @@ class Folder:
         path = os.path.join(self.parts, name)
         return path if os.path.exists(path) else os.path.join(self._home, name)
 
-    def publish(self, names: Sequence[str]) -> None:
+    def publish(self, rows: Mapping[str, Row]) -> None:
         """Give the shards their names, without an index."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._index)
-        for name in names:
-            part = os.path.join(self.parts, name)
-            if os.path.exists(part):
-                os.replace(part, os.path.join(self._home, name))
+        waiting = [name for name in rows if os.path.exists(os.path.join(self.parts, name))]
+        if waiting:
+            with suppress(FileNotFoundError):
+                os.unlink(self._index)
+        for name in waiting:
+            os.replace(os.path.join(self.parts, name), os.path.join(self._home, name))
         atomic_output.sync_folder(self._home, self._index)
 
     def finish(self, written: Written, rows: Mapping[str, Row], stale: Collection[str]) -> Written:
@@ -108,9 +108,9 @@ class Folder:
         return written
 
     def remove(self) -> None:
-        """Remove the hidden folder with what is in it."""
+        """Remove the hidden folder with what is in it, the journal last."""
         with suppress(OSError):
-            for name in os.listdir(self.parts):
+            for name in sorted(os.listdir(self.parts), key=lambda name: name == JOURNAL):
                 os.unlink(os.path.join(self.parts, name))
             os.rmdir(self.parts)
 

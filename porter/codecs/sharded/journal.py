@@ -23,6 +23,8 @@ class Journal:
         Also those of the source's tensors as they come `back` from it, what its `casts` cost, and
         what its place tells it by.
         """
+        self.is_published = rows.get("published") is True
+        """Whether the index may be there already: an output that only has to be tidied up."""
         self.replaced = set(rows.get("replaced", ()))
         """Names of the shards of a checkpoint that is replaced: they are removed at the end."""
 
@@ -34,7 +36,8 @@ class Journal:
     def save(self) -> None:
         """Replace the journal in its place."""
         rows = {
-            "parameters": self.parameters, "done": self.done, "replaced": sorted(self.replaced)
+            "parameters": self.parameters, "done": self.done, "replaced": sorted(self.replaced),
+            "published": self.is_published,
         }  # fmt: skip
         self._place.save(json.dumps(rows).encode())
 

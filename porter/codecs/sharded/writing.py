@@ -128,7 +128,7 @@ class _Run:
     def finish(self) -> Written:
         """Write the shards that are not complete, then publish all."""
         options, place = self.output.options, self.place
-        ours = Journal(place).done
+        ours = self._ours()
         place.check([*self.paths, self.index], self.output.inputs, options.force, ours)
         place.prepare()
         journal = self._journal()
@@ -151,6 +151,12 @@ class _Run:
             place.discard()
             raise
 
+    def _ours(self) -> set[str]:
+        """Return the files that an earlier run of the same has left: they need no `force`."""
+        journal = Journal(self.place)
+        is_same = journal.is_published and journal.parameters == self._parameters()
+        return {*journal.done, *([os.path.basename(self.index)] if is_same else ())}
+
     def _again(self, number: int, row: Row) -> dict[str, LazyTensor]:
         """Return what is in a shard that is not read again, made once more from the source.
 
@@ -170,6 +176,7 @@ class _Run:
                 raise UsageError(what, self.base)
             journal.replaced |= journal.done.keys()
             journal.done.clear()
+            journal.is_published = False
         journal.parameters = parameters
         journal.replaced |= self.place.listed()
         return journal
@@ -274,9 +281,11 @@ class _Run:
     def _publish(self, journal: Journal) -> Written:
         """Give the shards their names, write the record, then the index."""
         output = self.output
-        journal.save()
         with atomic_output.explained(self.index, output.state.nbytes):
-            self.place.publish(self.names)
+            self.place.publish(journal.done)
+        # The index that comes now is this run's, whether it can remove the journal or not.
+        journal.is_published = True
+        journal.save()
         nbytes = sum(size for size, _ in output.files.values())
         text = self._index_text()
         if method := output.options.method:
