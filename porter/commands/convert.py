@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from porter import codecs
 from porter.commands import recognised, summary
 from porter.commands.conversion.fitting import Changes, Prepared, prepared
-from porter.commands.conversion.proof import exported, proving, read_output, verified
+from porter.commands.conversion.outputs import How
+from porter.commands.conversion.proof import proving, read_output
 from porter.commands.conversion.provenance import metadata_of, options_of
 from porter.commands.conversion.subject import Subject, read, seeded
-from porter.commands.conversion.writer import (
-    check_asked,
-    dictionary_of,
-    picture_of,
-    pictures_of,
-    writer_of,
-    writing_notes,
-)
+from porter.commands.conversion.writer import check_asked, writer_of
 from porter.commands.options import (
     FloatType,
     OnnxKeywords,
@@ -233,14 +227,9 @@ def convert(
     converted, report = ready.target.write(ready.canonical), dict[str, casts.Cast]()
     if dtype is not None:
         converted, report = casts.cast(converted, "fp32" if dtype == "int8" else dtype)
-    picture = picture_of(container, ready.fitted, left.named, ready.target, onnx or {})
-    pictures = pictures_of(picture, ready.fitted.architecture, ready.plan.image_size, onnx)
-    dictionary = dictionary_of(container, ready.fitted, ready.target, onnx or {})
-    outcome = outcome.noting(*writing_notes(ready, picture, pictures, dtype, dictionary))
-    write = writer_of(
-        container, ready.fitted, ready.target, max_shard_size, onnx, dtype, pictures, picture,
-        dictionary, image_size is not None,
-    )  # fmt: skip
+    is_sized = image_size is not None
+    writer = writer_of(container, ready, left.named, dtype, max_shard_size, onnx, is_sized)
+    outcome = outcome.noting(*writer.notes)
     if like is not None:
         other = Target(os.fspath(like), codecs.read(os.fspath(like)))
         converted, kept = completed(converted, other, ready.target.target)
@@ -259,7 +248,7 @@ def convert(
         rewritten = dtype == "int8" or bool(onnx and onnx.get("optimize"))
         proof = ready.proof() if verify and not rewritten else None
         old = stack.enter_context(replaced(target) if verify else replaced())
-        written = write(
+        written = writer.write(
             converted,
             target,
             force=force,
@@ -279,36 +268,17 @@ def convert(
         if proof is not None:
             outcome = replace(outcome, weights=proof.proven(outcome, dtype))
         if models is not None and session is None:
-            sides = (left.dialect, right.dialect)
-            verdict = models.not_made(ready.plan.architecture.name, sides, missing)
+            names = (left.dialect, right.dialect)
+            verdict = models.not_made(ready.plan.architecture.name, names, missing)
             outcome = replace(outcome, verdict=verdict)
         elif session is not None:
-            outcome = replace(
-                outcome, verdict=_by_models(session, ready, outcome, (left, right), key, dtype)
-            )
-        if not ready.fitted.architecture.module:
-            if container == "onnx":
-                outcome = exported(
-                    outcome, ready, python=python, judge=judge, pictures=pictures,
-                    progress=progress,
-                )  # fmt: skip
-            return _with_unproven(outcome, subject.table, accept_unproven)
-        if ready.has_filled_head:
-            outcome = outcome.noting(
-                "the classifier is filled with a constant: outputs are compared before it"
-            )
-        without_head = ready.plan.num_classes == 0 or ready.has_filled_head
-        return verified(
-            outcome, ready.left(left.dialect), ready.fitted.architecture, key,
-            num_classes=0 if without_head else None, image_size=image_size or _noted(ready.plan),
-            judge=judge, pictures=pictures, quantised=dtype == "int8",
-            python=python, progress=progress,
-        )  # fmt: skip
-
-
-def _noted(plan: Plan) -> Size | None:
-    """Return a height and width that no shape shows, which only the source's metadata state."""
-    return plan.image_size if isinstance(plan.image_size, tuple) else None
+            verdict = _by_models(session, ready, outcome, (left, right), key, dtype)
+            outcome = replace(outcome, verdict=verdict)
+        how = How(
+            container, key, judge, python, image_size, writer.pictures, dtype == "int8", progress
+        )
+        outcome = how.proven(outcome, ready)
+        return _with_unproven(outcome, subject.table, accept_unproven)
 
 
 def _by_models(

@@ -1,15 +1,12 @@
-"""The proofs of a conversion: the weights as they were read back, and both models."""
+"""The proof of a conversion's weights, as they were read back, and what becomes of the output."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from porter import codecs
 from porter.errors import PorterError, printable
@@ -17,19 +14,13 @@ from porter.planning.plan import Plan
 from porter.remote import fetch
 from porter.remote.address import is_url
 from porter.storage.atomic_output import Written
-from porter.storage.progress import Progress
 from porter.storage.replaced import Replaced
 from porter.tensors import casts
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.zoo.architectures import Architecture
-from porter.zoo.image_size import Size
 
 if TYPE_CHECKING:
-    from porter.commands.conversion.fitting import Prepared
     from porter.commands.convert import Conversion
-    from porter.verification.inputs import Halves
-    from porter.verification.options import RunOptions
     from porter.verification.weights import WeightProof
 
 
@@ -58,78 +49,6 @@ def proving(written: Written, old: Replaced) -> Iterator[None]:
             left = "the output was removed" + (", and the one before is back" if back else "")
         error.message += f"; {left}"
         raise
-
-
-def verified(
-    outcome: Conversion,
-    left: StateDict | str,
-    architecture: Architecture,
-    key: str | None,
-    *,
-    num_classes: int | None,
-    image_size: Size | None,
-    judge: str | None,
-    pictures: Halves | None,
-    quantised: bool,
-    python: Mapping[str, str] | None,
-    progress: Progress | None,
-) -> Conversion:
-    """Add the forward proof, where the frameworks are installed.
-
-    A `quantised` model is judged on `pictures`, or on as much noise as makes a percentage.
-    """
-    batches: tuple[int, ...] = (2,)  # one forward in each precision; `porter verify` makes more
-    if fetch.detect(outcome.output) == "onnx":
-        from porter.onnx.export.check import check
-
-        outcome, batches = replace(outcome, graph=check(outcome.output)), (1, 3)
-    from porter.commands.verify import verify
-
-    with tempfile.TemporaryDirectory(prefix="porter-") as folder:
-        runs: RunOptions = {
-            "num_classes": num_classes, "image_size": image_size, "python": python,
-        }  # fmt: skip
-        if pictures is not None:
-            path = os.path.join(folder, "pictures.npz")
-            np.savez(path, **pictures.judging)  # type: ignore[arg-type]
-            runs |= {"inputs": path}
-        else:
-            runs |= {"batch_sizes": (4,), "seeds": 25} if quantised else {"batch_sizes": batches}
-        verdict = verify(
-            architecture.name,
-            left,
-            outcome.output,
-            left_key=key if isinstance(left, str) else None,
-            left_dialect=outcome.plan.source.dialect.name,
-            right_dialect=outcome.plan.target.dialect.name,
-            weights=outcome.weights,
-            progress=progress,
-            judge=judge,
-            diagnose=not quantised,
-            **runs,
-        )
-    return replace(outcome, verdict=verdict)
-
-
-def exported(
-    outcome: Conversion,
-    ready: Prepared,
-    *,
-    python: Mapping[str, str] | None,
-    judge: str | None,
-    pictures: Halves | None,
-    progress: Progress | None,
-) -> Conversion:
-    """Add the forward proof of an ONNX file by transformers' class, where it is installed."""
-    from porter.commands.exported import Exported
-    from porter.onnx.export.check import check
-
-    outcome = replace(outcome, graph=check(outcome.output))
-    file = Exported(
-        ready.fitted.architecture, ready.canonical, ready.plan.num_classes, outcome.output
-    )
-    verdict = file.verdict(python=python, judge=judge, weights=outcome.weights, progress=progress)
-    return replace(outcome, verdict=verdict)
 
 
 @dataclass(frozen=True, slots=True)

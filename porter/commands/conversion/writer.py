@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,53 @@ def check_asked(
         bounds(judge)
 
 
-def picture_of(
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How an output is written."""
+
+    write: Callable[..., Written]
+    """A codec's, or the ONNX export's; takes the state dict and the path."""
+    pictures: Halves | None
+    """What a quantised model is calibrated and judged on."""
+    notes: tuple[str, ...]
+    """What the user should know of it."""
+
+
+def writer_of(
+    container: str,
+    ready: Prepared,
+    named: str,
+    dtype: str | None,
+    max_shard_size: str | int | None,
+    onnx: OnnxKeywords | None,
+    is_sized: bool,
+) -> Writer:
+    """Return how a fitted source is written.
+
+    `named` is the naming that the user gave the source; `is_sized`: whether an image size was asked
+    for. Raises `UsageError` where an option does not belong to the container.
+    """
+    fitted, plan, asked = ready.fitted, ready.target, onnx or {}
+    picture = _picture_of(container, fitted, named, plan, asked)
+    pictures = _pictures_of(picture, fitted.architecture, ready.plan.image_size, onnx)
+    dictionary = _dictionary_of(container, fitted, plan, asked)
+    notes = tuple(_notes(ready, picture, pictures, dtype, dictionary))
+    write = _function(
+        container,
+        fitted,
+        plan,
+        max_shard_size,
+        onnx,
+        dtype,
+        pictures,
+        picture,
+        dictionary,
+        is_sized,
+    )
+    return Writer(write, pictures, notes)
+
+
+def _picture_of(
     container: str, fitted: Fitted, named: str, plan: Plan, onnx: OnnxKeywords
 ) -> Chosen | None:
     """Return the preprocessing of the weights, for an output that states it."""
@@ -62,7 +109,7 @@ def picture_of(
     )  # fmt: skip
 
 
-def dictionary_of(
+def _dictionary_of(
     container: str, fitted: Fitted, plan: Plan, onnx: OnnxKeywords
 ) -> Dictionary | None:
     """Return the characters of a recogniser, for an output that states them; None for others.
@@ -77,7 +124,7 @@ def dictionary_of(
     return characters_of(fitted.state.origin, plan.num_classes)
 
 
-def pictures_of(
+def _pictures_of(
     picture: Chosen | None, variant: Architecture, image_size: Size, onnx: OnnxKeywords | None
 ) -> Halves | None:
     """Return the pictures of --calibrate."""
@@ -88,7 +135,7 @@ def pictures_of(
     return halved(onnx["calibrate"], picture.how, variant.sides(image_size), onnx.get("batch"))
 
 
-def writing_notes(
+def _notes(
     ready: Prepared,
     picture: Chosen | None,
     pictures: Halves | None,
@@ -125,7 +172,7 @@ def _share_of_convolutions(state: StateDict) -> float:
     return kernels / max(sum(tensor.nbytes for tensor in weights), 1)
 
 
-def writer_of(
+def _function(
     container: str,
     fitted: Fitted,
     plan: Plan,
@@ -134,8 +181,8 @@ def writer_of(
     dtype: str | None,
     pictures: Halves | None,
     picture: Chosen | None,
-    dictionary: Dictionary | None = None,
-    is_sized: bool = False,
+    dictionary: Dictionary | None,
+    is_sized: bool,
 ) -> Callable[..., Written]:
     """Return the function that writes a state dict: a codec, or the ONNX export.
 
