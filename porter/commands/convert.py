@@ -217,7 +217,8 @@ def convert(
         state = read(subject, left, source, key, fold_batchnorm, timeout, progress)
     assert state.origin is not None
     check_outputs(reports, state.origin.files, force, parts)
-    changes = Changes(num_classes, image_size, adapt, drop, fill, prefix, seed)
+    behaviour = (onnx or {}).get("behaviour", "canonical")
+    changes = Changes(num_classes, image_size, adapt, drop, fill, prefix, seed, behaviour)
     variant = subject.architecture(state, left.dialect)
     ready = prepared(variant, state, (left, right), container, changes)
     origin = ready.state.origin
@@ -254,7 +255,7 @@ def convert(
             force=force,
             metadata={
                 **metadata_of(outcome, ready.fitted, right),
-                **options_of(origin.wrapper, dtype, drop, fill, changes.seed_used),
+                **options_of(origin.wrapper, dtype, drop, fill, changes.seed_used, behaviour),
             },
             inputs=origin.files,
             proof=None if proof is None else proof.rounded(dtype),
@@ -275,7 +276,15 @@ def convert(
             verdict = _by_models(session, ready, outcome, (left, right), key, dtype)
             outcome = replace(outcome, verdict=verdict)
         how = How(
-            container, key, judge, python, image_size, writer.pictures, dtype == "int8", progress
+            container,
+            key,
+            judge,
+            python,
+            image_size,
+            behaviour,
+            writer.pictures,
+            dtype == "int8",
+            progress,
         )
         outcome = how.proven(outcome, ready)
         return _with_unproven(outcome, subject.table, accept_unproven)

@@ -94,6 +94,8 @@ class OnnxKeywords(TypedDict, total=False):
     """Take pictures as bytes, uint8 (N, height, width, 3), and normalise them in the graph."""
     with_softmax: bool
     """Give probabilities, not scores."""
+    behaviour: Literal["canonical", "dialect"]
+    """"dialect" for a graph that computes as the code of the source's dialect does."""
 
 
 P = ParamSpec("P")

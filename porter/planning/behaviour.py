@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from porter.checkpoints.beside import CONFIG, beside
 from porter.errors import UsageError, listed, printable
@@ -45,6 +46,18 @@ def behaviour_of(
 def settings(rows: Iterable[Behaviour]) -> dict[str, Setting]:
     """Return keyword arguments of the reference models."""
     return {row.setting: row.value for row in rows}
+
+
+def computing(architecture: Architecture, rows: Sequence[Behaviour]) -> Architecture:
+    """Return the variant with such settings.
+
+    Raises `UsageError` where its graph is that of a published class, which has no settings.
+    """
+    if rows and not architecture.module:
+        raise UsageError(
+            f"--behaviour dialect: the graph of {architecture.name} is that of transformers' class"
+        )
+    return replace(architecture, config={**architecture.config, **settings(rows)})
 
 
 def crossed(

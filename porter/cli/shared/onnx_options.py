@@ -14,7 +14,7 @@ NAMES = (
     "opset", "batch", "free_size", "external_data", "optimize", "io_dtype", "input_name",
     "output_name", "labels", "calibrate",
     "mean", "std", "crop", "interpolation", "channels", "preprocessing", "with_preprocessing",
-    "with_softmax",
+    "with_softmax", "behaviour",
 )  # fmt: skip
 """Fields of `porter.onnx.export.write.Options`."""
 
@@ -68,6 +68,9 @@ _OPTIONS = (
     click.option("--with-preprocessing", is_flag=True,
                  help="ONNX: take pixels, uint8 (N, height, width, 3), and normalise them."),
     click.option("--with-softmax", is_flag=True, help="ONNX: give probabilities, not scores."),
+    click.option("--behaviour", type=click.Choice(["canonical", "dialect"]), default=None,
+                 help="ONNX: a graph that computes as the code of the source's dialect does, where"
+                      " that differs (porter show --dialect)."),
     click.option("--fold-batchnorm", is_flag=True,
                  help="Of foreign ONNX or a Paddle program: take folded norms as they are."),
     click.option("--timeout", type=float, metavar="SECONDS",

@@ -11,7 +11,7 @@ import numpy as np
 
 from porter.commands.conversion.proof import Proof
 from porter.errors import MappingError, PorterError, UsageError
-from porter.mapping.table import CANONICAL
+from porter.mapping.table import CANONICAL, Behaviour
 from porter.planning import endpoint
 from porter.planning.behaviour import behaviour_of, crossed
 from porter.planning.endpoint import Endpoint
@@ -35,6 +35,8 @@ class Changes:
     fill: Mapping[str, float] | None
     prefix: str | None
     seed: int
+    behaviour: str = "canonical"
+    """`dialect` for a graph that computes as the code of the source's dialect does."""
 
     @property
     def seed_used(self) -> int | None:
@@ -68,6 +70,14 @@ class Prepared:
             self.fitted.plan, architecture=self.fitted.architecture,
             num_classes=self.target.num_classes, image_size=self.target.image_size,
         )  # fmt: skip
+
+    @property
+    def behaviour(self) -> tuple[Behaviour, ...]:
+        """The settings of the source's dialect, where the output is to compute as its code does."""
+        if self.changes.behaviour == "canonical":
+            return ()
+        dialect = self.fitted.plan.source.dialect.name
+        return behaviour_of(self.fitted.architecture, dialect, self.state.origin)
 
     def keeping(self, kept: Iterable[str]) -> Prepared:
         """Return it with tensors that are those of the target."""
@@ -124,7 +134,7 @@ def prepared(
     is_changed = changes.adapt or changes.drop or changes.fill or changes.num_classes == 0
     unchanged = not is_changed and fitted.state is state
     canonical, target = fitted.plan.read(fitted.state), fitted.plan
-    notes = (*fitted.notes, *_crossed(fitted, container))
+    notes = (*fitted.notes, *_crossed(fitted, container, changes.behaviour))
     if changes.adapt:
         canonical, target, made = _adapted(
             fitted, variant, canonical, right, changes.num_classes, changes.image_size, changes.seed
@@ -134,14 +144,17 @@ def prepared(
     return Prepared(fitted, canonical, target, notes, changes, unchanged)
 
 
-def _crossed(fitted: Fitted, container: str) -> Iterator[str]:
+def _crossed(fitted: Fitted, container: str, behaviour: str) -> Iterator[str]:
     """Yield what only one of the two dialects computes."""
     source, target = (linked.dialect.name for linked in (fitted.plan.source, fitted.plan.target))
     read = behaviour_of(fitted.architecture, source, fitted.state.origin)
+    if container == "onnx" and behaviour == "dialect":
+        yield from (f"the graph has the behaviour of {source}: it {row.about}" for row in read)
+        return
     written = behaviour_of(fitted.architecture, target)
     if container == endpoint.FOLDER:  # Its config.json states the canonical values.
         written = tuple(row for row in written if not row.config)
-    return crossed((source, read), (target, written))
+    yield from crossed((source, read), (target, written))
 
 
 def _fitted_to_adapt(

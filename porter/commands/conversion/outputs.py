@@ -31,6 +31,7 @@ class How:
     judge: str | None
     python: Mapping[str, str] | None
     image_size: Size | None
+    behaviour: str
     pictures: Halves | None
     """What a quantised model is judged on."""
     quantised: bool
@@ -57,6 +58,7 @@ class How:
         with tempfile.TemporaryDirectory(prefix="porter-") as folder:
             runs: RunOptions = {
                 "num_classes": 0 if without_head else None, "python": self.python,
+                "behaviour": self.behaviour,
                 "image_size": self.image_size or _noted(ready.plan.image_size),
                 **self._inputs(folder, batches),
             }  # fmt: skip

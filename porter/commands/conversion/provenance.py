@@ -26,6 +26,7 @@ def options_of(
     drop: Sequence[str],
     fill: Mapping[str, float] | None,
     seed: int | None,
+    behaviour: str,
 ) -> dict[str, str]:
     """Return the options of the conversion, for the provenance of the output."""
     texts = {
@@ -34,6 +35,7 @@ def options_of(
         "drop": ", ".join(printable(name) for name in drop),
         "fill": ", ".join(f"{printable(name)}={value}" for name, value in (fill or {}).items()),
         "adapt": "" if seed is None else f"seed {seed}",
+        "behaviour": "" if behaviour == "canonical" else behaviour,
     }
     return {f"porter.{key}": value for key, value in texts.items() if value}
 

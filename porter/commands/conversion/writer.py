@@ -13,6 +13,7 @@ from porter.commands.conversion.fitting import Prepared
 from porter.commands.options import OnnxKeywords
 from porter.errors import UsageError
 from porter.planning import endpoint
+from porter.planning.behaviour import check_choice, computing
 from porter.planning.fit import Fitted
 from porter.planning.plan import Plan
 from porter.planning.preprocessing import GIVEN, Chosen, chosen, labels_of
@@ -39,6 +40,7 @@ def check_asked(
         raise UsageError("--dtype int8: for --to onnx only")
     if onnx and "calibrate" in onnx and dtype != "int8":
         raise UsageError("--calibrate: with --dtype int8 only")
+    check_choice((onnx or {}).get("behaviour", "canonical"))
     if judge is not None:
         if not verify:
             raise UsageError("--judge needs the proof that --no-verify leaves out")
@@ -76,18 +78,11 @@ def writer_of(
     pictures = _pictures_of(picture, fitted.architecture, ready.plan.image_size, onnx)
     dictionary = _dictionary_of(container, fitted, plan, asked)
     notes = tuple(_notes(ready, picture, pictures, dtype, dictionary))
+    fitted = fitted._replace(architecture=computing(fitted.architecture, ready.behaviour))
     write = _function(
-        container,
-        fitted,
-        plan,
-        max_shard_size,
-        onnx,
-        dtype,
-        pictures,
-        picture,
-        dictionary,
+        container, fitted, plan, max_shard_size, onnx, dtype, pictures, picture, dictionary,
         is_sized,
-    )
+    )  # fmt: skip
     return Writer(write, pictures, notes)
 
 
@@ -193,8 +188,8 @@ def _function(
         is_taken = container == endpoint.FOLDER and dictionary is not None
         left = [name for name in onnx or () if not (is_taken and name == "labels")]
         if left:
-            also = ", or a folder for --to hf" if left == ["labels"] else ""
-            raise UsageError(f"{', '.join(left)}: for --to onnx{also} only")
+            where = ", or a folder for --to hf" if left == ["labels"] else ""
+            raise UsageError(f"{', '.join(left)}: for --to onnx{where} only")
         if container == endpoint.FOLDER:
             from porter.commands import snapshot
 
@@ -209,7 +204,8 @@ def _function(
     fitted.architecture.need_graph("ONNX export")
     from porter.onnx.export.write import Options, export
 
-    left_out = (*GIVEN, "preprocessing", "calibrate", *(["labels"] if characters else []))
+    also = ["labels"] if characters else []
+    left_out = (*GIVEN, "preprocessing", "calibrate", "behaviour", *also)
     given: dict[str, Any] = {k: v for k, v in (onnx or {}).items() if k not in left_out}
     graph, usual = fitted.architecture.graph, fitted.architecture.image_size
     if graph.is_free and not is_sized and plan.image_size == usual:

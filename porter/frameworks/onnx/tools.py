@@ -5,7 +5,8 @@ The parent needs neither torch nor onnx: they are imported here, in the child.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from porter.errors import UsageError, printable
@@ -26,9 +27,11 @@ def traced(
     opset: int,
     features: Sequence[str] = (),
     free: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a template: by the module that traces such a variant."""
+    """Write a template: by the module that traces such a variant, with settings of its own."""
     variant, size = find(architecture), as_size(image_size)
+    variant = replace(variant, config={**variant.config, **(settings or {})})
     if variant.graph.loop == "tokens":
         trace_written.trace(variant, path, image_size=size, opset=opset)
     elif variant.graph.loop:

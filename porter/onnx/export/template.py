@@ -28,6 +28,7 @@ from porter.onnx.export.stamped import is_sound, packed
 from porter.onnx.graph.parse import Memory, parse
 from porter.onnx.graph.values import Model, Value
 from porter.zoo.architectures import Architecture, all_variants
+from porter.zoo.architectures import find as find_variant
 from porter.zoo.image_size import Size, shown
 from porter.zoo.published import published_config
 
@@ -216,6 +217,7 @@ def _traced(
                 opset=OPSET,
                 features=list(features),
                 free=free,
+                settings=_settings(architecture),
             )
         part.write_bytes(packed(gzip.decompress(part.read_bytes())))
         os.replace(part, path)
@@ -230,6 +232,12 @@ def _traced(
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
     return path
+
+
+def _settings(architecture: Architecture) -> dict[str, object]:
+    """Return in what a variant's configuration differs from that of its name."""
+    usual = find_variant(architecture.name).config
+    return {k: value for k, value in architecture.config.items() if usual.get(k) != value}
 
 
 def _load(
