@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 from porter.errors import MissingPackage, PorterError, printable
@@ -16,6 +17,8 @@ PREPROCESSOR = "preprocessor_config.json"
 PROGRAM = "inference.yml"
 """What PaddleX writes next to an inference model."""
 _LARGEST = 16 << 20
+_ENDINGS = "(_(pretrained|trained|train|infer|inference|safetensors|onnx|student|slim))+$"
+"""What PaddleX adds to the names of its models."""
 
 
 def beside(origin: Origin | None, name: str) -> dict[str, Any]:
@@ -43,6 +46,19 @@ def model_name(origin: Origin | None) -> str:
     named = body.get("Global") if isinstance(body, dict) else None
     name = named.get("model_name") if isinstance(named, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def names_of(origin: Origin | None) -> set[str]:
+    """Return the names of a model, in small letters, that its file and its folder may be called.
+
+    `PP-LCNet_x1_0_table_cls_pretrained.pdparams` and `PP-LCNet_x1_0_table_cls_infer/` are both
+    `pp-lcnet_x1_0_table_cls`.
+    """
+    if origin is None or not origin.path:
+        return set()
+    folder, name = os.path.split(os.path.abspath(origin.path))
+    both = (name.partition(".pd")[0], os.path.splitext(name)[0], os.path.basename(folder))
+    return {re.sub(_ENDINGS, "", one.lower()) for one in both} - {""}
 
 
 def read_yaml(path: str) -> Any:

@@ -38,6 +38,9 @@ _USUAL = (
     "diffusion_pytorch_model",
 )
 """Names of the weights in a snapshot, without suffix; other files next to one of them are not."""
+_TRAINED = ("best_accuracy.pdparams", "best_model.pdparams")
+"""What PaddleOCR, PaddleClas and PaddleDetection call the best of the checkpoints of a training,
+next to `latest.pdparams` and those of epochs."""
 _NOT_WEIGHTS = (  # Compiled when first needed, as those below: most inputs are one file.
     r"(training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*|optim.*|meta"
     r"|trainer_state|adapter_model|.*\.opt|sampler.*)\.(bin|pt|pth|pkl|safetensors|pdopt)|.*\.pdopt"
@@ -153,9 +156,11 @@ def weights(folder: str, names: list[str], format: str | None) -> Place | None:
         if container in groups:
             chosen = _chosen(folder, groups.pop(container))
             others = [name for group in groups.values() for name in group if _usual(name)]
+            if chosen in _TRAINED:
+                others += [name for name in names if name.endswith(".pdparams") and name != chosen]
             notes = [f"{printable(chosen)} is read"]
             if others:
-                notes[0] += f", not {listed(others)}: give the path of a file for another"
+                notes[0] += f", not {listed(others, 4)}: give the path of a file for another"
             return Place("file", os.path.join(folder, chosen), tuple(notes))
     return None
 
@@ -168,7 +173,8 @@ def _chosen(folder: str, names: list[str]) -> str:
     """Return the one index or file of a container; `InputError` where several could be meant."""
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     whole = [name for name in names if name not in indexes and _usual(name)]
-    for candidates in (_best(whole), _best(indexes)):
+    trained = [name for name in whole if name in _TRAINED]
+    for candidates in (_best(whole), trained, _best(indexes)):
         if len(candidates) == 1:
             return candidates[0]
     if whole or indexes:

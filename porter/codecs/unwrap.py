@@ -160,7 +160,8 @@ def _without(tree: object) -> str:
                 f"{where}a whole module was pickled, of the class {printable(item.kind)}; load it"
                 " where that class is and save its state_dict()"
             )
-    return "has no tensors under names"
+    keys = [str(key) for key in tree] if type(tree) is dict else []
+    return "has no tensors under names" + (f", only {listed(keys, 4)}" if keys else "")
 
 
 def _left_to_training(chosen: _Node, path: _Path) -> str:

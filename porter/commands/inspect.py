@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from porter.checkpoints.beside import model_name
+from porter.checkpoints.beside import model_name, names_of
 from porter.errors import InputError, printable
 from porter.mapping import signature
 from porter.mapping.fold import fold
@@ -114,9 +114,14 @@ def _matches(state: StateDict, origin: Origin) -> tuple[Match, ...]:
         return ()
     from porter.planning.recognise import recognise, shapes_of
 
-    recorded = origin.metadata.get("porter.architecture")
+    recorded, stated = origin.metadata.get("porter.architecture"), names_of(origin)
+
+    def is_stated(match: Match) -> bool:
+        aliases = {match.architecture.name, *map(str.lower, match.architecture.aliases)}
+        return bool(stated & aliases if recorded is None else {recorded} & aliases)
+
     found = recognise(shapes_of(state))
-    return tuple(sorted(found, key=lambda m: not (m.exact and m.architecture.name == recorded)))
+    return tuple(sorted(found, key=lambda match: not (match.exact and is_stated(match))))
 
 
 def _of_program(state: StateDict) -> tuple[Match, ...]:

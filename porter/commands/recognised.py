@@ -6,23 +6,26 @@ import os
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 
-from porter.checkpoints.beside import model_name
+from porter.checkpoints.beside import model_name, names_of
 from porter.checkpoints.read import detect
 from porter.codecs.detect import container_of
 from porter.codecs.paddle import inference
-from porter.errors import InputError, UsageError, listed, printable
+from porter.errors import InputError, MappingError, UsageError, listed, printable
+from porter.mapping.prefix import student_of
 from porter.mapping.reader import load
 from porter.mapping.table import CANONICAL
 from porter.planning import custom_table
 from porter.planning.by_shapes import variants_of
 from porter.planning.endpoint import FORMATS, PROGRAM, parse, spelled
+from porter.planning.fit import refuse_optimizer
 from porter.planning.locate import below
+from porter.planning.plan import plan
 from porter.planning.program.names import fitting as of_program
 from porter.planning.recognise import Match, preferred, recognise, shapes_of
 from porter.remote import address, fetch
 from porter.remote.address import is_url
 from porter.tensors.state_dict import StateDict
-from porter.zoo.architectures import Architecture, all_variants, find
+from porter.zoo.architectures import Architecture, all_variants, find, of_family
 
 Path = str | os.PathLike[str]
 
@@ -56,6 +59,7 @@ def source(
     if given is None:
         raise UsageError("ARCH and --from are needed where there is no INPUT")
     state = fetch.read(given, key=key)
+    refuse_optimizer(state)
     if architecture is not None and among is None:
         among = [] if custom_table.is_table(architecture) else [find(architecture)]
     if architecture is not None and among == []:
@@ -141,10 +145,14 @@ def _chosen(
 ) -> Match:
     """Return the one variant and naming; `UsageError` lists several variants."""
     assert state.origin is not None
+    student = student_of(match.prefix for match in matches)
+    matches = [match for match in matches if not student or match.prefix == student]
     names = list(dict.fromkeys(match.architecture.name for match in matches))
     recorded = state.origin.metadata.get("porter.architecture")
     if recorded in names:
         names = [recorded]
+    if len(names) > 1:
+        names = _named_by_file(names, state) or names
     if len(names) > 1:
         raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", state.origin.shown)
     fitting = [match for match in matches if match.architecture.name in names]
@@ -155,8 +163,44 @@ def _chosen(
         return Match(known[recorded], CANONICAL, False, 0)
     if among is not None and len(among) == 1:  # The plan says in which names it does not fit.
         return Match(among[0], _default(among[0], state), False, 0)
-    raise InputError("fits no architecture that porter knows; see `porter inspect`",
-                     address.shown(given))  # fmt: skip
+    raise InputError(_unknown(state, among), address.shown(given))
+
+
+def _named_by_file(names: Sequence[str], state: StateDict) -> list[str]:
+    """Return the one variant after which the file or its folder is named, if there is one."""
+    stated = names_of(state.origin)
+    named = [name for name in names if stated & {name, *map(str.lower, find(name).aliases)}]
+    return named if len(named) == 1 else []
+
+
+def _unknown(state: StateDict, among: Sequence[Architecture] | None) -> str:
+    """Return what to say of a checkpoint that no variant fits: the nearest and what differs."""
+    near = next(iter(recognise(shapes_of(state), among)), None)
+    if near is None:
+        return (
+            "fits no architecture that porter knows (`porter list`); for another model write a"
+            " table, or let `porter table infer` propose one"
+        )
+    if near.exact:
+        naming = spelled(near.architecture.table.dialect(near.dialect))
+        return f"is a {near.architecture.name} as {naming}, which --from or --prefix excludes"
+    family = [v for v in of_family(near.architecture.family) if among is None or v in among]
+    tried = [(variant, _problems(variant, state, near.dialect)) for variant in family]
+    nearest, problems = min(tried, key=lambda row: len(row[1]))
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return (
+        f"fits no architecture that porter knows; most like {nearest.name}"
+        f" ({near.overlap:.0%} of the names): {problems[0]}{more}"
+    )
+
+
+def _problems(architecture: Architecture, state: StateDict, dialect: str) -> tuple[str, ...]:
+    """Return why a checkpoint is not of a variant."""
+    try:
+        plan(architecture, shapes_of(state), dialect, CANONICAL)
+    except MappingError as error:
+        return error.problems or (error.message,)
+    return ("it has many more elements",)
 
 
 def _default(architecture: Architecture, state: StateDict) -> str:

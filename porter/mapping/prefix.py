@@ -10,6 +10,7 @@ WRAPPER_WORDS = frozenset({
     "_fsdp_module", "_ddp_module",
 })  # fmt: skip
 """Parts of names that DataParallel, compile, FSDP, activation checkpoints and Lightning add."""
+STUDENT = "Student."
 _FEWEST = 8
 _DEEPEST = 5
 _MOST = 16
@@ -30,6 +31,17 @@ def without_words(
     if len(renamed) != len(names):
         return {name: name for name in names}, ()
     return renamed, tuple(sorted(removed))
+
+
+def student_of(prefixes: Iterable[str]) -> str:
+    """Return the prefix of the student in a checkpoint of PaddleOCR's or PaddleClas's distillation.
+
+    Such a file has `Student.`, and `Teacher.` or `Student2.` or both; the student is what they
+    publish. Empty for all other prefixes: of DINO's models, for one, the teacher is used.
+    """
+    found = set(prefixes)
+    are_distilled = all(prefix.startswith(("Student", "Teacher")) for prefix in found)
+    return STUDENT if STUDENT in found and are_distilled else ""
 
 
 def likely_prefixes(names: Iterable[str]) -> list[str]:

@@ -50,7 +50,7 @@ def fit(
     all of them are distilled) is converted as that sibling, with a note.
     `MappingError` names the dialect or variant that would fit, if there is one.
     """
-    _refuse_optimizer(state)
+    refuse_optimizer(state)
     variants = [architecture]
     if architecture.sibling is not None:
         variants.append(find(architecture.sibling))
@@ -100,13 +100,16 @@ def _recorded_size(state: StateDict) -> Size | None:
         return None
 
 
-def _refuse_optimizer(state: StateDict) -> None:
+def refuse_optimizer(state: StateDict) -> None:
+    """Raise `InputError` for the state of an optimizer, which Paddle stores like weights."""
     if state.origin is None or state.origin.format != "paddle":
         return
     from porter.codecs.paddle.reading import OPTIMIZER  # Other formats are read without it.
 
     if OPTIMIZER in state.origin.notes:
-        raise InputError("is the state of an optimizer, without weights", state.origin.shown)
+        raise InputError(
+            "is the state of an optimizer, without weights; give the .pdparams", state.origin.shown
+        )
 
 
 def _readable(architecture: Architecture, dialect: str | None) -> list[str]:

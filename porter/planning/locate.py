@@ -8,6 +8,7 @@ head aside. Several such prefixes, a student's and a teacher's, are an error tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +20,13 @@ from typing import NamedTuple
 from porter.errors import UsageError, listed, printable
 from porter.mapping.fold import fold
 from porter.mapping.link import Linked
-from porter.mapping.prefix import WRAPPER_WORDS, without_words
+from porter.mapping.prefix import WRAPPER_WORDS, student_of, without_words
 from porter.planning.plan import link_variant
 from porter.tensors.state_dict import Origin, StateDict
 from porter.zoo.architectures import Architecture
+
+_MANY = 16
+"""Tensors with the same beginning that are named together."""
 
 
 class Located(NamedTuple):
@@ -64,7 +68,9 @@ class Located(NamedTuple):
         if self.words:
             notes.append(f"removed from the names: {', '.join(self.words)}")
         if self.prefix:
-            left = f"; left out: {listed(fold(self.left_out), 6)}" if self.left_out else ""
+            groups = [f"{name} ({n} tensors)" if n > 1 else name for name, n in
+                      _grouped(self.left_out)]  # fmt: skip
+            left = f"; left out: {listed(groups, 6)}" if groups else ""
             notes.append(f"prefix {printable(self.prefix)!r}{left}")
         if self.heads:
             notes.append(f"the classifier is outside of the prefix: {listed(self.heads)}")
@@ -126,13 +132,14 @@ def locate(state: StateDict, candidates: Sequence[Wanted], prefix: str | None = 
         chosen = ""
     else:
         complete = complete_prefixes(renamed, candidates)
-        if len(complete) > 1:
+        student = student_of(complete)
+        if len(complete) > 1 and not student:
             raise UsageError(
                 f"has {len(complete)} sets of these tensors; choose one by"
                 f" {' or '.join(f'--prefix {printable(p)}' for p in complete[:6])}",
                 path,
             )
-        chosen = complete[0] if complete else ""
+        chosen = student or (complete[0] if complete else "")
     if prefix is None:
         below = {n[len(chosen) :]: old for n, old in renamed.items() if n.startswith(chosen)}
     wrapped = _leading_word(below, candidates) if words else ""
@@ -258,6 +265,18 @@ def _under(names: Mapping[str, str], prefix: str, state: StateDict) -> tuple[str
     )
 
 
+def _grouped(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return names, and (beginning, number) of the many that another model has: `Teacher.*`."""
+    count = Counter(name.partition(".")[0] for name in names)
+    many = {first for first, number in count.items() if number >= _MANY}
+    rows = [(f"{printable(first)}.*", count[first]) for first in count if first in many]
+    few = fold([name for name in names if name.partition(".")[0] not in many])
+    return [*rows, *((printable(name), 1) for name in few)]
+
+
 def _moved(origin: Origin, prefix: str, left_out: Sequence[str]) -> Origin:
-    skipped = tuple(f"{printable(name)}: outside of the prefix" for name in left_out)
+    skipped = [
+        f"{name}: {f'{n} tensors ' if n > 1 else ''}outside of the prefix"
+        for name, n in _grouped(left_out)
+    ]
     return replace(origin, prefix=origin.prefix + prefix, skipped=(*origin.skipped, *skipped))

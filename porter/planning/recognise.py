@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from math import prod
 from operator import itemgetter
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from porter.errors import PorterError
 from porter.mapping.prefix import likely_prefixes, without_words
 from porter.mapping.signature import NEAR, Elements, Likeness, elements, likenesses, plain
-from porter.mapping.table import CANONICAL
+from porter.mapping.table import CANONICAL, Extra
 from porter.planning.plan import Plan, is_ruled_out, link_variant, plan
 from porter.planning.sizes import Shapes
 from porter.tensors.dtypes import DTYPES
@@ -115,7 +115,8 @@ def _exact(
     source: Shapes, variants: Iterable[Architecture], dialect: str, common: float
 ) -> list[Match]:
     matches = []
-    sizes = [prod(shape) for dtype, shape in source.values() if DTYPES[dtype].is_float]
+    variants = tuple(variants)
+    sizes = _sizes(source, variants[0].table.dialect(dialect).extra if variants else ())
     number, largest = sum(sizes), _SPLIT * max(sizes, default=0)
     for architecture in variants:
         known = elements(architecture.family).get(architecture.name) or elements_of(architecture)
@@ -129,6 +130,18 @@ def _exact(
             match = Match(architecture, dialect, True, common, fits.num_classes, fits.image_size)
             matches.append(match)
     return matches
+
+
+def _sizes(source: Shapes, extra: Sequence[Extra]) -> list[int]:
+    """Return the elements of each tensor of a checkpoint, those aside that only training has.
+
+    A recogniser's second head may be ten times as large as the model.
+    """
+    return [
+        prod(shape)
+        for name, (dtype, shape) in source.items()
+        if DTYPES[dtype].is_float and not any(one.match(name) for one in extra)
+    ]
 
 
 def _planned(architecture: Architecture, source: Shapes, dialect: str) -> Plan | None:
