@@ -107,7 +107,8 @@ def _checked(url: str) -> str:
     place = rest.partition("/")[0]
     if not rest.strip("/") or not rest.isprintable():
         raise InputError("is not an address", printable(http.shown(url)))
-    if "@" in place and scheme.lower() != "hf":
+    # Of a hub's repository, what follows the sign is its revision.
+    if "@" in place and (scheme.lower() != "hf" or ":" in place.partition("@")[0]):
         clean = f"{scheme}://{rest.rpartition('@')[2]}"
         raise InputError(
             "no user or password in an address, please: it would be printed and recorded",

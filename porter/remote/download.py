@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from porter.errors import InputError, SystemFault
 from porter.remote.address import Address
+from porter.remote.bounded import Response
 from porter.remote.http import Unreachable, get
 from porter.remote.http_store import (
     TIMEOUT,
@@ -121,7 +122,7 @@ def _length(answer: http.client.HTTPResponse) -> int | None:
     return int(length) if length.isdecimal() and len(length) < 19 else None
 
 
-def _blocks(answer: http.client.HTTPResponse, total: int | None, shown: str) -> Iterator[bytes]:
+def _blocks(answer: Response, total: int | None, shown: str) -> Iterator[bytes]:
     """Yield what is received; a connection that breaks is an error, as an early end is."""
     size, pace = 0, Pace(shown)
     while block := received(answer, _BLOCK, shown):

@@ -10,7 +10,7 @@ from typing import Any
 
 from porter.errors import InputError, MissingPackage, PorterError, SystemFault, printable
 from porter.remote.address import Address
-from porter.remote.http import EXPIRED
+from porter.remote.http import EXPIRED, without_secrets
 
 _PACKAGES = {
     "hf": ("huggingface_hub",),
@@ -82,7 +82,8 @@ def faults(source: Address, done: str = "read", *, begun: bool = False) -> Itera
             "is refused: it needs a login (a token, or the keys of the bucket)", source.shown
         ) from fault
     except tuple(kinds) as fault:
-        what = printable(" ".join(str(fault).split()) or type(fault).__name__, 200)
+        text = without_secrets(" ".join(str(fault).split()))
+        what = printable(text or type(fault).__name__, 200)
         raise SystemFault(f"cannot be {done}: {what}", source.shown) from fault
 
 

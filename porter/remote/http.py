@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from urllib import error, parse, request
 
 from porter.errors import InputError, PorterError, SystemFault, printable
+from porter.remote.bounded import Connection, Endless, Response, SecureConnection
 
 REDIRECTS = 10
 LONGEST_WAIT = 120.0
@@ -80,12 +81,18 @@ def checked(url: str) -> str:
     return parse.urlunsplit((parts.scheme.lower(), parts.netloc, path, query, ""))
 
 
-def get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
+def without_secrets(text: str) -> str:
+    """Return a message of a library without the queries and passwords of the addresses in it."""
+    return re.sub(r"(\w+://)(?:[^\s/'\"@]*@)?([^\s'\"?#]*)[?#]?[^\s'\"]*", r"\1\2", text)
+
+
+def get(url: str, headers: Mapping[str, str], timeout: float) -> Response:
     """Return the open answer to a GET: its status is 200, 206, 304 or 416.
 
     At most `REDIRECTS` redirects are followed, only to http and https, never from https to http.
     Raises `InputError` where the address is wrong or refused, `Unreachable` where the network or
-    the server fails. `timeout` is in seconds, for each wait.
+    the server fails. `timeout` is in seconds, for each connection, all of an answer's headers, and
+    each part of its body.
     """
     said, seen = shown(url), set[str]()
     for _ in range(REDIRECTS + 1):
@@ -113,9 +120,7 @@ def _next(url: str, location: str | None, said: str) -> str:
     return target
 
 
-def _answer(
-    url: str, headers: Mapping[str, str], timeout: float, said: str
-) -> http.client.HTTPResponse:
+def _answer(url: str, headers: Mapping[str, str], timeout: float, said: str) -> Response:
     try:
         found = _opener().open(request.Request(url, headers=dict(headers)), timeout=timeout)
     except error.HTTPError as fault:
@@ -128,8 +133,9 @@ def _answer(
     except (OSError, http.client.HTTPException) as fault:
         raise _failed(fault, said) from fault
     except ValueError as fault:  # Of the address of a proxy in the environment, for example.
-        raise Unreachable(f"cannot be asked for: {printable(fault)}", said) from fault
-    assert isinstance(found, http.client.HTTPResponse)
+        what = printable(without_secrets(str(fault)))
+        raise Unreachable(f"cannot be asked for: {what}", said) from fault
+    assert isinstance(found, Response)
     if found.status not in (200, 206):
         found.close()
         raise InputError(f"is answered with HTTP {found.status}", said)
@@ -141,14 +147,24 @@ def _opener() -> request.OpenerDirector:
     made = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),
-        request.HTTPHandler(),
-        request.HTTPSHandler(),
+        _Handler(),
+        _SecureHandler(),
         request.HTTPErrorProcessor(),
         request.HTTPDefaultErrorHandler(),
         request.UnknownHandler(),
     ):
         made.add_handler(handler)
     return made
+
+
+class _Handler(request.HTTPHandler):
+    def http_open(self, req: request.Request) -> http.client.HTTPResponse:
+        return self.do_open(Connection, req)
+
+
+class _SecureHandler(request.HTTPSHandler):
+    def https_open(self, req: request.Request) -> http.client.HTTPResponse:
+        return self.do_open(SecureConnection, req)
 
 
 def _refused(fault: error.HTTPError, said: str) -> PorterError:
@@ -192,11 +208,14 @@ def _failed(reason: object, said: str) -> PorterError:
         return InputError("is not an address: it contains a space or a control character", said)
     if isinstance(reason, TimeoutError):
         return Unreachable("does not answer: timed out", said, again=True)
+    if isinstance(reason, Endless):
+        return Unreachable("sends headers without end", said)
     if isinstance(reason, http.client.HTTPException):
         return Unreachable("answers no HTTP", said)
     text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
     lost = isinstance(reason, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
-    return Unreachable(f"cannot be reached: {printable(text)}", said, again=lost)
+    what = printable(without_secrets(text))
+    return Unreachable(f"cannot be reached: {what}", said, again=lost)
 
 
 def content_range(header: str | None) -> tuple[int, int | None] | None:

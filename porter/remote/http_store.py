@@ -10,6 +10,7 @@ from typing import TypeVar
 from porter import __version__
 from porter.errors import InputError, SystemFault
 from porter.remote.address import Address
+from porter.remote.bounded import Endless, Response
 from porter.remote.http import EXPIRED, Denied, Unreachable, content_range, get
 
 TIMEOUT = 30.0
@@ -44,12 +45,14 @@ def refuse_compressed(answer: http.client.HTTPResponse, shown: str) -> None:
         raise InputError("is sent compressed, though that was not asked for", shown)
 
 
-def received(answer: http.client.HTTPResponse, most: int, shown: str) -> bytes:
+def received(answer: Response, most: int, shown: str) -> bytes:
     """Return the next bytes of an answer, none at its end; `Unreachable` when it breaks off."""
     try:
-        return answer.read1(most)
+        return answer.part(most)
     except TimeoutError:
         raise Unreachable("does not go on: timed out", shown, again=True) from None
+    except Endless:
+        raise Unreachable("sends more around the file than of it", shown) from None
     except (OSError, ValueError, http.client.HTTPException):
         raise Unreachable("was cut while it was sent", shown, again=True) from None
 
