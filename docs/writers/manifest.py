@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from porter.fleet.keys import choices, conversions, proofs
+from porter.fleet.keys import choices, conversions, proofs, stated
 
 WORDS = {"str": "string", "path": "string", "int": "integer", "bool": "boolean", "float": "number"}
 
@@ -57,7 +57,7 @@ def _type(kind: str) -> dict[str, Any]:
     if kind in WORDS:
         return {"type": WORDS[kind]}
     if kind.startswith("Literal["):
-        return {"const": kind[9:-2]}
+        return {"enum": stated(kind)}
     if kind.startswith("Sequence["):
         return {"type": "array", "items": _type(kind[9:-1])}
     if kind.startswith("Mapping[str, "):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from functools import cache
 from inspect import signature
 from typing import Any, get_args
 
 from porter.commands import options
 from porter.commands.convert import convert
-from porter.commands.options import WriteKeywords
+from porter.commands.options import OnnxKeywords, WriteKeywords, keys_of
 from porter.errors import listed
 
 SPELLED = {"architecture": "arch", "source": "input", "from_": "from"}
@@ -19,7 +20,13 @@ NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx", "options"}
 @cache
 def conversions() -> dict[str, str]:
     """Return {key: type} of a job that converts."""
-    return {**_keys(convert, WriteKeywords), "name": "str", "preset": "str"}
+    return {**_keys(convert, WriteKeywords, OnnxKeywords), "name": "str", "preset": "str"}
+
+
+@cache
+def for_onnx() -> frozenset[str]:
+    """Return the parameters that only an ONNX output has."""
+    return frozenset(keys_of(OnnxKeywords))
 
 
 @cache
@@ -31,11 +38,13 @@ def proofs() -> dict[str, str]:
     return {**_keys(verify, RunOptions), "name": "str"}
 
 
-def _keys(function: Any, keywords: type) -> dict[str, str]:
+def _keys(function: Any, *typed: type) -> dict[str, str]:
     found = {p.name: p.annotation for p in signature(function).parameters.values()}
+    for keywords in typed:
+        found |= keywords.__annotations__
     return {
         SPELLED.get(name, name).replace("_", "-"): _shown(kind)
-        for name, kind in {**found, **keywords.__annotations__}.items()
+        for name, kind in found.items()
         if name not in NEVER
     }
 
@@ -50,6 +59,11 @@ def _shown(annotation: Any) -> str:
 def choices(kind: str) -> list[Any]:
     """Return the values that a type of that name allows."""
     return list(get_args(getattr(options, kind)))
+
+
+def stated(kind: str) -> list[Any]:
+    """Return the values of `Literal[…]`."""
+    return list(literal_eval(f"[{kind.removeprefix('Literal[')}"))
 
 
 _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -74,7 +88,8 @@ def _wrong(kind: str, value: Any) -> str:
         is_one = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
         return "" if is_one else words
     if kind.startswith("Literal["):
-        return "" if value == kind[9:-2] else kind[9:-2]
+        known = stated(kind)
+        return "" if value in known else listed(known)
     if kind.startswith("Sequence["):
         inner = kind[9:-1]
         fits = isinstance(value, list) and not any(wrong(inner, one) for one in value)

@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +27,8 @@ from porter.commands.convert import convert
 from porter.commands.options import WriteKeywords, keys_of
 from porter.errors import InputError, PorterError, UsageError, listed, nearest, printable
 from porter.fleet.job import Job
-from porter.fleet.keys import SPELLED, conversions, proofs, wrong
+from porter.fleet.keys import SPELLED, conversions, for_onnx, proofs, wrong
+from porter.onnx.export import opsets
 from porter.planning import custom_table
 from porter.planning.endpoint import container_for, parse
 from porter.remote.address import address, check_scheme, is_url, shown
@@ -45,8 +46,10 @@ _SPELLED = {word: name for name, word in SPELLED.items()}
 _OURS = {"name", "preset"}
 _NEVER = {"dry_run", "reports", "progress", "pool", "weights", "onnx"}
 """Parameters of the functions that a manifest does not set."""
-_LISTS = {"drop", "seeds", "batch_sizes"}
+_LISTS = {"drop", "seeds", "batch_sizes", "mean", "std"}
 """Keys whose value may be a list without being several jobs."""
+_FILES = {"labels", "preprocessing", "calibrate"}
+_PATHS = {"source", "output", "left", "right", "images", "inputs", "like", *_FILES}
 _HOLE = re.compile(r"\{([\w-]+)\}")
 
 
@@ -75,9 +78,11 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     folder = os.path.dirname(os.path.abspath(name))
     jobs: list[Job] = []
     for number, row in enumerate(rows, 1):
-        for values in _combinations({**_taken(defaults, row), **row}, folder, name, number):
+        general = _taken(defaults, row)
+        for values in _combinations({**general, **row}, folder, name, number):
             with _in_row(f"{name}: job {number}"):
-                jobs.append(_job(values, folder, f"{name}: job {number}"))
+                own = {_spelled(key) for key in row}
+                jobs.append(_job(values, folder, f"{name}: job {number}", own))
             if len(jobs) > _MOST_JOBS:
                 raise InputError(f"is more than {_MOST_JOBS:,} jobs", name)
     jobs = _named_apart(jobs)
@@ -203,7 +208,8 @@ def _known(row: Mapping[str, Any]) -> set[str]:
 @cache
 def _parameters(command: str) -> set[str]:
     if command == "convert":
-        return {*signature(convert).parameters, *keys_of(WriteKeywords), *_OURS} - _NEVER
+        own = signature(convert).parameters
+        return {*own, *keys_of(WriteKeywords), *for_onnx(), *_OURS} - _NEVER
     from porter.commands.verify import verify  # As much again to load as all else.
     from porter.verification.options import RunOptions
 
@@ -219,7 +225,8 @@ def _taken(defaults: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any
     return {key: value for key, value in defaults.items() if _spelled(key) not in others}
 
 
-def _job(values: Mapping[str, Any], folder: str, where: str) -> Job:
+def _job(values: Mapping[str, Any], folder: str, where: str, own: Container[str]) -> Job:
+    """Return what a row asks for; `own` are the keys that are not defaults."""
     command = "verify" if "left" in values or "right" in values else "convert"
     kinds = proofs() if command == "verify" else conversions()
     for key, value in values.items():
@@ -233,14 +240,37 @@ def _job(values: Mapping[str, Any], folder: str, where: str) -> Job:
     needed = ("source", "output") if command == "convert" else ("architecture", "left", "right")
     if missing := [key for key in needed if key not in arguments]:
         raise UsageError(f"needs {listed([SPELLED.get(k, k) for k in missing])}", where)
-    for key in ("source", "output", "left", "right", "images", "inputs", "like"):
-        value = arguments.get(key)
-        if value is not None:
-            arguments[key] = _place(value, folder)
+    for key in _PATHS & arguments.keys():
+        arguments[key] = _place(arguments[key], folder)
+    if command == "convert":
+        arguments = _with_onnx(arguments, own, where)
     _check(arguments, command, preset, where)
     last = arguments.get("output") or arguments["right"]
     name = values.get("name") or (address(last).name if is_url(last) else os.path.basename(last))
     return Job(_safe(str(name)), command, arguments, preset)
+
+
+def _with_onnx(arguments: Mapping[str, Any], own: Container[str], where: str) -> dict[str, Any]:
+    """Return the arguments with the options of an ONNX output where `convert` takes them.
+
+    For another output those of the row itself are refused, and defaults do not count.
+    """
+    asked = {key: value for key, value in arguments.items() if key in for_onnx()}
+    rest = {key: value for key, value in arguments.items() if key not in asked}
+    if not asked:
+        return rest
+    to = str(arguments.get("to") or recognised.target(arguments["output"]))
+    if to.partition(":")[0] != "onnx":
+        taken = {"labels"} if "hf" in to else set()
+        if extra := [key for key in asked if key in own and key not in taken]:
+            raise UsageError(f"{listed(extra)}: for ONNX only, not {printable(to)}", where)
+        asked = {key: value for key, value in asked.items() if key in taken}
+    if "opset" in asked:
+        opsets.check(asked["opset"])
+    for key in _FILES & asked.keys():
+        if not os.path.exists(asked[key]):
+            raise UsageError(f"{printable(asked[key])}: no such file or folder", where)
+    return {**rest, "onnx": asked} if asked else rest
 
 
 def _place(value: str, folder: str) -> str:

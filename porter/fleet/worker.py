@@ -141,6 +141,7 @@ def _converted(job: Job) -> Result:
             left_dialect=plan.source.dialect.name, right_dialect=plan.target.dialect.name,
             left_key=job.arguments.get("key"), preset=job.preset, weights=done.weights,
             python=job.arguments.get("python"),
+            behaviour=job.arguments.get("onnx", {}).get("behaviour", "canonical"),
         )  # fmt: skip
     result = Result(job.name, **_of_conversion(done), **_of_verdict(job, verdict, done))
     if done.verdict is verdict:

@@ -50,6 +50,53 @@ def test_job_has_the_options_of_convert(folder: Path) -> None:
     }  # fmt: skip
 
 
+ONNX = """
+[defaults]
+opset = 17
+mean = [0.5, 0.5, 0.5]
+[[jobs]]
+arch = "deit-tiny-224"
+input = "a.pth"
+output = "{kind}.onnx"
+kind = ["x", "y"]
+labels = "c.safetensors"
+free-size = true
+[[jobs]]
+input = "b.pth"
+output = "b.pdparams"
+"""
+
+
+def test_options_of_onnx_are_keys(folder: Path) -> None:
+    """Defaults among them are for ONNX outputs only; a mean is not three jobs."""
+    first, second, third = read(written(folder, ONNX)).jobs
+    asked = {
+        "opset": 17, "mean": [0.5, 0.5, 0.5], "labels": str(folder / "c.safetensors"),
+        "free_size": True,
+    }  # fmt: skip
+    assert first.arguments["onnx"] == second.arguments["onnx"] == asked
+    assert third.arguments.keys() == {"source", "output"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("opset = 99", "opset 99 is not one of 11 to 23"),
+        ('optimize = "x"', "optimize must be onnxruntime, onnxscript, not 'x'"),
+        ('calibrate = "photos"', "photos: no such file or folder"),
+        ('to = "torch"\nopset = 17', "opset: for ONNX only, not torch"),
+        ("with-softmax = 1", "with-softmax must be true or false"),
+    ],
+)
+def test_wrong_options_of_onnx_are_refused(folder: Path, line: str, message: str) -> None:
+    """Before anything runs, with the row."""
+    text = f'[[jobs]]\narch = "deit-tiny-224"\ninput = "a.pth"\noutput = "a.onnx"\n{line}\n'
+    if "torch" in line:
+        text = text.replace("a.onnx", "c.pth")
+    with pytest.raises(PorterError, match=re.escape(message)):
+        read(written(folder, text))
+
+
 def test_yaml_is_the_same(folder: Path) -> None:
     """A manifest may be YAML."""
     text = """

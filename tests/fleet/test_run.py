@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -73,6 +74,16 @@ def test_proofs_use_the_same_frameworks(source: Path, tmp_path: Path) -> None:
     assert summary.exit_code == 0
     page = Path(summary.reports, "0.pdparams.html").read_text()
     assert "deit-tiny-224" in page
+
+
+def test_options_of_onnx_are_carried_out(source: Path, tmp_path: Path) -> None:
+    """A job's operator set and batch are those of its file."""
+    path = manifest(tmp_path, source, 1, "opset = 17\nbatch = 2")
+    path.write_text(path.read_text().replace(".pdparams", ".onnx").replace('"paddle"', '"onnx"'))
+    assert fleet(path, workers=1).exit_code == 0
+    model = onnx.load(tmp_path / "out" / "0.onnx")
+    assert model.opset_import[0].version == 17
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
 
 
 def test_failing_job_does_not_stop_the_others(source: Path, tmp_path: Path) -> None:
