@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -18,9 +17,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks import cases, measure, plot, tables
-from benchmarks.cases import Case, Group, Setting
+from benchmarks.case import GB, Case, Group, Setting
 
 HERE = Path(__file__).resolve().parent
+_ASIDE = "aside"
+"""Folder of what stays until all rounds of a group are over."""
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
         tables.render(json.loads(Path(chosen.render).read_text()), HERE.parent / "docs")
         return
     with _folder(chosen.work) as folder:
-        setting = Setting(folder, int(chosen.size * cases.GB), not chosen.no_scripts)
+        setting = Setting(folder, int(chosen.size * GB), not chosen.no_scripts)
         result = {
             "schema": "porter.benchmarks/1",
             "date": date.today().isoformat(),
@@ -64,6 +65,7 @@ def main() -> None:
             (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
             if not chosen.keep:
                 _remove(group.made, folder)
+            _remove([folder / _ASIDE], folder)
         _drop(result["groups"], earlier)
         (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
         (out / "results.md").write_text(tables.markdown(result))
@@ -174,8 +176,7 @@ def _run(group: Group, folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def _once(case: Case, folder: Path) -> measure.Sample:
-    _remove(case.writes, folder)
-    time.sleep(case.settle)
+    _clear(case, folder)
     if case.folder is not None:
         case.folder.mkdir()
     measure.warm(case.reads)
@@ -184,7 +185,19 @@ def _once(case: Case, folder: Path) -> measure.Sample:
     try:
         return measure.measure(case.argv, folder)
     finally:
+        _clear(case, folder)
+
+
+def _clear(case: Case, folder: Path) -> None:
+    """Make room for what a case writes."""
+    if not case.stays:
         _remove(case.writes, folder)
+        return
+    aside = folder / _ASIDE
+    aside.mkdir(exist_ok=True)
+    for path in filter(Path.exists, case.writes):
+        measure.forget(file for file in path.rglob("*") if file.is_file())
+        path.rename(aside / str(len(list(aside.iterdir()))))
 
 
 def _remove(paths: Sequence[Path], folder: Path) -> None:
