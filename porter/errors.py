@@ -27,7 +27,8 @@ _COMMAND = re.compile(r"::|##(?=\w*\[)")
 def printable(name: object, limit: int = _SHOWN) -> str:
     """Return `name` escaped, on one line, cut at `limit` characters."""
     text = str(name)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

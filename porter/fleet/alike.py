@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -29,11 +27,9 @@ from porter.remote.address import is_url
 from porter.storage import atomic_output
 from porter.storage.digests import XXH3, digest_of
 from porter.storage.input_file import Identity, InputFile, now, read_small
-from porter.storage.lock import Series, unused_before
 from porter.storage.options import WriteOptions
-from porter.storage.pieces import Layout
 from porter.storage.sidecar import SUFFIX
-from porter.storage.together import Together
+from porter.storage.together import Draft, Together
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor, Strided
 
@@ -58,33 +54,34 @@ class Alike:
     def __init__(self) -> None:
         self._forms: dict[str, list[Form]] = {}
         self._seen: dict[str, int] = {}
-        self._locks = Series()
         self._together = Together()
         self._waiting: list[str] = []
+        self._has_synced = False
 
     def convert(self, job: Job) -> Result | None:
         """Convert as was learnt; None where this is another file, with nothing written.
 
-        An output that is to be on the disk gets its name by `rest`, with others.
+        The output gets its name by `rest`, with others.
         """
-        for form in self._forms.get(key_of(job) or "", ()):
-            result = form.apply(job, self._locks, self._together)
+        if not self._forms or (key := key_of(job)) not in self._forms:
+            return None
+        for form in self._forms[key]:
+            result = form.apply(job, self._together)
             if result is not None:
-                if job.arguments.get("sync", True):
-                    self._waiting.append(job.name)
+                self._waiting.append(job.name)
+                self._has_synced = form.sync
                 return result
         return None
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether outputs wait for others."""
-        return bool(self._waiting)
+    def waits_for_disk(self) -> bool:
+        """Whether outputs wait that are to be on the disk."""
+        return self._has_synced and bool(self._waiting)
 
     def rest(self) -> dict[str, PorterError]:
-        """Bring what waits to the disk and let go of the outputs; return {job: error}."""
+        """Give what waits its names; return {job: error}."""
         names, self._waiting = self._waiting, []
         errors = self._together.publish()
-        self._locks.close()
         return {n: error for n, error in zip(names, errors, strict=True) if error is not None}
 
     def learn(self, job: Job, done: Conversion, result: Result) -> None:
@@ -176,7 +173,12 @@ class Form:
         if self._output.data != output or again != text:
             raise KeyError
 
-    def apply(self, job: Job, locks: Series, together: Together) -> Result | None:
+    @property
+    def sync(self) -> bool:
+        """Whether outputs are to be on the disk before they get their names."""
+        return self._options.sync
+
+    def apply(self, job: Job, together: Together) -> Result | None:
         """Convert another file; None if it is not of the form, or the output is not a new file."""
         source, output = job.sources[0], job.output
         if any(map(os.path.lexists, (output, output + SUFFIX, source + SUFFIX))):
@@ -187,16 +189,18 @@ class Form:
             if file.size != len(self._source.data):
                 return None
             file.pread_into(0, self._source.data)
-            if not self._source.is_of_form():
-                return None
-            self._transfer()
-            if not locks.take(atomic_output.followed(output), keep=self._options.sync):
-                return None
-            write = together.write if self._options.sync else _publish
-            if self._options.sync:
-                together.begin()
-            with unused_before():
-                digest = self._write(job, file, write)
+        if not self._source.is_of_form():
+            return None
+        draft = together.begin(atomic_output.followed(output), file, self._options.sync)
+        if draft is None:
+            return None
+        self._transfer()
+        try:
+            digest = self._write(job, draft)
+        except PorterError:
+            draft.remove()
+            raise
+        together.add(draft)
         return replace(self._result, name=job.name, output=output, digest=digest)
 
     def _transfer(self) -> None:
@@ -205,14 +209,14 @@ class Form:
             target[...] = source
         self._output.sum_up()
 
-    def _write(self, job: Job, source: InputFile, write: Callable[..., str]) -> str:
+    def _write(self, job: Job, draft: Draft) -> str:
         """Write the output and its record, as `porter.codecs.writing.Output` does."""
-        check = partial(self._check, job.output) if self._options.read_back else None
-        data = self._output.data
-        digest = write(job.output, data, self._options, inputs=[source], check=check)
+        output = atomic_output.followed(job.output)
+        draft.write(output, self._output.data)
+        digest = self._check(job.output, draft) if self._options.read_back else ""
         if self._record is not None:
             text = self._record.text(*self._digests(job, digest))
-            write(job.output + SUFFIX, text, WriteOptions(sync=self._options.sync, digests=False))
+            draft.write(output + SUFFIX, text)
         return digest
 
     def _digests(self, job: Job, digest: str) -> tuple[str, str, str, list[str], str]:
@@ -224,11 +228,9 @@ class Form:
         of_source = digest_of(self._source.bytes, method) if method else ""
         return job.sources[0], job.output, of_source, each, digest
 
-    def _check(self, output: str, name: str, layout: Layout) -> str:
+    def _check(self, output: str, draft: Draft) -> str:
         """Compare what was written with what was to be, and mapped back with the source."""
-        with InputFile(name) as file:
-            file.pread_into(0, self._read)
-        if self._read != self._output.data:
+        if not draft.read_back(self._read) or self._read != self._output.data:
             raise SystemFault(
                 "read-back check failed: bytes differ from what was written; output discarded"
                 " (possible disk or memory error)",
@@ -236,9 +238,8 @@ class Form:
             )
         if self._verify:
             self._map_back(output)
-        return (
-            digest_of(memoryview(self._read), self._options.method) if self._options.digests else ""
-        )
+        method = self._options.method
+        return digest_of(memoryview(self._read), method) if self._options.digests else ""
 
     def _map_back(self, output: str) -> None:
         self._back[:] = self._source.data  # All but the ranges that are now written.
@@ -246,10 +247,6 @@ class Form:
             back[...] = written
         if self._back != self._source.data:
             raise SystemFault("what was written does not map back to its source", output)
-
-
-def _publish(path: str, data: bytes | bytearray, options: WriteOptions, **more: Any) -> str:
-    return atomic_output.publish(path, [data], options, lock=False, **more).digest
 
 
 def _state_of_table(job: Job) -> Identity | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from porter import codecs
 from porter.codecs.zip.directory import checksums
 from porter.storage.digests import crc32
@@ -30,10 +33,14 @@ class Buffer:
         own = [
             (m, p) for m, p in zipped if any(m.offset <= a < m.offset + m.size for a, _ in ranges)
         ]
-        self._sums = [
-            (self.bytes[m.offset : m.offset + m.size], [self.bytes[p : p + 4] for p in places])
-            for m, places in own
-        ]
+        self._members = [self.bytes[m.offset : m.offset + m.size] for m, _ in own]
+        sums = [(4 * n + i, p + i) for n, (_, ps) in enumerate(own) for p in ps for i in range(4)]
+        self._which = np.array([n for n, _ in sums], np.intp)
+        """For each byte of a checksum its number among those of all checksums, one after the
+        other."""
+        self._where = np.array([at for _, at in sums], np.intp)
+        """Its place in the file."""
+        self._array = np.frombuffer(self.data, np.uint8)
         free = [(place, place + 4) for _, places in own for place in places]
         between = _between([*ranges, *free], len(self.data))
         self._frame = [self.bytes[a:b] for a, b in between]
@@ -41,12 +48,9 @@ class Buffer:
 
     def is_of_form(self) -> bool:
         """Whether all that is not a tensor's is as it was, and every checksum that of its bytes."""
-        return b"".join(self._frame) == self._same and all(
-            part == value
-            for data, places in self._sums
-            for value in (_packed(data),)
-            for part in places
-        )
+        if b"".join(self._frame) != self._same:
+            return False
+        return not self._members or bool((self._array[self._where] == self._sums()).all())
 
     def restore(self) -> None:
         """Put back what is the same in all files of the form."""
@@ -57,14 +61,14 @@ class Buffer:
 
     def sum_up(self) -> None:
         """Put the checksums of the members that are there into their places."""
-        for data, places in self._sums:
-            value = _packed(data)
-            for part in places:
-                part[:] = value
+        if self._members:
+            self._array[self._where] = self._sums()
 
-
-def _packed(data: memoryview) -> bytes:
-    return crc32(data).to_bytes(4, "little")
+    def _sums(self) -> npt.NDArray[np.uint8]:
+        """Return the bytes of checksums that the content gives, in the order of their places."""
+        sums = np.array([*map(crc32, self._members)], "<u4")
+        found: npt.NDArray[np.uint8] = sums.view(np.uint8)[self._which]
+        return found
 
 
 def _between(ranges: Iterable[Range], size: int) -> Iterator[Range]:

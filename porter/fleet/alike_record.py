@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
@@ -33,6 +33,7 @@ class RecordForm:
             record["sources"] = {source: _place("digest of source")}
         self.names: list[str] = list(record["tensors"])
         """The tensors, in the order of their digests."""
+        self._numbers = [*map(str, range(len(self.names)))]
         for number, row in enumerate(record["tensors"].values()):
             row[2] = _place(str(number)) if row[2] else ""
         if record["files"]:
@@ -44,23 +45,24 @@ class RecordForm:
             raise KeyError(_OPEN)
         made = lines(record) + "\n"
         self._parts = re.split(f"{_OPEN}(.*?){_CLOSE}", made)
+        self._slots = [(at, self._parts[at]) for at in range(1, len(self._parts), 2)]
 
     def text(
         self, source: str, output: str, of_source: str, digests: Sequence[str], digest: str
     ) -> bytes:
         """Return the record of an output; `digests` are those of its tensors."""
         base = os.path.basename(source)
-        values: Mapping[str, str] = {
+        values: dict[str, str] = {
             "named": _inner(printable(base, 400)),
             "source": _inner(printable(base)),
             "output": _inner(os.path.basename(output)),
             "digest of source": of_source,
             "digest": digest,
+            **dict(zip(self._numbers, digests, strict=False)),
         }
         parts = self._parts.copy()
-        for at in range(1, len(parts), 2):
-            slot = parts[at]
-            parts[at] = digests[int(slot)] if slot.isdecimal() else values[slot]
+        for at, slot in self._slots:
+            parts[at] = values[slot]
         return sealed("".join(parts).encode(), self._method)
 
 

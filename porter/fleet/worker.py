@@ -79,7 +79,7 @@ def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
         now = time.monotonic()
         if now > begun + _PATIENCE:
             break
-        if now > sent + (_PAUSE_OF_DISK if _learnt.has_waiting else _PAUSE):
+        if now > sent + (_PAUSE_OF_DISK if _learnt.waits_for_disk else _PAUSE):
             yield {"results": _rows(done), "more": True}
             sent, done = now, []
         done.append(_run(job))

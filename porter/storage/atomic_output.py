@@ -37,6 +37,7 @@ Check = Callable[[str, Layout], str]
 Raises when one does not fit the other."""
 
 _ACCESS_LIST = "system.posix_acl_access"
+_HIDDEN = ".porter-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -279,34 +280,50 @@ def _temporary(target: Target) -> Iterator[OpenFile]:
 
 def _create(target: Target) -> OpenFile:
     # The content of a private file is private from its first byte.
-    mode = 0o666 if target.old is None else 0o600
+    try:
+        return create(target.path, 0o666 if target.old is None else 0o600)
+    except OSError as fault:
+        raise SystemFault(f"cannot be written: {_reason(fault)}", target.asked) from fault
+
+
+def create(path: str, mode: int) -> OpenFile:
+    """Open a new file under a hidden name next to `path`; raises `OSError`."""
     while True:
-        name = hidden(target.path, f"{os.getpid()}-{os.urandom(4).hex()}")
-        try:
+        name = hidden(path, f"{os.getpid()}-{os.urandom(4).hex()}")
+        with suppress(FileExistsError):
             return OpenFile(name, os.open(name, OUTPUT, mode))
-        except FileExistsError:
-            continue
-        except OSError as fault:
-            raise SystemFault(f"cannot be written: {_reason(fault)}", target.asked) from fault
 
 
-_first: dict[str, list[str]] = {}
-"""Folder to the hidden names in it when this process first wrote there."""
+_first: dict[str, dict[str, list[str]]] = {}
+"""Folder to how hidden names in it begin, and to those names, when this process first wrote there.
+"""
 
 
 def _remove_left(path: str) -> None:
     """Remove what a writer of `path` that was killed has left.
 
-    Where its lock shows that none was killed since, the names of the beginning are enough: to list
-    a folder for each of very many files takes longer than to write them.
+    Where its lock shows that none was killed since, the names of the beginning are enough.
     """
-    folder = os.path.dirname(path)
     if after_kill.get():
         remove_stale(path)
-        return
-    if folder not in _first:
-        _first[folder] = [name for name in _listed(folder) if ".porter-" in name]
-    remove_stale(path, _first[folder])
+    elif names := left_at_first(path):
+        remove_stale(path, names)
+
+
+def left_at_first(path: str) -> list[str]:
+    """Return the hidden names of a file that were there when this process first wrote next to it.
+
+    To list a folder for each of very many files takes longer than to write them.
+    """
+    folder, begin = os.path.split(hidden(path, ""))
+    known = _first.get(folder)
+    if known is None:
+        known = _first[folder] = {}
+        for name in _listed(folder):
+            base, mark, _ = name.rpartition(_HIDDEN)
+            if mark:
+                known.setdefault(base + mark, []).append(name)
+    return known.get(begin, [])
 
 
 def _listed(folder: str) -> list[str]:
@@ -338,10 +355,15 @@ def explained(asked: str, nbytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        why = _reason(fault)
-        if fault.errno in _FULL:
-            why += f"; {nbytes:,} bytes are needed"
-        raise SystemFault(f"cannot be written: {why}", asked) from fault
+        raise not_written(asked, nbytes, fault) from fault
+
+
+def not_written(asked: str, nbytes: int, fault: OSError) -> SystemFault:
+    """Return an error that states why a file cannot be written, and the bytes that it needs."""
+    why = _reason(fault)
+    if fault.errno in _FULL:
+        why += f"; {nbytes:,} bytes are needed"
+    return SystemFault(f"cannot be written: {why}", asked)
 
 
 def _reserve(fd: int, target: Target, nbytes: int) -> None:
@@ -406,17 +428,25 @@ def _copy_access_list(fd: int, path: str) -> bool:
 def _rename(name: str, target: Target, force: bool) -> None:
     if force:
         os.replace(name, target.path)
-        return
+    else:
+        appear(name, target.path, target.asked)
+
+
+def appear(name: str, path: str, asked: str) -> None:
+    """Give a file the name `path` too; `UsageError` for a file that is there, or raises `OSError`.
+
+    The first name may be there still.
+    """
     try:
         # A link, unlike a rename, does not replace what another process put there meanwhile.
-        os.link(name, target.path)
+        os.link(name, path)
     except FileExistsError as fault:
-        raise UsageError("came into being meanwhile; --force replaces it", target.asked) from fault
+        raise UsageError("came into being meanwhile; --force replaces it", asked) from fault
     except (AttributeError, OSError):
         # The file system has no hard links, or the system has no such call.
-        if os.path.lexists(target.path):
-            raise UsageError("came into being meanwhile", target.asked) from None
-        os.rename(name, target.path)
+        if os.path.lexists(path):
+            raise UsageError("came into being meanwhile", asked) from None
+        os.rename(name, path)
 
 
 def sync_folder(folder: str, asked: str) -> None:

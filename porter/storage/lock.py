@@ -23,6 +23,8 @@ if hasattr(os, "O_CLOEXEC"):
 if hasattr(os, "O_NOFOLLOW"):
     _FLAGS |= os.O_NOFOLLOW
 _LONGEST_NAME = 255
+_SHORT_NAME = (_LONGEST_NAME - 40) // 4
+"""Characters that are never too many bytes."""
 after_kill = ContextVar("after_kill", default=True)
 """Whether the process that last locked the output may have been killed while it wrote it."""
 
@@ -30,8 +32,9 @@ after_kill = ContextVar("after_kill", default=True)
 def hidden(path: str, what: str) -> str:
     """Return how the names of porter's own files next to `path` begin, for one purpose."""
     folder, base = os.path.split(path)
-    short = os.fsdecode(os.fsencode(base)[: _LONGEST_NAME - 40])
-    return os.path.join(folder, f".{short}.porter-{what}")
+    if len(base) > _SHORT_NAME:
+        base = os.fsdecode(os.fsencode(base)[: _LONGEST_NAME - 40])
+    return os.path.join(folder, f".{base}.porter-{what}")
 
 
 def is_own(name: str) -> bool:
@@ -132,18 +135,8 @@ def _taken_elsewhere(name: str) -> tuple[Callable[[], None], bool]:
     return lock.release, was_left
 
 
-@contextmanager
-def unused_before() -> Iterator[None]:
-    """Write outputs whose locks, taken by a `Series`, show that nobody was killed writing them."""
-    before = after_kill.set(False)
-    try:
-        yield
-    finally:
-        after_kill.reset(before)
-
-
 class Series:
-    """Locks on outputs, one after the other or several, by one file under their lock's names.
+    """Locks on several outputs by one file under their lock's names.
 
     To make a file and to remove it takes ext4 longer than all else that is done for a small output:
     it passes over what was removed in the last seconds when it looks for a free inode.
@@ -153,8 +146,8 @@ class Series:
         self._names: list[str] = []
         self._release: Callable[[], None] | None = None
 
-    def take(self, path: str, *, keep: bool = False) -> bool:
-        """Lock an output until `close` or, unless those before are kept, the next one.
+    def take(self, path: str) -> bool:
+        """Lock an output until `close`.
 
         Returns False, with nothing locked, where that is not simple: `locked` says what it is.
         """
@@ -170,20 +163,15 @@ class Series:
                 self._release = release
         except OSError:
             return False
-        if not keep:
-            self._unlink()
         self._names.append(name)
         return True
 
     def close(self) -> None:
         """Let the outputs go."""
-        self._unlink()
-        if self._release is not None:
-            self._release()
-            self._release = None
-
-    def _unlink(self) -> None:
         for name in self._names:
             with suppress(OSError):
                 os.unlink(name)
         self._names.clear()
+        if self._release is not None:
+            self._release()
+            self._release = None

@@ -1,114 +1,149 @@
-"""Small outputs that are brought to the disk together: one wait for many files.
+"""Small new outputs that get their names together, and are brought to the disk together.
 
-Each is written and compared as by `atomic_output.publish`, under a hidden name. When the bytes of
-all are on the disk each gets its name, and then the folders are brought there too.
+Each of their files is written under a hidden name, and compared there, while the output is locked.
+Then those that are to be on the disk are brought there, all with one wait, every file gets its
+name, and the folders follow. Unlike `atomic_output.publish` it asks for no room before it writes:
+that there is none shows before a file has its name, and nothing large was read for it.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from typing import NamedTuple
 
-from porter.errors import PorterError
+from porter.errors import InputError, PorterError
 from porter.storage.atomic_output import (
-    Check,
-    Input,
     OpenFile,
-    Target,
-    resolve,
+    appear,
+    create,
+    left_at_first,
+    not_written,
     sync_folder,
-    written,
 )
-from porter.storage.options import WriteOptions
-from porter.storage.pieces import place
+from porter.storage.input_file import InputFile
+from porter.storage.lock import Series
+from porter.storage.positional import read_into, write_at
 
 _MOST_THREADS = 8
 """Files that are waited for at a time: the file system takes one turn of the disk for them."""
 
 
-class _Waiting(NamedTuple):
-    statement: AbstractContextManager[OpenFile]
-    file: OpenFile
-    target: Target
+class _File(NamedTuple):
+    open: OpenFile
+    path: str
+    nbytes: int
 
-    def leave(self, fault: Exception) -> PorterError:
-        """Remove the file; return the error to report."""
+    def remove(self) -> None:
+        """Close it, and remove its hidden name."""
+        self.open.close()
+        with suppress(OSError):
+            os.unlink(self.open.name)
+
+    def refused(self, fault: OSError) -> PorterError:
+        """Return the error to report."""
+        return not_written(self.path, self.nbytes, fault)
+
+
+class Draft:
+    """An output whose files have no names yet; the first of them appears first."""
+
+    def __init__(self, source: InputFile, sync: bool) -> None:
+        self._source = source
+        self.sync = sync
+        self.files: list[_File] = []
+
+    def write(self, path: str, data: bytes | bytearray) -> None:
+        """Write a file; raises `SystemFault`."""
         try:
-            self.statement.__exit__(type(fault), fault, fault.__traceback__)
+            self.files.append(_File(create(path, 0o666), path, len(data)))
+            write_at(self.files[-1].open.fd, data, 0)
+        except OSError as fault:
+            raise not_written(path, len(data), fault) from fault
+
+    def read_back(self, into: bytearray) -> bool:
+        """Fill a buffer with the file that was just written; whether it has that many bytes."""
+        file = self.files[-1]
+        view, done = memoryview(into), 0
+        try:
+            while done < len(view) and (n := read_into(file.open.fd, view[done:], done)):
+                done += n
+            return done == os.fstat(file.open.fd).st_size
+        except OSError as fault:
+            raise file.refused(fault) from fault
+
+    def remove(self) -> None:
+        """Give up what has no name yet."""
+        while self.files:
+            self.files.pop().remove()
+
+    def publish(self) -> PorterError | None:
+        """Give the files their names; after an error, none of the rest. Return the error."""
+        try:
+            if self._source.now() != self._source.identity:
+                return InputError("changed while it was being read", self._source.path)
+            for file in self.files:
+                try:
+                    file.open.close()  # Not every system renames an open file.
+                    appear(file.open.name, file.path, file.path)
+                except OSError as fault:
+                    return file.refused(fault)
         except PorterError as error:
             return error
-        assert isinstance(fault, PorterError), fault
-        return fault
+        finally:
+            self.remove()
+        return None
 
 
 class Together:
-    """Outputs that wait for the disk, each of one or several files."""
+    """Outputs that wait for their names."""
 
     def __init__(self) -> None:
-        self._outputs: list[list[_Waiting]] = []
+        self._drafts: list[Draft] = []
+        self._locks = Series()
 
-    def __len__(self) -> int:
-        return len(self._outputs)
+    def begin(self, path: str, source: InputFile, sync: bool) -> Draft | None:
+        """Lock an output and begin to write it; None where that is not simple.
 
-    def begin(self) -> None:
-        """Begin an output: the files that follow get their names in order, or none of the rest."""
-        self._outputs.append([])
-
-    def write(
-        self,
-        path: str,
-        data: bytes | bytearray,
-        options: WriteOptions,
-        *,
-        inputs: Iterable[Input] = (),
-        check: Check | None = None,
-    ) -> str:
-        """Write a file of the last output; return what `check` does. Raises as `publish`.
-
-        If it fails, the output is given up.
+        It is not where a writer has been killed, or for a name that is not UTF-8, which a record
+        could not state.
         """
-        sources = list(inputs)
         try:
-            target, layout = resolve(path, sources, options.force), place([data])
-            statement = written(target, layout, options, sources)
-            self._outputs[-1].append(_Waiting(statement, statement.__enter__(), target))
-            return check(self._outputs[-1][-1].file.name, layout) if check is not None else ""
-        except PorterError as error:
-            for waiting in self._outputs.pop():
-                waiting.leave(error)
-            raise
+            os.path.basename(path).encode()
+        except UnicodeEncodeError:
+            return None
+        if left_at_first(path) or not self._locks.take(path):
+            return None
+        return Draft(source, sync)
+
+    def add(self, draft: Draft) -> None:
+        """Have a written output wait for the others."""
+        self._drafts.append(draft)
 
     def publish(self) -> list[PorterError | None]:
         """Give all outputs their names; return what went wrong with each, None for those that are
-        on the disk."""
-        outputs, self._outputs = self._outputs, []
-        fault = _synced([waiting.file.fd for files in outputs for waiting in files])
-        errors = [_named(files, fault) for files in outputs]
-        folders = {w.target.folder: w.target.asked for files in outputs for w in files}
-        for folder, asked in folders.items():
+        there and, if they are to be, on the disk."""
+        drafts, self._drafts = self._drafts, []
+        files = [file for draft in drafts if draft.sync for file in draft.files]
+        fault = _synced([file.open.fd for file in files])
+        folders = {os.path.dirname(file.path): file.path for file in files}
+        errors = [_published(draft, fault) for draft in drafts]
+        for folder, path in folders.items():
             try:
-                sync_folder(folder, asked)
+                sync_folder(folder, path)
             except PorterError as error:
                 errors = [known or error for known in errors]
+        self._locks.close()
         return errors
 
 
-def _named(files: list[_Waiting], fault: OSError | None) -> PorterError | None:
-    """Give the files of an output their names; after an error, the rest is removed."""
-    failed: Exception | None = fault
-    for waiting in files:
-        if failed is not None:
-            failed = waiting.leave(failed)
-            continue
-        try:
-            waiting.statement.__exit__(None, None, None)
-        except PorterError as error:
-            failed = error
-    assert failed is None or isinstance(failed, PorterError)
-    return failed
+def _published(draft: Draft, fault: OSError | None) -> PorterError | None:
+    if fault is None or not draft.sync:
+        return draft.publish()
+    error = draft.files[0].refused(fault)
+    draft.remove()
+    return error
 
 
 def _synced(fds: list[int]) -> OSError | None:

@@ -22,7 +22,7 @@ from porter import codecs
 from porter.fleet import worker
 from porter.fleet.alike import Alike
 from porter.fleet.job import Job, Result
-from porter.storage import atomic_output
+from porter.storage import atomic_output, positional, together
 from porter.tensors.state_dict import StateDict
 
 TABLE = """
@@ -177,12 +177,12 @@ def test_read_back_finds_damage(
     todo = jobs(tmp_path, paths, "paddle", "out")
     for job in todo[:2]:
         worker.run(job)
-    write = atomic_output.writing.write_at
+    write = positional.write_at
 
     def damaged(fd: int, data: Any, offset: int) -> None:
         write(fd, bytes([data[0] ^ 1]) + bytes(data[1:]), offset)
 
-    monkeypatch.setattr(atomic_output.writing, "write_at", damaged)
+    monkeypatch.setattr(together, "write_at", damaged)
     result = worker.run(todo[2])
     assert result.status == "refused"
     assert "read-back check failed: bytes differ" in result.message

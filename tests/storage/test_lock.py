@@ -19,15 +19,14 @@ def is_locked(path: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_series_locks_one_output_after_the_other(tmp_path: Path, keep: bool) -> None:
-    """The output that is written is locked, those before if they are kept; nothing is left over."""
+def test_series_locks_several_outputs(tmp_path: Path) -> None:
+    """All that were taken are locked until it is closed; nothing is left over."""
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     series = Series()
-    assert series.take(one, keep=keep)
+    assert series.take(one)
     assert is_locked(one)
-    assert series.take(two, keep=keep)
-    assert (is_locked(one), is_locked(two)) == (keep, True)
+    assert series.take(two)
+    assert (is_locked(one), is_locked(two)) == (True, True)
     assert not Series().take(two)
     series.close()
     assert list(tmp_path.iterdir()) == []
