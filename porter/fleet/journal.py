@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from porter.codecs.check import check
 from porter.codecs.detect import INDEX_SUFFIX
 from porter.errors import InputError, PorterError, SystemFault
@@ -22,6 +20,7 @@ from porter.remote.address import is_url
 from porter.remote.fetch import size_of
 from porter.storage.file_digest import is_intact
 from porter.storage.input_file import InputFile
+from porter.storage.lock import locked
 from porter.storage.sidecar import SUFFIX
 
 _LARGEST = 1 << 31
@@ -40,6 +39,8 @@ class Journal:
         self._fd = -1
         self.begun: dict[str, str] = {}
         """Name of a job that was begun to its fingerprint."""
+        self._fingerprints: dict[str, str] = {}
+        """Of jobs that this run has begun and not finished."""
         self.finished: dict[str, tuple[str, Result]] = {}
         """Name of a job to its fingerprint and its result."""
 
@@ -51,7 +52,7 @@ class Journal:
         """
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with FileLock(os.path.join(self.folder, "lock"), timeout=0):
+            with locked(self._path, self.manifest, busy="another run of it goes on"):
                 if resume:
                     self._read()
                 flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if resume else os.O_TRUNC)
@@ -63,25 +64,26 @@ class Journal:
                 finally:
                     os.fsync(self._fd)
                     os.close(self._fd)
-        except Timeout:
-            raise SystemFault("another run of it goes on", self.manifest) from None
         except OSError as fault:
             raise SystemFault(f"cannot be written: {fault.strerror}", self.folder) from fault
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Note that jobs are about to be run; all rows are on the disk if their outputs will be."""
         todo = [*jobs]
-        self._write(*({"begun": job.name, "fingerprint": job.fingerprint} for job in todo))
+        self._fingerprints |= {job.name: job.fingerprint for job in todo}
+        fingerprints = self._fingerprints
+        self._write(*({"begun": j.name, "fingerprint": fingerprints[j.name]} for j in todo))
         if any(job.arguments.get("sync", True) for job in todo):
             os.fsync(self._fd)
 
     def finish(self, job: Job, result: Result) -> None:
-        """Note what came of a job."""
-        self._write({"finished": result.as_json(), "fingerprint": job.fingerprint})
+        """Note what came of a job that was begun."""
+        row = {"finished": result.as_json(), "fingerprint": self._fingerprints.pop(job.name)}
+        self._write(row)
 
     def was_begun(self, job: Job) -> bool:
         """Whether an earlier run began it, so that its output is this manifest's."""
-        return self.begun.get(job.name) == job.fingerprint
+        return job.name in self.begun and self.begun[job.name] == job.fingerprint
 
     def done(self, job: Job) -> Result | None:
         """Return the result of a job that need not be run again: its output is still the same."""

@@ -14,13 +14,14 @@ import itertools
 import os
 import re
 import tomllib
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
+from porter.codecs.detect import container_of
 from porter.codecs.sharded.writing import parse_size
 from porter.commands import recognised
 from porter.commands.convert import convert
@@ -78,11 +79,10 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     folder = os.path.dirname(os.path.abspath(name))
     jobs: list[Job] = []
     for number, row in enumerate(rows, 1):
-        general = _taken(defaults, row)
-        for values in _combinations({**general, **row}, folder, name, number):
-            with _in_row(f"{name}: job {number}"):
-                own = {_spelled(key) for key in row}
-                jobs.append(_job(values, folder, f"{name}: job {number}", own))
+        where = f"{name}: job {number}"
+        for pattern in _combinations({**_taken(defaults, row), **row}, folder, where):
+            with _in_row(where):
+                jobs += _jobs(pattern, folder, where, {*map(_spelled, row)})
             if len(jobs) > _MOST_JOBS:
                 raise InputError(f"is more than {_MOST_JOBS:,} jobs", name)
     jobs = _named_apart(jobs)
@@ -130,18 +130,23 @@ def _yaml_error() -> type[BaseException]:
     return error
 
 
-def _combinations(
-    row: Mapping[str, Any], folder: str, path: str, number: int
-) -> Iterator[dict[str, Any]]:
-    """Yield the values of each job that a row means, its variables filled in."""
+class _Pattern(NamedTuple):
+    """Jobs that differ in their source, and what follows from its name."""
+
+    values: Mapping[str, Any]
+    variables: Mapping[str, Any]
+    files: Sequence[str]
+
+
+def _combinations(row: Mapping[str, Any], folder: str, where: str) -> Iterator[_Pattern]:
+    """Yield the values of the jobs that a row means, by the values of its variables."""
     lists = {k: v for k, v in row.items() if isinstance(v, list) and _spelled(k) not in _LISTS}
     if empty := [key for key, values in lists.items() if not values]:
-        raise UsageError(f"job {number}: {listed(empty)} is an empty list", path)
+        raise UsageError(f"{listed(empty)} is an empty list", where)
     known = _known(row)
     for choice in itertools.product(*lists.values()):
         values = {**row, **dict(zip(lists, choice, strict=True))}
         variables = {k: v for k, v in values.items() if _spelled(k) not in known}
-        where = f"{path}: job {number}"
         plain = {k: v for k, v in values.items() if k in variables or _is_plain(v)}
         source = _filled(values.get("input", ""), plain, where)
         if not isinstance(source, str):
@@ -152,13 +157,32 @@ def _combinations(
             what = f"{listed(unused)} is not an option, and not used as a variable{hint}"
             raise UsageError(what, where)
         rest = {k: v for k, v in values.items() if k not in variables}
-        for file in _files(source, folder, where):
-            stem = os.path.splitext(os.path.basename(file))[0]
-            names = {**plain, "name": os.path.basename(file), "stem": stem}
-            made = {key: _filled(value, names, where) for key, value in rest.items()}
-            if "input" in values:
-                made["input"] = file
-            yield made
+        yield _Pattern(rest, plain, _files(source, folder, where))
+
+
+def _jobs(pattern: _Pattern, folder: str, where: str, own: Container[str]) -> Iterator[Job]:
+    """Yield a job for each file; what is the same for all of them is checked with the first."""
+    values, first = pattern.values, None
+    named = [k for k, v in values.items() if k != "input" and {*_holes(v)} & {"name", "stem"}]
+    for file in pattern.files:
+        base = os.path.basename(file)
+        names = {**pattern.variables, "name": base, "stem": os.path.splitext(base)[0]}
+        if first is not None and named == ["output"] and "name" not in values:
+            output = _place(_filled(values["output"], names, where), folder)
+            if not is_url(output) and container_of(output) == container_of(first.output):
+                arguments = {**first.arguments, "source": _place(file, folder), "output": output}
+                _check_files(arguments, where)
+                yield replace(first, name=_safe(os.path.basename(output)), arguments=arguments)
+                continue
+        made = {key: _filled(value, names, where) for key, value in values.items()}
+        if "input" in values:
+            made["input"] = file
+        first = _job(made, folder, where, own)
+        yield first
+
+
+def _holes(value: Any) -> list[str]:
+    return _HOLE.findall(value) if isinstance(value, str) else list[str]()
 
 
 def _is_plain(value: Any) -> bool:
@@ -170,7 +194,7 @@ def _is_used(name: str, values: Mapping[str, Any]) -> bool:
     return any(f"{{{name}}}" in str(value) for key, value in values.items() if key != name)
 
 
-def _files(source: str, folder: str, where: str) -> Iterable[str]:
+def _files(source: str, folder: str, where: str) -> Sequence[str]:
     """Return the files that a pattern means; anything else is as it is."""
     if is_url(source) or not glob.has_magic(source):
         return [source]
@@ -286,14 +310,9 @@ def _place(value: str, folder: str) -> str:
 
 def _check(arguments: Mapping[str, Any], command: str, preset: Any, where: str) -> None:
     """Raise `UsageError` for what can be seen to be wrong before any checkpoint is read."""
-    for key in ("source", "left", "right"):
-        path = arguments.get(key)
-        if path is not None and not is_url(path) and not os.path.exists(path):
-            raise UsageError(f"{printable(path)}: no such file", where)
+    _check_files(arguments, where)
     architecture = arguments.get("architecture")
     output = arguments.get("output")
-    if output is not None:
-        _check_output(output, arguments.get("to"), where)
     if architecture is not None and not custom_table.is_table(architecture):
         variant = find(architecture)
         for key in ("from_", "to"):
@@ -314,6 +333,16 @@ def _check(arguments: Mapping[str, Any], command: str, preset: Any, where: str) 
         image_size.checked(pixels)
     if (method := arguments.get("digest")) is not None:
         check_method(method)
+
+
+def _check_files(arguments: Mapping[str, Any], where: str) -> None:
+    """Raise `UsageError` for a source that is not there, or an output that cannot be written."""
+    for key in ("source", "left", "right"):
+        path = arguments.get(key)
+        if path is not None and not is_url(path) and not os.path.exists(path):
+            raise UsageError(f"{printable(path)}: no such file", where)
+    if (output := arguments.get("output")) is not None:
+        _check_output(output, arguments.get("to"), where)
 
 
 def _check_output(output: str, to: str | None, where: str) -> None:
@@ -337,8 +366,7 @@ def _named_apart(jobs: Iterable[Job]) -> list[Job]:
     apart = []
     for job in jobs:
         count = seen[job.name] = seen.get(job.name, 0) + 1
-        name = job.name if count == 1 else f"{job.name}-{count}"
-        apart.append(Job(name, job.command, job.arguments, job.preset))
+        apart.append(job if count == 1 else replace(job, name=f"{job.name}-{count}"))
     return apart
 
 

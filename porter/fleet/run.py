@@ -80,7 +80,7 @@ def fleet(
             else:
                 results[job.name] = known
         originals = {job.name: job for job in content.jobs}
-        for job in todo:
+        for job in todo if resume else ():
             _refuse_existing(job)
         os.makedirs(journal.reports, exist_ok=True)
         todo = [replace(job, reports=journal.reports) for job in todo]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,8 @@ def load(path: Path) -> Table:
 
 def _installed(name: Path) -> Path:
     """Return the file of this name that a package brings, the name itself where none does."""
+    from importlib.metadata import entry_points  # Loads a parser of mail.
+
     for entry in entry_points(group=GROUP):
         folder = entry.load()
         if not isinstance(folder, str | Path):

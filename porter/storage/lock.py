@@ -56,7 +56,9 @@ def is_left(what: str) -> bool:
 
 
 @contextmanager
-def locked(path: str, asked: str = "") -> Iterator[None]:
+def locked(
+    path: str, asked: str = "", busy: str = "is being written by another process"
+) -> Iterator[None]:
     """Lock the output at `path`, its links followed; `SystemFault` when another writer has it.
 
     A lock file that a killed process left behind is not locked, and removed by the next writer.
@@ -65,7 +67,7 @@ def locked(path: str, asked: str = "") -> Iterator[None]:
     try:
         release, was_left = _taken(name)
     except BlockingIOError as fault:
-        raise SystemFault("is being written by another process", asked or path) from fault
+        raise SystemFault(busy, asked or path) from fault
     except OSError as fault:
         if fault.errno in _NO_LOCKS:
             yield

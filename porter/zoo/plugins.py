@@ -7,7 +7,6 @@ The value of an entry point is a folder laid out as porter's own: `variants/FAMI
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from porter.errors import TableError, printable
@@ -18,6 +17,8 @@ GROUP = "porter.variants"
 @cache
 def folders() -> tuple[Path, ...]:
     """Return the folders; `TableError` where an entry point names none."""
+    from importlib.metadata import entry_points  # Loads a parser of mail.
+
     found = []
     for entry in entry_points(group=GROUP):
         folder = entry.load()
