@@ -181,7 +181,8 @@ def _once(case: Case, folder: Path) -> measure.Sample:
         case.folder.mkdir()
     measure.warm(case.reads)
     if case.writes:
-        measure.at_hand(folder, sum(path.stat().st_size for path in case.reads) * 5 // 4)
+        reads = sum(path.stat().st_size for path in case.reads)
+        measure.at_hand(folder, reads * case.times * 5 // 4)
     try:
         return measure.measure(case.argv, folder)
     finally:

@@ -30,6 +30,8 @@ class Case:
     """Files and folders removed before and after; they lie in the folder of the run."""
     folder: Path | None = None
     """Folder made beforehand."""
+    times: int = 1
+    """How often it writes as much as it reads."""
     stays: bool = False
     """Whether what it wrote is removed after all rounds only; it is renamed before the next one."""
 

@@ -56,11 +56,12 @@ def _proofs(setting: Setting) -> Group:
 
 
 def _manifest(
-    path: Path, workers: int, name: str, reads: tuple[Path, ...], out: Path, cores: int = 0
-) -> Case:
+    path: Path, workers: int, name: str, reads: tuple[Path, ...], out: Path, cores: int = 0,
+    times: int = 1,
+) -> Case:  # fmt: skip
     pinned = ("taskset", "-c", f"0-{cores - 1}") if cores else ()
     argv = (*pinned, PORTER, "fleet", str(path), "--workers", str(workers), "--quiet")
-    return Case(name, argv, reads, (out,))
+    return Case(name, argv, reads, (out,), times=times)
 
 
 def _counted(workers: int) -> str:
@@ -80,10 +81,10 @@ def _transposing(setting: Setting) -> Group:
     title = f"{count} transposing conversions in one manifest"
     group = Group("fleet", title, made=(source, manifest))
     group.cases = [
-        _manifest(manifest, 1, "1 worker on 1 core", (source,), out, 1),
-        _manifest(manifest, 2, "2 workers on 2 cores", (source,), out, 2),
-        _manifest(manifest, 1, "1 worker on 2 cores", (source,), out, 2),
-    ]
+        _manifest(manifest, workers, f"{_counted(workers)} on {cores} core{'s' * (cores > 1)}",
+                  (source,), out, cores, count)
+        for workers, cores in ((1, 1), (2, 2), (1, 2))
+    ]  # fmt: skip
     return group
 
 

@@ -129,7 +129,9 @@ def at_hand(folder: Path, nbytes: int) -> None:
 
     The host of a virtual machine takes back what has been free for a second or two, and gives it
     again at a tenth of the speed: a file is written and removed, and its pages are free and warm.
+    It takes half of the memory at most.
     """
+    nbytes = min(nbytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     path = folder / "ballast.bin"
     block = bytes(1 << 20)
     try:

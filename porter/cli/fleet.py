@@ -66,15 +66,11 @@ def command(
         from porter.fleet.run import fleet  # Loads while the processes start.
 
         summary = fleet(manifest, runner=runner, resume=resume, baseline=baseline, watch=watch)
-    from porter.fleet import reports as rendering
-
-    for path in reports:
-        rendering.write(summary, path, force=force, inputs=[manifest])
-    if as_json:
-        click.echo(rendering.render(summary, ".json"), nl=False)
-    elif quiet:
+    if reports or as_json:
+        _write_reports(summary, manifest, reports, force, as_json)
+    if quiet and not as_json:
         _print_faults(summary, err=True)
-    else:
+    elif not as_json:
         _print_table(summary)
         _print_faults(summary)
         say(summary.headline)
@@ -90,6 +86,17 @@ def _runner(use_ray: str | None, workers: int | None) -> AbstractContextManager[
     from porter.fleet.on_ray import RayPool
 
     return nullcontext(RayPool(None if use_ray == "local" else use_ray, workers))
+
+
+def _write_reports(
+    summary: Any, manifest: str, reports: tuple[str, ...], force: bool, as_json: bool
+) -> None:
+    from porter.fleet import reports as rendering
+
+    for path in reports:
+        rendering.write(summary, path, force=force, inputs=[manifest])
+    if as_json:
+        click.echo(rendering.render(summary, ".json"), nl=False)
 
 
 def _print_table(summary: Any) -> None:
