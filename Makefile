@@ -6,6 +6,7 @@
 # make wheel   install the wheel in a fresh environment and run it outside the source tree
 # make golden-onnx  golden cases to ONNX in two operator sets, through onnxslim, and back
 # make old     Paddle 2.6 and ONNX Runtime 1.15 with NumPy 1: load, read, run what porter writes
+# make clouds  gs:// and az:// by their own clients against servers on this machine
 # make coverage  lines and branches of the readers and writers that no test reaches
 # make mutate  put faults into the readers, one at a time: a test must notice
 # make sweep   kill the processes that write one checkpoint's shards at 50 random moments
@@ -24,7 +25,7 @@ export OMP_NUM_THREADS ?= 1
 # Models of public packages; what they ask for would bring torchvision, and OpenCV.
 MODELS := timm paddleclas ppim rapidocr transformers tokenizers regex
 
-.PHONY: setup demo test lint bare lowest wheel dist golden-onnx old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
+.PHONY: setup demo test lint bare lowest clouds wheel dist golden-onnx old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -81,6 +82,12 @@ old:
 	rm -rf build
 	.venv-old/bin/pip install --quiet --disable-pip-version-check -r tests/old/requirements.txt .
 	.venv-old/bin/python -P -m pytest -p no:cacheprovider tests/old/test_old_paddle.py tests/old/test_old_onnxruntime.py
+
+clouds:
+	$(PYTHON) -m venv .venv-clouds
+	.venv-clouds/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gs,az]' \
+	    pytest pytest-timeout safetensors gcp-storage-emulator
+	.venv-clouds/bin/python -m pytest -p no:cacheprovider tests/clouds
 
 golden-onnx: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps onnxslim

@@ -18,8 +18,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Separate environments have their own tests, run by `make bare` and `make old`.
+# Separate environments have their own tests, run by `make bare`, `make old` and `make clouds`.
 collect_ignore = ["bare", "old"] if importlib.util.find_spec("torch") else []
+if importlib.util.find_spec("gcsfs") is None:
+    collect_ignore.append("clouds")
 # These consist of shell scripts, permissions, strace and limits of the system.
 if os.name != "posix":
     collect_ignore += [

@@ -20,7 +20,7 @@ _PACKAGES = {
     "file": ("fsspec",),
     "memory": ("fsspec",),
 }
-"""What each scheme needs; all of it is in the extra `remote`, but for the systems of one vendor."""
+"""What each scheme needs; it is in the extra `remote`, or `gs` and `az`."""
 _FAULTS = {
     "hf": ("httpx.HTTPError", "httpx2.HTTPError", "huggingface_hub.errors.EntryNotFoundError"),
     "s3": ("botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"),
@@ -43,8 +43,9 @@ def file_system(source: Address) -> Any:
         try:
             importlib.import_module(package)
         except ModuleNotFoundError:
-            wanted = package if package in ("gcsfs", "adlfs") else "'porter-weights[remote]'"
-            what = f"{scheme}:// addresses need {package}; run `pip install {wanted}`"
+            extra = scheme if scheme in ("gs", "az") else "remote"
+            wanted = f"`pip install 'porter-weights[{extra}]'`"
+            what = f"{scheme}:// addresses need {package}; run {wanted}"
             raise MissingPackage(what) from None
     with faults(source):
         if scheme == "hf":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_system_in_memory_and_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["gs", "az"])
 def test_system_that_is_not_installed(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package to install is named."""
-    with pytest.raises(MissingPackage, match=r"need .*pip install"):
+    monkeypatch.setitem(sys.modules, {"gs": "gcsfs", "az": "adlfs"}[scheme], None)
+    with pytest.raises(MissingPackage, match=rf"need .*pip install 'porter-weights\[{scheme}\]'"):
         porter.open(f"{scheme}://bucket/x.pth")
     monkeypatch.setitem(fsspec_store._PACKAGES, "s3", ("no_such_package",))
     with pytest.raises(MissingPackage, match=r"porter-weights\[remote\]"):
