@@ -19,7 +19,7 @@ from porter.commands.convert import Conversion
 from porter.commands.options import WriteKeywords, keys_of
 from porter.errors import PorterError, SystemFault
 from porter.fleet import alike_file
-from porter.fleet.alike_file import Buffer
+from porter.fleet.alike_file import Buffer, Header
 from porter.fleet.alike_record import RecordForm
 from porter.fleet.job import Job, Result
 from porter.planning.custom_table import is_table
@@ -42,8 +42,7 @@ _OPTIONS = {"architecture", "source", "output", "from_", "to", "verify", "force"
 """Options of conversions that are learnt."""
 _OF_ONE = ("source", "output", "force")
 _SOURCES = ("torch", "paddle", "safetensors")
-_TARGETS = ("torch", "paddle")
-"""Formats that keep nothing of a file's name in the file."""
+_TARGETS = ("torch", "paddle", "safetensors")
 _MOST = 8
 """Forms that are kept, and tries to learn one for the same options."""
 
@@ -145,9 +144,14 @@ class Form:
         self._result = result
         state = alike_file.placed(codecs.read(job.sources[0]))
         moved = done.plan.apply(state)
-        places = alike_file.written(moved, codecs.detect(job.output))
+        format, metadata = codecs.detect(job.output), dict[str, str]()
+        if is_named := format == "safetensors":
+            origin = codecs.read(job.output).origin
+            metadata |= origin.metadata if origin is not None else {}
+        places = alike_file.written(moved, format, metadata)
         self._source = Buffer(job.sources[0], alike_file.ranges(state))
         self._output = Buffer(job.output, places)
+        self._header = Header(bytes(self._output.data), job.sources[0]) if is_named else None
         self._read = bytearray(len(self._output.data))
         """The output as it was read back."""
         self._back = bytearray(self._source.data)
@@ -168,7 +172,7 @@ class Form:
             raise KeyError
         self._output.data[:] = bytes(len(output))
         self._output.restore()
-        self._transfer()
+        self._transfer(self._header.of(job.sources[0]) if self._header else b"")
         again = self._record.text(*self._digests(job, self._result.digest)) if self._record else b""
         if self._output.data != output or again != text:
             raise KeyError
@@ -191,10 +195,13 @@ class Form:
             file.pread_into(0, self._source.data)
         if not self._source.is_of_form():
             return None
+        header = self._header.of(source) if self._header else b""
+        if header is None:
+            return None
         draft = together.begin(atomic_output.followed(output), file, self._options.sync)
         if draft is None:
             return None
-        self._transfer()
+        self._transfer(header)
         try:
             digest = self._write(job, draft)
         except PorterError:
@@ -203,8 +210,10 @@ class Form:
         together.add(draft)
         return replace(self._result, name=job.name, output=output, digest=digest)
 
-    def _transfer(self) -> None:
+    def _transfer(self, header: bytes | None) -> None:
         """Make the output in memory."""
+        if header:
+            self._output.bytes[: len(header)] = header
         for source, target in self._there:
             target[...] = source
         self._output.sum_up()

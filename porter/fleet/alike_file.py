@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -9,11 +11,12 @@ import numpy.typing as npt
 
 from porter import codecs
 from porter.codecs.zip.directory import checksums
+from porter.errors import printable
 from porter.storage.digests import crc32
 from porter.storage.input_file import InputFile
 from porter.storage.pieces import Layout, place
 from porter.tensors.lazy import Extent, LazyTensor
-from porter.tensors.shared_tensors import aliases
+from porter.tensors.shared_tensors import aliases, compact
 from porter.tensors.state_dict import StateDict
 
 Range = tuple[int, int]
@@ -119,9 +122,36 @@ def placed(state: StateDict) -> StateDict:
     return StateDict(tensors, origin)
 
 
-def written(state: StateDict, format: str) -> dict[str, Range]:
+def written(state: StateDict, format: str, metadata: Mapping[str, str]) -> dict[str, Range]:
     """Return where each tensor is in the file that porter writes of them."""
-    return _places(state, place(codecs.CODECS[format].pieces(state, {})))
+    return _places(state, place(codecs.CODECS[format].pieces(state, metadata)))
+
+
+class Header:
+    """The header of a safetensors file, which states the name of its source.
+
+    Raises `KeyError` for one that does not, as `porter.convert` has it.
+    """
+
+    def __init__(self, data: bytes, source: str) -> None:
+        (length,) = struct.unpack_from("<Q", data)
+        self._before, mark, rest = data[8 : 8 + length].partition(b'"porter.source":')
+        self._before += mark
+        value = _stated(source)
+        if not mark or not rest.startswith(value):
+            raise KeyError(source)
+        self._after = rest.removeprefix(value).rstrip(b" ")
+        self._nbytes = length
+
+    def of(self, source: str) -> bytes | None:
+        """Return that of another file's conversion; None where it has another length."""
+        text = self._before + _stated(source) + self._after
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text if len(text) == self._nbytes else None
+
+
+def _stated(source: str) -> bytes:
+    return compact(printable(os.path.basename(source), 400)).encode()
 
 
 def _places(state: StateDict, layout: Layout) -> dict[str, Range]:

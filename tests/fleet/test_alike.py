@@ -58,8 +58,9 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     alike.rest()
 
 
-def sources(folder: Path, format: str, count: int) -> list[Path]:
+def sources(folder: Path, format: str, count: int, names: str = "n nn nnn nnnn") -> list[Path]:
     """Write checkpoints of one structure, each with other values."""
+    stems = [*names.split(), *(f"more{number}" for number in range(count))]
     (folder / "t.toml").write_text(TABLE)
     paths = []
     for number in range(count):
@@ -68,7 +69,7 @@ def sources(folder: Path, format: str, count: int) -> list[Path]:
         state = StateDict.of(
             {name: values.random(shape, np.float32) for name, shape in shapes.items()}
         )
-        paths.append(folder / f"{'n' * (number + 1)}{SUFFIXES[format]}")
+        paths.append(folder / f"{stems[number]}{SUFFIXES[format]}")
         codecs.write(state, str(paths[-1]), format, sync=False)
     return paths
 
@@ -79,7 +80,7 @@ def jobs(folder: Path, paths: list[Path], to: str, out: str, **more: Any) -> lis
     for path in paths:
         format = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
         from_ = "safetensors:torch" if format == "safetensors" else format
-        output = str(folder / out / (path.stem + SUFFIXES[to]))
+        output = str(folder / out / (path.stem + SUFFIXES[to.partition(":")[0]]))
         arguments = {"architecture": str(folder / "t.toml"), "source": str(path), "output": output,
                      "from_": from_, "to": to, "sync": False, **more}  # fmt: skip
         made.append(Job(path.stem, "convert", arguments))
@@ -110,6 +111,9 @@ OPTIONS: list[dict[str, Any]] = [
         ("paddle", "torch", {}),
         ("safetensors", "torch", {}),
         ("safetensors", "paddle", {}),
+        ("torch", "safetensors", {}),
+        ("paddle", "safetensors", {"verify": False, "read_back": False}),
+        ("torch", "safetensors:paddle", {"sync": True}),
         *(("torch", "paddle", more) for more in OPTIONS[1:]),
     ],
 )
@@ -117,9 +121,11 @@ def test_outputs_are_those_of_convert(
     source: str, to: str, more: dict[str, Any], learnt: list[str], tmp_path: Path
 ) -> None:
     """The third file is converted as was learnt: outputs, records and results are the same."""
-    paths = sources(tmp_path, source, 4)
+    # The header of safetensors states the name of the source.
+    names = "n1 n2 n3 n4" if to.startswith("safetensors") else "n nn nnn nnnn"
+    paths = sources(tmp_path, source, 4, names)
     results = [worker.run(job) for job in jobs(tmp_path, paths, to, "out", **more)]
-    assert learnt == ["nnn", "nnnn"]
+    assert learnt == names.split()[2:]
     learnt.clear()
     for job in jobs(tmp_path, paths, to, "plain", **more):
         worker._learnt = Alike()  # type: ignore[assignment]
@@ -129,6 +135,17 @@ def test_outputs_are_those_of_convert(
         assert result.as_json() | known == expected.as_json() | known
     assert learnt == []
     assert written(tmp_path / "out") == written(tmp_path / "plain")
+
+
+def test_header_of_another_length(learnt: list[str], tmp_path: Path) -> None:
+    """A name that makes the header of an output longer: converted as usual, and then learnt."""
+    paths = sources(tmp_path, "torch", 6, "a b c dddddddddddd eeeeeeeeeeee ffffffffffff")
+    for job in jobs(tmp_path, paths, "safetensors", "out"):
+        assert worker.run(job).status == "converted"
+        origin = codecs.read(job.output).origin
+        assert origin is not None
+        assert origin.metadata["porter.source"] == f"{job.name}.pth"
+    assert learnt == ["c", "eeeeeeeeeeee", "ffffffffffff"]
 
 
 def test_other_files_are_converted_as_usual(learnt: list[str], tmp_path: Path) -> None:
