@@ -124,10 +124,12 @@ def kill(
         elif workers:
             os.kill(random.choice(workers), signal.SIGKILL)
     _, err = process.communicate(timeout=120)
-    if driver and process.returncode:
+    # Killed after its last file: to repeat it would be refused, for the output is there.
+    is_late = driver and (folder / f"{NAME}.index.json").exists() and not parts.exists()
+    if driver and process.returncode and not is_late:
         process = started(source, folder)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode == 0 or is_late, err
     assert content(folder) == reference
     shards = sum("-of-" in name for name in reference)
     again = made.shards() - shards
