@@ -38,14 +38,29 @@ def beside(origin: Origin | None, name: str) -> dict[str, Any]:
 
 def model_name(origin: Origin | None) -> str:
     """Return the name of the model in `inference.yml`, empty where there is none."""
+    name = _stated(origin, "Global", "model_name")
+    return name if isinstance(name, str) else ""
+
+
+def class_names(origin: Origin | None) -> list[str]:
+    """Return the names of the classes in `inference.yml`: those of a detector or a classifier."""
+    for keys in (("label_list",), ("PostProcess", "Topk", "label_list")):
+        names = _stated(origin, *keys)
+        if isinstance(names, list) and names:
+            return [str(name) for name in names]
+    return []
+
+
+def _stated(origin: Origin | None, *keys: str) -> Any:
+    """Return what is under keys in `inference.yml`, None where it is not there."""
     path = place(origin, PROGRAM)
     try:
         body = read_yaml(path) if path else None
     except (PorterError, ValueError, RecursionError):
-        return ""
-    named = body.get("Global") if isinstance(body, dict) else None
-    name = named.get("model_name") if isinstance(named, dict) else None
-    return name if isinstance(name, str) else ""
+        return None
+    for key in keys:
+        body = body.get(key) if isinstance(body, dict) else None
+    return body
 
 
 def names_of(origin: Origin | None) -> set[str]:

@@ -1,6 +1,7 @@
 """The dictionary of a model that reads text: which class is which character.
 
-PaddleOCR keeps it in a file of one character a line, and in `inference.yml` of an inference model.
+PaddleOCR keeps it in a file of one character a line, which `config.yml` of a training names, and in
+`inference.yml` of an inference model.
 Class 0 is a blank, the last one usually a space; neither is in a dictionary.
 `ppocr/postprocess/rec_postprocess.py`, `paddlex/modules/base/weight_converter.py`
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from porter.checkpoints.beside import PREPROCESSOR, PROGRAM, beside, place, read_yaml
@@ -21,6 +23,10 @@ LIST = "character_list"
 """The key in `preprocessor_config.json` of transformers."""
 BLANK = "blank"
 _LARGEST = 16 << 20
+_TRAININGS = ("config.yml", "config.yaml", "../config.yml", "../config.yaml")
+"""What PaddleOCR and PaddleX write into the folder of a training."""
+_HIGHEST = 5
+"""Folders above a configuration in which the path of a dictionary may begin."""
 
 
 class Dictionary(NamedTuple):
@@ -78,9 +84,41 @@ def _stated(origin: Origin | None) -> list[tuple[str, list[str] | str]]:
     path = place(origin, PROGRAM)
     if path:
         rows.append((PROGRAM, _of_program(path)))
+    if found := _of_training(origin):
+        rows.append(found)
     if inside := origin.metadata.get("character"):  # of the ONNX files of rapidocr
         rows.append(("metadata of the file", inside.split("\n")))
     return rows
+
+
+def _of_training(origin: Origin) -> tuple[str, list[str] | str] | None:
+    """Return (place, characters or why there are none) of the `config.yml` of a training.
+
+    It is next to the checkpoint, or a folder above: `best_model/model.pdparams`. It names a file,
+    relative to the repository that the training ran in; one of that name next to it is taken, too.
+    """
+    config = next(filter(None, (place(origin, name) for name in _TRAININGS)), "")
+    if not config:
+        return None
+    name = os.path.basename(config)
+    try:
+        body = read_yaml(config)
+    except (PorterError, ValueError, RecursionError) as fault:
+        return name, f"{name} cannot be read: {printable(fault, 200)}"
+    body = body.get("Global") if isinstance(body, dict) else None
+    stated = body.get("character_dict_path") if isinstance(body, dict) else None
+    if not isinstance(stated, str) or "\0" in stated:
+        return None
+    folders = [Path(os.path.abspath(config)).parent]
+    folders += folders[0].parents[:_HIGHEST]
+    paths = [*(folder / stated for folder in folders), folders[0] / os.path.basename(stated)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return name, f"{name} names the dictionary {printable(stated, 200)}, which is not there"
+    try:
+        return f"{path.name}, which {name} names", _lines(os.fspath(path))
+    except PorterError as fault:
+        return name, f"{path.name}, which {name} names: {fault.message}"
 
 
 def _are_texts(value: Any) -> TypeGuard[list[str]]:

@@ -46,15 +46,19 @@ def write(
     proof: Proof | None = None,
     preprocessing: Preprocessing | None = None,
     characters: Sequence[str] = (),
+    labels: Sequence[str] = (),
     **options: Unpack[WriteFields],
 ) -> Written:
     """Write the folder whole or not at all; `Written` names the weights in it.
 
-    `characters` are those of a recogniser's classes. Raises `UsageError` for what transformers has
-    no configuration for, and for a path that exists: a folder is never replaced, unless it is
-    empty.
+    `characters` are those of a recogniser's classes, `labels` the names of other classes; those of
+    another number are not taken. Raises `UsageError` for what transformers has no configuration
+    for, and for a path that exists: a folder is never replaced, unless it is empty.
     """
     files = {"config.json": config(architecture, plan)}
+    if labels and len(labels) == len(files["config.json"].get("id2label", ())):
+        files["config.json"]["id2label"] = {str(n): name for n, name in enumerate(labels)}
+        files["config.json"]["label2id"] = {name: n for n, name in enumerate(labels)}
     if published_config(architecture) is None:
         files["preprocessor_config.json"] = preprocessor(
             preprocessing or architecture.preprocessing, plan

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from porter.checkpoints.beside import CONFIG, PREPROCESSOR, beside
+from porter.checkpoints.beside import CONFIG, PREPROCESSOR, beside, class_names
 from porter.errors import InputError, UsageError, listed
 from porter.storage.input_file import read_small
 from porter.tensors.state_dict import Origin
@@ -84,10 +84,13 @@ def read(file: str | os.PathLike[str], size: int) -> dict[str, Any]:
 
 
 def labels_of(origin: Origin | None) -> list[str]:
-    """Return the names of the classes in `config.json` next to a checkpoint, if it has any."""
+    """Return the names of the classes that files next to a checkpoint state, if any does.
+
+    They are in `config.json` of a hub, or in PaddleX's `inference.yml`.
+    """
     labels = beside(origin, CONFIG).get("id2label")
     if not isinstance(labels, dict):
-        return []
+        return class_names(origin)
     names = [labels.get(str(number)) for number in range(len(labels))]
     known = [name for name in names if isinstance(name, str) and not _UNNAMED.fullmatch(name)]
     return known if len(known) == len(names) else []

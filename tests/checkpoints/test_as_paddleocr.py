@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
@@ -139,6 +140,20 @@ def test_a_name_of_paddlex_decides_between_equal_models(
     path = write(trained(ORIENTATION, 2), tmp_path / file)
     assert converted(path, tmp_path / "o.safetensors").plan.architecture.name == variant
     assert porter.inspect(path).matches[0].architecture.name == variant
+
+
+@pytest.mark.parametrize("form", ["{}", "{{PostProcess: {{Topk: {}}}}}"])
+def test_labels_of_inference_yml_go_into_the_output(form: str, tmp_path: Path) -> None:
+    """PaddleX writes the names of a detector's or a classifier's classes into it."""
+    path = write(trained(LINES), tmp_path / "a.pdparams")
+    (tmp_path / "inference.yml").write_text(form.format("{label_list: [a, 1]}"))
+    converted(path, tmp_path / "folder")
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert config["id2label"] == {"0": "a", "1": "1"}
+    assert config["label2id"] == {"a": 0, "1": 1}
+    (tmp_path / "inference.yml").write_text("{label_list: [a, b, c]}")
+    converted(path, tmp_path / "other")
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["id2label"]["0"] != "a"
 
 
 def test_the_state_of_a_training_is_no_model(tmp_path: Path) -> None:

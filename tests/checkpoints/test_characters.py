@@ -57,6 +57,43 @@ def test_a_broken_inference_yml_is_named(origin: Origin, text: str) -> None:
         read_characters(path, 8)
 
 
+@pytest.mark.parametrize(
+    ("config", "dictionary", "stated"),
+    [
+        ("config.yml", "ppocr/utils/dict/my.txt", "./ppocr/utils/dict/my.txt"),
+        ("../config.yaml", "../ppocr/utils/dict/my.txt", "ppocr/utils/dict/my.txt"),
+        ("config.yml", "my.txt", "/other/machine/my.txt"),
+    ],
+)
+def test_a_training_names_its_dictionary(
+    config: str, dictionary: str, stated: str, tmp_path: Path
+) -> None:
+    """A path of the repository it ran in, or the file next to `config.yml`."""
+    folder = tmp_path / "output" / "rec"
+    folder.mkdir(parents=True)
+    origin = Origin(str(folder / "best_accuracy.pdparams"), "paddle")
+    (folder / config).write_text(f"Global: {{character_dict_path: {stated}}}")
+    found = characters_of(origin, 8)
+    name = Path(config).name
+    assert found == Dictionary((), f"{name} names the dictionary {stated}, which is not there")
+    path = folder / dictionary
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    assert characters_of(origin, 8) == Dictionary(WHOLE, f"my.txt, which {name} names")
+    path.write_bytes(b"\xff\xfe")
+    assert "cannot be read" in characters_of(origin, 8).why
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "Global: 1", "Global: {character_dict_path: [1]}",
+                                  'Global: {character_dict_path: "a\\0b"}'])  # fmt: skip
+def test_a_broken_config_of_a_training_is_passed_over(origin: Origin, text: str) -> None:
+    """The conversion goes on without characters."""
+    Path(origin.path).with_name("config.yml").write_text(text)
+    found = characters_of(origin, 8)
+    assert not found.characters
+    assert "\n" not in found.why
+
+
 def test_what_transformers_and_rapidocr_state_is_found(origin: Origin) -> None:
     """`character_list` has a blank and a space already; metadata have lines."""
     path = Path(origin.path).with_name("preprocessor_config.json")

@@ -197,6 +197,7 @@ def _function(
             return partial(
                 snapshot.write, fitted.architecture, plan, max_shard_size=max_shard_size,
                 preprocessing=None if picture is None else picture.how, characters=characters,
+                labels=labels_of(fitted.state.origin),
             )  # fmt: skip
         return partial(codecs.write, format=container, max_shard_size=max_shard_size)
     if max_shard_size is not None:
