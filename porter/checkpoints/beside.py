@@ -38,20 +38,20 @@ def beside(origin: Origin | None, name: str) -> dict[str, Any]:
 
 def model_name(origin: Origin | None) -> str:
     """Return the name of the model in `inference.yml`, empty where there is none."""
-    name = _stated(origin, "Global", "model_name")
+    name = stated_in_program(origin, "Global", "model_name")
     return name if isinstance(name, str) else ""
 
 
 def class_names(origin: Origin | None) -> list[str]:
     """Return the names of the classes in `inference.yml`: those of a detector or a classifier."""
     for keys in (("label_list",), ("PostProcess", "Topk", "label_list")):
-        names = _stated(origin, *keys)
+        names = stated_in_program(origin, *keys)
         if isinstance(names, list) and names:
             return [str(name) for name in names]
     return []
 
 
-def _stated(origin: Origin | None, *keys: str) -> Any:
+def stated_in_program(origin: Origin | None, *keys: str) -> Any:
     """Return what is under keys in `inference.yml`, None where it is not there."""
     path = place(origin, PROGRAM)
     try:

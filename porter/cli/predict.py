@@ -13,6 +13,9 @@ from porter.cli.shared.image_size import image_size_option
 from porter.cli.shared.onnx_options import preprocessing_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from porter.commands.pictures.boxes import Box
     from porter.commands.pictures.predict import Predictions
 
 
@@ -56,7 +59,29 @@ def command(model: str, pictures: tuple[str, ...], as_json: bool, **options: Any
     for name, (text, probability) in found.texts.items():
         say(name)
         click.echo(columns([(f"{probability:.1%}", printable(text, 4000))], "  "))
+    for name, boxes in found.boxes.items():
+        say(name)
+        click.echo(_boxes(boxes))
+    for name, outputs in found.outputs.items():
+        say(name)
+        rows = [
+            (o.name, "×".join(map(str, o.shape)), f"{o.least:.4g} … {o.largest:.4g}")
+            for o in outputs
+        ]
+        click.echo(columns(rows, "  "))
+    if found.outputs:
+        say("outputs of the model as they are: porter has no rule that reads them")
     say(f"preprocessing: {found.preprocessing.described(found.size)} ({found.why})")
+
+
+def _boxes(boxes: Sequence[Box]) -> str:
+    """Return a line for each box: probability, label, left, top, right and bottom in pixels."""
+    if not boxes:
+        return "  nothing is above the least probability"
+    return columns(
+        [(f"{b.probability:.1%}", b.label, *map(str, (b.left, b.top, b.right, b.bottom)))
+         for b in boxes], "  ",
+    )  # fmt: skip
 
 
 def as_dict(found: Predictions) -> dict[str, Any]:
@@ -70,4 +95,6 @@ def as_dict(found: Predictions) -> dict[str, Any]:
             name: [guess._asdict() for guess in guesses] for name, guesses in found.pictures.items()
         },
         "texts": {name: text._asdict() for name, text in found.texts.items()},
+        "boxes": {name: [box._asdict() for box in boxes] for name, boxes in found.boxes.items()},
+        "outputs": {name: [one._asdict() for one in rows] for name, rows in found.outputs.items()},
     }

@@ -30,6 +30,21 @@ def reads_text(architecture: Architecture) -> bool:
     return path is not None and _COUNT in json.loads(path.read_text(encoding="utf-8"))
 
 
+def finds_text(architecture: Architecture) -> bool:
+    """Whether a variant gives a map of where text is."""
+    path = published_path(architecture)
+    config = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    return str(config.get("model_type", "")).endswith("_det")
+
+
+def published_labels(architecture: Architecture, classes: int) -> list[str]:
+    """Return the names of the classes of the published weights; empty for another number."""
+    found = (published_config(architecture) or {}).get("id2label", {})
+    names = [str(found.get(str(number), "")) for number in range(len(found))]
+    is_named = len(names) == classes and not any(name.startswith("LABEL_") for name in names)
+    return names if is_named else []
+
+
 def published_config(
     architecture: Architecture, num_classes: int | None = None
 ) -> dict[str, Any] | None:

@@ -62,9 +62,12 @@ class OnnxSession:
         limit: int | None = None,
         marked: str = "",
         places: Mapping[str, Sequence[str]] | None = None,
+        every: bool = False,
         **_: Any,
     ) -> dict[str, Any]:
         """Run each case of the file `inputs`; the first output is the logits.
+
+        With `every`, all outputs are written under their own names.
 
         The precision is that of the model. "float64" is asked of the left one of two models: it
         is run without the runtime's optimisations then. In the case named `layers`, values of the
@@ -77,7 +80,8 @@ class OnnxSession:
         for case, array in arrays.items():
             given = self._given(array)
             found = onnx_run.outputs(session, given, self._path)
-            results[f"output/{case}/logits"] = next(iter(found.values()))
+            named = found if every else {"logits": next(iter(found.values()))}
+            results |= {f"output/{case}/{name}": array for name, array in named.items()}
         about: dict[str, Any] = {"precision": precision}
         if places:
             outside = os.path.dirname(os.path.abspath(self._path))
