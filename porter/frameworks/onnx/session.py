@@ -76,7 +76,7 @@ class OnnxSession:
         arrays, _about = exchange.load(inputs)
         plain = precision == "float64"
         session = onnx_run.session(self._path, self._device, plain=True) if plain else self._session
-        results = {}
+        results: dict[str, Array] = {}
         for case, array in arrays.items():
             given = self._given(array)
             found = onnx_run.outputs(session, given, self._path)
