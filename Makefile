@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 # Models of public packages; what they ask for would bring torchvision, and OpenCV.
-MODELS := timm paddleclas ppim rapidocr transformers tokenizers regex
+MODELS := timm paddleclas ppim rapidocr transformers tokenizers regex paddlex colorlog prettytable
 
 .PHONY: setup demo test lint bare lowest clouds wheel dist golden-onnx old coverage mutate sweep bench gallery docs docs-serve skeletons templates fuzz gpu-wheels gpu reports clean
 .DEFAULT_GOAL := help

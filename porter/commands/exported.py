@@ -18,7 +18,7 @@ from porter import codecs
 from porter.errors import MissingPackage
 from porter.frameworks import exchange
 from porter.frameworks.live.cases import write_cases
-from porter.frameworks.process import Limit, Worker
+from porter.frameworks.process import Limit, Worker, every_core
 from porter.frameworks.references import parse
 from porter.mapping.table import CANONICAL
 from porter.onnx.graph.signature import Signature, open_sides, signature
@@ -136,8 +136,10 @@ class Exported:
             write_cases(inputs, given)
             weights = os.path.join(folder, "weights.safetensors")
             codecs.write(self.state, weights, format="safetensors", read_back=False, record=False)
-            with Worker("torch", python=(python or {}).get("torch")) as worker:
-                model = LiveModel(parse(self._class(folder)), worker, Path(folder))
+            interpreter = (python or {}).get("torch")
+            with Worker("torch", python=interpreter, threads=every_core()) as worker:
+                reference = parse(self._class(folder))
+                model = LiveModel(reference, worker, Path(folder), drawn=False)
                 model.fill(weights, None, rounded)
                 outputs: dict[str, _Outputs] = {SINGLE: model.run(inputs, SINGLE)}
                 outputs[EXACT] = model.run(inputs, EXACT)
@@ -160,7 +162,7 @@ class Exported:
         with tempfile.TemporaryDirectory(prefix="porter-") as folder:
             files = [os.path.join(folder, name) for name in ("in", "out")]
             exchange.save(files[0], cases, {})
-            with Worker("onnx-tools") as worker:
+            with Worker("onnx-tools", threads=every_core()) as worker:
                 worker.limit = Limit.of(self.path, self.timeout)
                 reply = worker.request(
                     "run_all", path=os.path.abspath(self.path), inputs=files[0], output=files[1],

@@ -84,6 +84,13 @@ def load(
     return {name: read[place] for name, place in chosen.items()}, _value(metadata, KEY, path)
 
 
+def tensors(path: str | os.PathLike[str]) -> dict[str, LazyTensor]:
+    """Return the arrays of a file that `save` wrote, to be read when they are needed."""
+    state, metadata = _opened(path)
+    places = {**{name: name for name in state}, **_value(metadata, f"{KEY}.same", path)}
+    return {name: state[place] for name, place in places.items()}
+
+
 def _array(tensor: LazyTensor) -> Array:
     """Read a tensor into an array that may be written to."""
     array: Array = np.empty(tensor.shape, tensor.dtype.numpy)

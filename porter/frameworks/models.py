@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -74,15 +75,16 @@ def _headless(make: Callable[[], Any], architecture: Architecture, framework: st
     return model
 
 
-def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
+def undrawn() -> AbstractContextManager[Any]:
+    """Leave the weights of models that torch builds meanwhile as they are allocated.
+
+    On the meta device nothing is filled anyway, but torch loads its compiler to find that out.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
     class Undrawn(TorchFunctionMode):  # type: ignore[misc]
-        """Leaves a parameter as it is where an initialiser would fill it.
-
-        On the meta device nothing is filled, but torch loads its compiler to find that out.
-        """
+        """Leaves a parameter as it is where an initialiser would fill it."""
 
         def __torch_function__(
             self, function: Any, types: Any, arguments: Any = (), named: Any = None
@@ -93,7 +95,13 @@ def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
                 return first
             return function(*arguments, **named)
 
-    with torch.device("meta"), Undrawn():
+    return Undrawn()
+
+
+def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
+    import torch
+
+    with torch.device("meta"), undrawn():
         model = make()
     # A buffer that is not in the state dict would stay as it is made here.
     assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())

@@ -319,11 +319,22 @@ def _share() -> int:
     The sides run at the same time: with more threads than cores, they spin while they wait for
     each other, and both take three times as long.
     """
+    return _limited(max(1, _cores() // 2))
+
+
+def every_core() -> int:
+    """Return the threads of a process that runs while no other does."""
+    return _limited(_cores())
+
+
+def _cores() -> int:
     known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2
-    half = max(1, cores // 2)
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2
+
+
+def _limited(threads: int) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(half, int(asked)) if asked.isdecimal() and int(asked) else half
+    return min(threads, int(asked)) if asked.isdecimal() and int(asked) else threads
 
 
 def _raised(error: dict[str, Any]) -> PorterError:

@@ -7,10 +7,10 @@
 A reference is parsed here, and called only in the child process of its framework. A file or a
 module is run only when a person names it on the command line; a table may name providers only.
 
-To add a provider: one function `(name, **options) -> model` in `porter.frameworks.providers`,
-which imports its package when it is called, and one row in `PROVIDERS`. Another package adds its
-own by an entry point of the group `porter.providers` whose name is the provider's and whose value
-is a `Provider`, in a module that imports no framework.
+To add a provider: one function `(name, **options) -> model` in `porter.frameworks.providers`, or
+in `published`, which imports its package when it is called, and one row in `PROVIDERS`. Another
+package adds its own by an entry point of the group `porter.providers` whose name is the provider's
+and whose value is a `Provider`, in a module that imports no framework.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Provider(NamedTuple):
 PROVIDERS = {
     "timm": Provider("torch", "porter.frameworks.providers:timm"),
     "torchvision": Provider("torch", "porter.frameworks.providers:torchvision"),
-    "transformers": Provider("torch", "porter.frameworks.providers:transformers"),
+    "transformers": Provider("torch", "porter.frameworks.published.transformers:transformers"),
     "paddle.vision": Provider("paddle", "porter.frameworks.providers:paddle_vision"),
     "paddleclas": Provider("paddle", "porter.frameworks.providers:paddleclas"),
     "ppim": Provider("paddle", "porter.frameworks.providers:ppim"),
-    "paddlex": Provider("paddle", "porter.frameworks.providers:paddlex"),
+    "paddlex": Provider("paddle", "porter.frameworks.published.paddlex:paddlex"),
 }
 """The providers that come with porter, by the word before the colon."""
 

@@ -40,11 +40,11 @@ def _called(function: Any, wide: Any, *args: Any, **options: Any) -> Any:
     return function(*args, **options)
 
 
-def widened(framework: str, model: Any, forward: Any, x: Any) -> Any:
-    """Return what a model computes, where float32 is the precision of `x`."""
+def widened(framework: str, model: Any, forward: Any, x: Any, *others: Any) -> Any:
+    """Return what a model computes, where float32 is the precision of `x`, its first input."""
     package = sys.modules[framework]
     if x.dtype == package.float32:
-        return forward(x)
+        return forward(x, *others)
     layers = model.modules() if framework == "torch" else model.sublayers(include_self=True)
     homes = {type(layer).__module__: sys.modules[type(layer).__module__] for layer in layers}
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def widened(framework: str, model: Any, forward: Any, x: Any) -> Any:
         method = _METHODS[framework]
         usual = getattr(package.Tensor, method)
         stack.enter_context(_replaced(package.Tensor, method, _method(usual, x.dtype)))
-        return forward(x)
+        return forward(x, *others)
 
 
 def _method(usual: Any, wide: Any) -> Any:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from porter import codecs
 from porter.errors import InputError
 from porter.frameworks import exchange
 from porter.frameworks.live.cases import varied, write_cases
@@ -22,6 +24,7 @@ from porter.planning.plan import Plan
 from porter.planning.target import Target
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
+from porter.tensors.state_dict import StateDict
 from porter.verification import tolerance
 from porter.verification.checks import EXACT, SINGLE, Check
 from porter.verification.compare import Figures, compare
@@ -48,20 +51,30 @@ class Outcome:
 
 
 class LiveModel:
-    """One model in its process."""
+    """One model in its process.
 
-    def __init__(self, reference: Reference, worker: Worker, folder: Path) -> None:
+    Weights that are not `drawn` are whatever the memory has; the model is to be filled.
+    """
+
+    def __init__(
+        self, reference: Reference, worker: Worker, folder: Path, *, drawn: bool = True
+    ) -> None:
         self.reference, self.worker, self.folder = reference, worker, folder
         hello = worker.request("hello", device="cpu")
         self.versions: dict[str, str] = hello["versions"]
         self._filled: dict[str, Any] = {}
-        about = worker.request("live_open", **reference.request)
+        about = worker.request("live_open", drawn=drawn, **reference.request)
         self.trained = set(about["parameters"])
         self.aliases: dict[str, str] = about["aliases"]
+        self._precision = SINGLE
+        """In which it computes; empty where a cast has failed."""
+        self.own: dict[str, LazyTensor] = {}
+        if not drawn:
+            return
         values = os.fspath(folder / "own.safetensors")
         worker.request("live_values", output=values)
-        arrays = exchange.load(values)[0]
-        self.own = {name: LazyTensor.of(arrays[name]) for name in about["tensors"]}
+        written = exchange.tensors(values)
+        self.own = {name: written[name] for name in about["tensors"]}
 
     @property
     def target(self) -> Target:
@@ -75,35 +88,44 @@ class LiveModel:
 
     def reset(self) -> None:
         """Build the model again, in float32, and fill it again."""
-        self.worker.request("live_open", **self.reference.request)
+        self._rebuild()
         self.worker.request("live_fill", **self._filled)
 
-    def fill_seeded(self, values: Mapping[str, LazyTensor], precision: str) -> None:
-        """Load tensors in a precision, into a model that is built again."""
-        path = os.fspath(self.folder / "seeded.safetensors")
-        exchange.save(path, {name: tensor.read() for name, tensor in values.items()}, {})
+    def _rebuild(self) -> None:
         self.worker.request("live_open", **self.reference.request)
-        self.worker.request("live_cast", precision=precision)
-        self.worker.request("live_fill", weights=path, key=None)
+        self._precision = SINGLE
 
-    def seeded(self, inputs: str, precision: str) -> tuple[dict[str, LazyTensor], _Outputs]:
-        """Give the model weights in which every tensor matters; return them and its outputs."""
-        path = os.fspath(self.folder / "record.safetensors")
-        self.worker.request("live_open", **self.reference.request)
-        about = self.worker.request(
-            "live_record", seed=5, inputs=inputs, output=path, precision=precision
-        )
-        arrays, _ = exchange.load(path)
-        outputs = {
-            case: {key: arrays[f"output/{case}/{key}"] for key in keys}
-            for case, keys in about["outputs"].items()
-        }
-        return {n: LazyTensor.of(arrays[f"weight/{n}"]) for n in self.own}, outputs
+    def fill_seeded(self, values: Mapping[str, LazyTensor], precision: str) -> None:
+        """Load tensors in a precision; into a model that is built again where it is of another."""
+        path = os.fspath(self.folder / "seeded.safetensors")
+        # not `exchange.save`, which leaves out the second of two tensors of the same bytes
+        codecs.write(
+            StateDict(values), path, format="safetensors", force=True, sync=False,
+            read_back=False, record=False,
+        )  # fmt: skip
+        self._use(precision)
+        self.worker.request("live_fill", weights=path, key=None, precision=precision)
+
+    def seeded(self, inputs: str, precision: str) -> dict[str, LazyTensor]:
+        """Give the model weights in which every tensor matters; return them."""
+        path = os.fspath(self.folder / f"seeds-{precision}.safetensors")
+        self._use(precision)
+        self.worker.request("live_seed", seed=5, inputs=inputs, output=path, precision=precision)
+        values = exchange.tensors(path)
+        return {name: values[name] for name in self.own}
+
+    def _use(self, precision: str) -> None:
+        """Build the model again, unless it computes in a precision: casts may leave their marks."""
+        if self._precision != precision:
+            self._rebuild()
+        self._precision = ""  # until the cast has succeeded
 
     def run(self, inputs: str, precision: str) -> _Outputs:
         """Return {case: {key: array}}."""
         path = os.fspath(self.folder / f"run-{precision}.safetensors")
+        self._precision = ""
         reply = self.worker.request("live_run", inputs=inputs, output=path, precision=precision)
+        self._precision = precision
         arrays, _ = exchange.load(path)
         return {
             case: {key: arrays[f"output/{case}/{key}"] for key in keys}
@@ -152,9 +174,12 @@ class LivePair:
         """
         for precision, most in ((EXACT, LIMIT), (SINGLE, COARSE)):
             try:
-                values, wanted = self.left.seeded(self.inputs, precision)
-                self.right.fill_seeded(move(values), precision)
-                found = self.right.run(self.inputs, precision)
+                values = self.left.seeded(self.inputs, precision)
+                moved = move(values)
+                wanted, found = together([
+                    partial(self.left.run, self.inputs, precision),
+                    partial(_filled_run, self.right, moved, self.inputs, precision),
+                ])  # fmt: skip
             except InputError:
                 if precision == SINGLE:
                     raise
@@ -169,12 +194,22 @@ class LivePair:
         return ()
 
     def _story(self, plan: Plan, failed: bool) -> str:
-        left, right = (
-            model.worker.request("live_calls", inputs=self.inputs)["calls"]
-            for model in (self.left, self.right)
-        )
+        left, right = together([partial(_calls, m, self.inputs) for m in (self.left, self.right)])
         find = diagnosed if failed else other_eps
         return find(left, right, _modules(plan))
+
+
+def _calls(model: LiveModel, inputs: str) -> list[dict[str, Any]]:
+    model.reset()
+    calls: list[dict[str, Any]] = model.worker.request("live_calls", inputs=inputs)["calls"]
+    return calls
+
+
+def _filled_run(
+    model: LiveModel, values: Mapping[str, LazyTensor], inputs: str, precision: str
+) -> _Outputs:
+    model.fill_seeded(values, precision)
+    return model.run(inputs, precision)
 
 
 def _modules(plan: Plan) -> dict[str, str]:
@@ -194,7 +229,6 @@ def _runs(model: LiveModel, inputs: str) -> Callable[[], dict[str, _Outputs]]:
         outputs = {SINGLE: model.run(inputs, SINGLE)}
         with suppress(InputError):  # Its code asks for float32 somewhere; a note says so.
             outputs[EXACT] = model.run(inputs, EXACT)
-        model.reset()
         return outputs
 
     return run

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from porter.errors import InputError, MissingPackage, UsageError
-from porter.frameworks import build_reference, providers, references
+from porter.frameworks import build_reference, references
+from porter.frameworks.published.transformers import transformers
 from porter.frameworks.references import Provider, parse, with_framework
 
 MODEL = """
@@ -111,4 +112,4 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """transformers is asked for a file only, never for an address."""
     path = tmp_path / "config.json"
     with pytest.raises((InputError, MissingPackage)):
-        providers.transformers(str(path))
+        transformers(str(path))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from porter.frameworks.providers import _exact_slope
+from porter.frameworks.published.paddlex import _exact_slope
 from porter.frameworks.widened import widened
 
 TORCH = """

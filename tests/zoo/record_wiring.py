@@ -27,7 +27,7 @@ from porter.reference_models import FOLDER
 from porter import codecs
 from porter.codecs.paddle import operations, wiring
 from porter.codecs.paddle.program import parameters
-from porter.frameworks import providers
+from porter.frameworks.published.paddlex import paddlex
 from porter.storage.input_file import InputFile
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import find
@@ -104,7 +104,7 @@ def built(name: str) -> Any:
     if "formulanet" in name:
         config = published_config(find(name))
         return PPFormulaNet(PPFormulaNet.config_class(**config))
-    return providers.paddlex(name)
+    return paddlex(name)
 
 
 def record(name: str) -> None:

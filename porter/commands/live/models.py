@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from porter import codecs
 from porter.errors import MappingError, MissingPackage, UsageError
 from porter.frameworks.live.cases import read_inputs
+from porter.frameworks.parallel import together
 from porter.frameworks.references import Reference, parse, with_framework
 from porter.mapping.reader import load as load_table
 from porter.mapping.table import Table
@@ -161,9 +163,10 @@ class Session:
         weights: WeightProof | None = None,
     ) -> Verdict:
         """Fill both models, run them and judge."""
-        for model, side in ((self.pair.left, left), (self.pair.right, right)):
-            cast = rounded if model is self.pair.left else None
-            model.fill(*self._file(side, model.reference.framework), cast)
+        together([
+            partial(self._fill, self.pair.left, left, rounded),
+            partial(self._fill, self.pair.right, right, None),
+        ])  # fmt: skip
         found = self.pair.outcome(plan)
         fuzzed = self.pair.seeded(lambda values: self._moved(values, plan))
         reports = [_report(m, s) for m, s in ((self.pair.left, left), (self.pair.right, right))]
@@ -179,6 +182,9 @@ class Session:
                 notes=tuple(notes), weights=weights,
             )
         )  # fmt: skip
+
+    def _fill(self, model: live.LiveModel, side: Side, rounded: str | None) -> None:
+        model.fill(*self._file(side, model.reference.framework), rounded)
 
     def _moved(self, values: Mapping[str, LazyTensor], plan: Plan) -> Mapping[str, LazyTensor]:
         """Return the right model's tensors for other values of the left's."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from porter.checkpoints.read import read
 from porter.errors import InputError, listed
-from porter.frameworks import build_reference, exchange
+from porter.frameworks import build_reference, exchange, models
 from porter.frameworks.live.cases import read_cases
 from porter.frameworks.live.model import Live
 from porter.frameworks.live.search import Attempt, Search, apart
@@ -36,22 +37,27 @@ class LiveSession:
         assert self._live is not None
         return self._live
 
-    def live_open(self, **reference: Any) -> dict[str, Any]:
-        """Build the model of a reference; return its tensors and what shares them."""
+    def live_open(self, *, drawn: bool = True, **reference: Any) -> dict[str, Any]:
+        """Build the model of a reference; return its tensors and what shares them.
+
+        torch leaves weights that are not `drawn` as they are allocated.
+        """
         module = importlib.import_module(f"porter.frameworks.live.{self._framework}")
         module.begin()
         make = module.TorchModel if self._framework == "torch" else module.PaddleModel
         try:
-            self._live = Live(make(build_reference.build(**reference)), module.array)
+            with nullcontext() if drawn else models.undrawn():
+                model = build_reference.build(**reference)
+            self._live = Live(make(model), module.array)
         except InputError as error:
             raise InputError(error.message, reference["text"]) from error
-        model = self._live.model
+        live = self._live.model
         return {
             "tensors": {
                 name: [str(value.dtype).rpartition(".")[2].lower(), list(value.shape)]
-                for name, value in model.state.items()
+                for name, value in live.state.items()
             },
-            "parameters": sorted(model.parameters),
+            "parameters": sorted(live.parameters),
             "aliases": self._live.aliases,
         }
 
@@ -60,6 +66,13 @@ class LiveSession:
         model = self.live.model
         exchange.save(output, {name: model.value(name) for name in model.state}, {})
         return {}
+
+    def live_seed(self, seed: int, inputs: str, output: str, precision: str) -> dict[str, Any]:
+        """Give the model weights that matter, in a precision, and write them to a file."""
+        live = self.live
+        live.cast(precision)
+        live.randomise(seed, next(iter(read_cases(inputs).values())))
+        return self.live_values(output)
 
     def live_record(
         self, seed: int, inputs: str, output: str, precision: str = "float32"
@@ -108,19 +121,21 @@ class LiveSession:
                 "silent": self._silent(cases.values()),
                 "units": [unit.as_json() for unit in live.units]}  # fmt: skip
 
-    def live_cast(self, precision: str) -> dict[str, Any]:
-        """Compute in another precision from now on."""
-        self.live.cast(precision)
-        return {}
-
     def live_fill(
-        self, weights: str, key: str | None = None, rounded: str | None = None
+        self,
+        weights: str,
+        key: str | None = None,
+        rounded: str | None = None,
+        precision: str | None = None,
     ) -> dict[str, Any]:
         """Load a checkpoint into the model, strictly but for names of one tensor.
 
-        `rounded` is the element type that its values are rounded to first.
+        `rounded` is the element type that its values are rounded to first, `precision` that in
+        which the model computes from now on.
         """
         live, state = self.live, read(weights, key=key)
+        if precision is not None:
+            live.cast(precision)
         own = live.model.state
         missing = [
             n for n in own

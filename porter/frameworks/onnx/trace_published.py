@@ -20,7 +20,7 @@ from typing import Any
 from porter.errors import UsageError
 from porter.frameworks.models import build, need
 from porter.frameworks.onnx import trace as fixed
-from porter.frameworks.providers import transformers
+from porter.frameworks.published.transformers import transformers
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
 from porter.zoo.published import published_config

@@ -13,8 +13,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from porter.frameworks import providers
 from porter.frameworks.onnx import run, trace_published, trace_written
+from porter.frameworks.published import transformers as published
 from porter.zoo.architectures import find
 
 VARIANT = find("pp-formulanet-l-shallow")
@@ -47,7 +47,7 @@ class Case:
 
     def by_class(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            found = providers._written(
+            found = published._written(
                 self.model, self.model.forward, STEPS, torch.from_numpy(pictures)
             )
         return {name: value.numpy() for name, value in found.items()}

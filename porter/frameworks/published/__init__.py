@@ -1,0 +1,1 @@
+"""Models that other packages publish and porter has tables for: PaddleX's and transformers'."""
