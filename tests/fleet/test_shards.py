@@ -40,7 +40,7 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the forward proof out: only the weights are proven."""
-    monkeypatch.setattr("porter.commands.convert.verified", lambda outcome, *a, **k: outcome)
+    monkeypatch.setattr("porter.commands.conversion.outputs.How.proven", lambda _, done, __: done)
 
 
 def convert(source: Path, folder: Path, to: str, **more: Any) -> porter.commands.convert.Conversion:

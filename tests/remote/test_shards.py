@@ -100,7 +100,7 @@ def test_a_conversion_is_proven(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors that are made of parts in several shards are mapped back, too."""
-    monkeypatch.setattr("porter.commands.convert.verified", lambda outcome, *a, **k: outcome)
+    monkeypatch.setattr("porter.commands.conversion.outputs.How.proven", lambda _, done, __: done)
     porter.init(VARIANT, tmp_path / "deit.pth")
     found = []
     for place, pool in ((f"{tmp_path}/here", None), ("s3://models/out", Local(2))):
@@ -146,7 +146,7 @@ def test_rounded_weights_are_proven_by_those_that_write_them(
     bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The output is not fetched again for it, but for the headers of its shards."""
-    monkeypatch.setattr("porter.commands.convert.verified", lambda outcome, *a, **k: outcome)
+    monkeypatch.setattr("porter.commands.conversion.outputs.How.proven", lambda _, done, __: done)
     porter.init(VARIANT, tmp_path / "deit.pth")
     real, fetched = bucket.cat_file, []
 
