@@ -271,6 +271,44 @@ def test_output_that_came_into_being_meanwhile_stays(learnt: list[str], tmp_path
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
+def test_source_that_changes_meanwhile_is_refused(learnt: list[str], tmp_path: Path) -> None:
+    """What was read of a file that is another one now is not published."""
+    paths = sources(tmp_path, "torch", 4)
+    todo = jobs(tmp_path, paths, "paddle", "out")
+    results(todo[:2])
+
+    def disturbed() -> Iterator[Job]:
+        yield from todo[2:]
+        os.utime(paths[2])
+
+    found = results(disturbed())
+    assert [found[job.name].status for job in todo[2:]] == ["refused", "converted"]
+    assert "changed while it was being read" in found[todo[2].name].message
+    assert len([*(tmp_path / "out").iterdir()]) == 6
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_disk_that_is_full_leaves_nothing(
+    learnt: list[str], written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output or its record finds no room: one line, and neither of them is there."""
+    todo = jobs(tmp_path, sources(tmp_path, "torch", 3), "paddle", "out")
+    results(todo[:2])
+    write, calls = positional.write_at, list[int]()
+
+    def full(fd: int, data: Any, offset: int) -> None:
+        calls.append(len(data))
+        if len(calls) > written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(fd, data, offset)
+
+    monkeypatch.setattr(together, "write_at", full)
+    (result,) = results(todo[2:]).values()
+    assert result.status == "refused"
+    assert f"No space left on device; {calls[-1]:,} bytes are needed" in result.message
+    assert len([*(tmp_path / "out").iterdir()]) == 4
+
+
 def test_disk_that_fails_leaves_nothing(
     learnt: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
