@@ -156,12 +156,13 @@ def _imported(code: ast.AST) -> Iterator[str]:
 
 
 def _shown(node: object) -> str:
-    """Return code as text that comments, docstrings and formatting have no part in.
+    """Return code as text; comments, docstrings, formatting and where in porter a name is from are
+    no part of it.
 
     Fields that are empty are left out, so that every version of Python shows the same.
     """
     if isinstance(node, list):
-        return f"[{','.join(_shown(part) for part in node if not _is_docstring(part))}]"
+        return f"[{','.join(_shown(part) for part in node if not _is_said_only(part))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
@@ -169,7 +170,10 @@ def _shown(node: object) -> str:
     return f"{type(node).__name__}({said})"
 
 
-def _is_docstring(node: object) -> bool:
+def _is_said_only(node: object) -> bool:
+    """Whether a statement is a docstring, or says where in porter something is."""
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").partition(".")[0] == "porter"
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -122,7 +122,9 @@ def test_a_comment_does_not_age_a_template(monkeypatch: pytest.MonkeyPatch) -> N
     """The digest follows what the code does, not how it is written."""
     one = templates._shown(templates.ast.parse("def f(x):\n    return x + 1\n"))
     other = templates._shown(
-        templates.ast.parse('def f(x):  # why\n    """Say."""\n    return (x + 1)\n')
+        templates.ast.parse(
+            'from porter.a import b\n\ndef f(x):  # why\n    """Say."""\n    return (x + 1)\n'
+        )
     )
     changed = templates._shown(templates.ast.parse("def f(x):\n    return x + 2\n"))
     assert one == other
