@@ -42,6 +42,8 @@ _WRITERS = ("slanet", "slanext")
 """Models that feed back what they write: a difference grows with each step."""
 
 
+_SLOW = ("pp-formulanet",)
+"""Families of which one picture is run: it takes ten seconds."""
 _CLOSE = 1e-8
 """Largest error of two float64 runs of one network: at most 2e-10 was seen (SLANet), and 5e-7 where
 a matrix of its attention was transposed, which seeded weights hardly show."""
@@ -94,7 +96,8 @@ def verify_published(
     with option_of("right"):
         two = _given(variant, right, right_dialect, right_key, right_model, python)
     arrays = pictures(variant) if inputs is None else read_inputs(inputs)
-    models = Models(one.reference, two.reference, arrays, python)
+    others = inputs is not None or variant.family not in _SLOW
+    models = Models(one.reference, two.reference, arrays, python, others=others)
     fitted = fit(variant, one.state, one.dialect, two.dialect)
     with models.opened() as session:
         session.check_source(one.state)

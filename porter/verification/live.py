@@ -15,7 +15,7 @@ import numpy as np
 from porter import codecs
 from porter.errors import InputError
 from porter.frameworks import exchange
-from porter.frameworks.live.cases import varied, write_cases
+from porter.frameworks.live.cases import GIVEN, varied, write_cases
 from porter.frameworks.live.diagnosis import diagnosed, other_eps
 from porter.frameworks.parallel import together
 from porter.frameworks.process import Worker, shared
@@ -283,9 +283,12 @@ def _check(
 @contextmanager
 def opened(
     left: Reference, right: Reference, inputs: Mapping[str, Array] | None,
-    python: Mapping[str, str] | None, folder: Path,
+    python: Mapping[str, str] | None, folder: Path, *, others: bool = True,
 ) -> Iterator[LivePair]:  # fmt: skip
-    """Build both models, each in its process, and write the inputs of both."""
+    """Build both models, each in its process, and write the inputs of both.
+
+    With `others` inputs like those given are drawn, and run, too.
+    """
     with shared() as pool:
         interpreters = [(python or {}).get(r.framework) for r in (left, right)]
         with (
@@ -294,6 +297,8 @@ def opened(
         ):
             models = together([_model(left, one, folder / "a"), _model(right, two, folder / "b")])
             cases = varied(inputs)
+            if not others:
+                cases = {GIVEN: cases[GIVEN]}
             path = os.fspath(folder / "inputs.safetensors")
             write_cases(path, cases)
             yield LivePair(models[0], models[1], path, tuple(cases))

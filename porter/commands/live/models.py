@@ -50,6 +50,8 @@ class Models:
     python: Mapping[str, str] | None = field(default=None)
     asked: bool = True
     """Whether a person named them; otherwise their table did."""
+    others: bool = True
+    """Whether inputs like those given are drawn, and run, too."""
 
     @contextmanager
     def opened(self) -> Iterator[Session]:
@@ -57,7 +59,9 @@ class Models:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
             pair = stack.enter_context(
-                live.opened(self.left, self.right, self.inputs, self.python, folder)
+                live.opened(
+                    self.left, self.right, self.inputs, self.python, folder, others=self.others
+                )
             )
             yield Session(pair, folder)
 
