@@ -88,7 +88,7 @@ class Exported:
         try:
             if progress is not None:
                 progress("running transformers' class", 0, 0)
-            wanted, versions = self._by_class(cases, found, python)
+            wanted, versions = self.by_class(cases, found.dtype, python)
             if progress is not None:
                 progress("running the ONNX file", 0, 0)
             given, runtime = self._by_runtime(cases)
@@ -108,15 +108,9 @@ class Exported:
         )  # fmt: skip
 
     def _reports(self, found: Signature) -> tuple[SideReport, SideReport]:
-        origin, written = self.state.origin, codecs.read(self.path).origin
-        types = {t.dtype.name for t in self.state.values() if t.dtype.is_float}
+        written = codecs.read(self.path).origin
         return (
-            SideReport(
-                label="transformers in torch", framework="torch", dialect=CANONICAL, device="cpu",
-                file="" if origin is None else origin.shown,
-                format="" if origin is None else origin.format, weights=tuple(sorted(types)),
-                digest="" if origin is None else digest(origin.files),
-            ),
+            self.source_report(),
             SideReport(
                 label="onnxruntime", framework="onnxruntime", dialect="onnx", file=self.path,
                 format="onnx", weights=(found.dtype,), device="cpu",
@@ -124,11 +118,25 @@ class Exported:
             ),
         )  # fmt: skip
 
-    def _by_class(
-        self, cases: Mapping[str, Array], found: Signature, python: Mapping[str, str] | None
+    def source_report(self) -> SideReport:
+        """Describe the class with its weights."""
+        origin = self.state.origin
+        types = {t.dtype.name for t in self.state.values() if t.dtype.is_float}
+        return SideReport(
+            label="transformers in torch", framework="torch", dialect=CANONICAL, device="cpu",
+            file="" if origin is None else origin.shown,
+            format="" if origin is None else origin.format, weights=tuple(sorted(types)),
+            digest="" if origin is None else digest(origin.files),
+        )  # fmt: skip
+
+    def by_class(
+        self, cases: Mapping[str, Array], dtype: str, python: Mapping[str, str] | None
     ) -> tuple[dict[str, _Outputs], Mapping[str, str]]:
-        """Return what the class computes in both precisions, and the versions of its packages."""
-        rounded = found.dtype if found.dtype != SINGLE else None
+        """Return what the class computes in both precisions, and the versions of its packages.
+
+        Its weights are rounded to `dtype`.
+        """
+        rounded = dtype if dtype != SINGLE else None
         with tempfile.TemporaryDirectory(prefix="porter-") as folder:
             inputs = os.path.join(folder, "inputs.safetensors")
             # of the first picture the class would give what it gives of all

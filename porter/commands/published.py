@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from porter.commands.deployed import PROVIDER, Deployed, runs_here
 from porter.commands.live.models import Models, Side
-from porter.errors import UsageError
+from porter.errors import InputError, MissingPackage, UsageError
 from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.references import Reference, parse, with_framework
 from porter.mapping.table import CANONICAL, PADDLE
@@ -89,17 +90,43 @@ def verify_published(
                 "an ONNX file is compared with transformers' class, on pictures of noise: leave"
                 " --left-model, --right-model and --inputs out"
             )
-        given = _Side(left, left_dialect, left_key), _Side(right, right_dialect, right_key)
-        return _with_graph(variant, *given, python, progress)
+        graphs = _Side(left, left_dialect, left_key), _Side(right, right_dialect, right_key)
+        return _with_graph(variant, *graphs, python, progress)
+    programs = [(model or "").startswith(f"{PROVIDER}:") for model in (left_model, right_model)]
+    given = _Side(left, left_dialect, left_key), _Side(right, right_dialect, right_key)
+    if any(programs):
+        return _by_program(variant, given, (left_model, right_model), inputs, python)
+    deployed = None
+    if left_model is None and right_model is None and inputs is None and runs_here(python):
+        deployed = _deployed(variant, *given)
+    if deployed is not None and not deployed.refusal():
+        return _with_program(variant, deployed, given, python, progress)
+    return _by_classes(
+        variant, given, (left_model, right_model), inputs=inputs, python=python, progress=progress
+    )
+
+
+def _by_classes(
+    variant: Architecture,
+    given: tuple[_Side, _Side],
+    models: tuple[str | None, str | None],
+    *,
+    inputs: str | os.PathLike[str] | None,
+    python: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> Verdict:
+    """Run the classes of both packages."""
+    (left, left_dialect, left_key), (right, right_dialect, right_key) = given
+    left_model, right_model = models
     with option_of("left"):
         one = _given(variant, left, left_dialect, left_key, left_model, python)
     with option_of("right"):
         two = _given(variant, right, right_dialect, right_key, right_model, python)
     arrays = pictures(variant) if inputs is None else read_inputs(inputs)
     others = inputs is not None or variant.family not in _SLOW
-    models = Models(one.reference, two.reference, arrays, python, others=others)
+    both = Models(one.reference, two.reference, arrays, python, others=others)
     fitted = fit(variant, one.state, one.dialect, two.dialect)
-    with models.opened() as session:
+    with both.opened() as session:
         session.check_source(one.state)
         if progress is not None:
             progress("running both models", 0, 0)
@@ -128,6 +155,13 @@ def _with_graph(
 
     is_graph = fetch.detect(right.path) == "onnx"
     graph, source = (right, left) if is_graph else (left, right)
+    mapped, classes = _canonical(variant, source)
+    file = Exported(variant, mapped, classes, fetch.local(graph.path).path)
+    return file.verdict(python=python, progress=progress)
+
+
+def _canonical(variant: Architecture, source: _Side) -> tuple[StateDict, int]:
+    """Read a checkpoint under the canonical names; also return its number of classes."""
     state, dialect = fetch.read(source.path, key=source.key), source.dialect
     if state.origin is not None and state.origin.format in (PROGRAM, "onnx"):
         state, dialect = recover(variant, source.path), CANONICAL
@@ -136,9 +170,62 @@ def _with_graph(
         is_paddle = state.origin is not None and state.origin.format == PADDLE
         dialect = best_dialect(variant, shapes_of(state), PADDLE if is_paddle else CANONICAL)
     fitted = fit(variant, state, variant.table.dialect(dialect).name, CANONICAL)
-    mapped = StateDict(fitted.plan.apply(fitted.state), state.origin)
-    file = Exported(variant, mapped, fitted.plan.num_classes, fetch.local(graph.path).path)
-    return file.verdict(python=python, progress=progress)
+    return StateDict(fitted.plan.apply(fitted.state), state.origin), fitted.plan.num_classes
+
+
+def _deployed(variant: Architecture, left: _Side, right: _Side) -> Deployed | None:
+    """Return the program that one of two sides is, None where none or both are."""
+    is_program = [fetch.detect(side.path) == PROGRAM for side in (left, right)]
+    if is_program[0] == is_program[1]:
+        return None
+    file, source = (left, right) if is_program[0] else (right, left)
+    mapped, classes = _canonical(variant, source)
+    return Deployed(variant, mapped, classes, fetch.local(file.path).path)
+
+
+def _by_program(
+    variant: Architecture,
+    sides: tuple[_Side, _Side],
+    models: tuple[str | None, str | None],
+    inputs: str | os.PathLike[str] | None,
+    python: Mapping[str, str] | None,
+) -> Verdict:
+    """Run the program that a reference names, and transformers' class on the other side."""
+    named = [model is not None for model in models]
+    if all(named) or inputs is not None:
+        raise UsageError(
+            f"{PROVIDER}:FOLDER is compared with transformers' class, on a picture of noise: leave"
+            " the other model and --inputs out"
+        )
+    place = named.index(True)
+    path = (models[place] or "").partition(":")[2]
+    mapped, classes = _canonical(variant, sides[1 - place])
+    deployed = Deployed(variant, mapped, classes, path)
+    if reason := deployed.refusal():
+        raise InputError(f"is not compared by its outputs: {reason}", path)
+    return deployed.verdict(python)
+
+
+def _with_program(
+    variant: Architecture,
+    deployed: Deployed,
+    sides: tuple[_Side, _Side],
+    python: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> Verdict:
+    """Run the program, and its weights in PaddleX's class where they can be told apart."""
+    ran = deployed.verdict(python)
+    try:
+        verdict = _by_classes(
+            variant, sides, (None, None), inputs=None, python=python, progress=progress
+        )
+    except (InputError, MissingPackage) as error:
+        return replace(ran, notes=(*ran.notes, f"the program was run, and no class: {error}"))
+    return concluded(
+        replace(
+            verdict, checks=(*verdict.checks, *ran.checks), cases=(*verdict.cases, *ran.cases)
+        )
+    )  # fmt: skip
 
 
 def judged_closely(verdict: Verdict) -> Verdict:
@@ -224,7 +311,8 @@ def published_reference(variant: Architecture, dialect: str) -> str:
             options.append("slope=exact")  # Both sides compute the canonical behaviour.
         return _with(f"paddlex:{variant.aliases[0]}", options)
     if variant.name.startswith(_DETECTORS):
-        options.append("outputs=logits,pred_boxes")
+        order = ",order_logits" if variant.name == "pp-doclayoutv2" else ""
+        options.append(f"outputs=logits,pred_boxes{order}")
     return _with(f"transformers:{path}", options)
 
 

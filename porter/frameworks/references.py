@@ -47,6 +47,7 @@ PROVIDERS = {
     "paddle.vision": Provider("paddle", "porter.frameworks.providers:paddle_vision"),
     "paddleclas": Provider("paddle", "porter.frameworks.providers:paddleclas"),
     "ppim": Provider("paddle", "porter.frameworks.providers:ppim"),
+    "inference": Provider("paddle", "porter.frameworks.published.program:inference"),
     "paddlex": Provider("paddle", "porter.frameworks.published.paddlex:paddlex"),
 }
 """The providers that come with porter, by the word before the colon."""

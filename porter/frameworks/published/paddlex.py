@@ -143,6 +143,45 @@ def _detections(model: Any, _: Any, x: Any) -> Any:
     }
 
 
+def _read(model: Any, _: Any, x: Any) -> Any:
+    """Run PP-DocLayoutV2, whose boxes are put in order by another network.
+
+    Boxes over their class's threshold come first; the mask stays as it was, as in transformers.
+    """
+    import paddle
+    from paddle.nn.functional import sigmoid
+
+    found = _detections(model, None, x)
+    logits, boxes = found["logits"], found["pred_boxes"]
+    centres, sizes = boxes.split(2, axis=-1)
+    corners = paddle.concat([centres - 0.5 * sizes, centres + 0.5 * sizes], axis=-1) * 1000
+    labels = logits.argmax(axis=-1)
+    least = paddle.to_tensor(model.config.class_thresholds, dtype=logits.dtype)
+    kept = sigmoid(logits.max(axis=-1)) >= _of_class(least, labels)
+    order = paddle.argsort(kept.astype("int32"), axis=1, descending=True, stable=True)
+    first = paddle.take_along_axis(kept.astype("int64"), order, axis=1)
+    ranks = paddle.to_tensor(model.config.class_order, dtype="int64")
+    classes = _of_class(ranks, paddle.take_along_axis(labels, order, axis=1) * first)
+    sorted_corners = _rows(corners.clip(0.0, 1000.0), order) * first.unsqueeze(-1).astype(x.dtype)
+    ordered = model.reading_order(boxes=sorted_corners, labels=classes, mask=kept)
+    return {
+        "logits": _rows(logits, order), "pred_boxes": _rows(boxes, order),
+        "order_logits": ordered[:, :, : model.config.num_queries],
+    }  # fmt: skip
+
+
+def _of_class(values: Any, labels: Any) -> Any:
+    return values[labels.flatten()].reshape(labels.shape)
+
+
+def _rows(array: Any, order: Any) -> Any:
+    """Return the rows of an array (B, N, …) in another order (B, N)."""
+    import paddle
+
+    places = order.unsqueeze(-1).expand([-1, -1, array.shape[-1]])
+    return paddle.take_along_axis(array, places, axis=1)
+
+
 def _grid(model: Any, _: Any, x: Any) -> Any:
     """Run UVDoc up to its grid; transformers leaves the rest to its processor."""
     import paddle
@@ -159,6 +198,6 @@ def _taught(model: Any, _: Any, x: Any, tokens: Any) -> Any:
 
 
 _RAW: dict[str, Callable[..., Any]] = {
-    "rt_detr": _detections, "pp_doclayout_v2": _detections, "pp_doclayout_v3": _detections,
+    "rt_detr": _detections, "pp_doclayout_v2": _read, "pp_doclayout_v3": _detections,
     "uvdoc": _grid, "pp_formulanet": _taught, "pp_lcnet": _scores, "hgnet_v2": _scores,
 }  # fmt: skip

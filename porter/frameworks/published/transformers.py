@@ -42,9 +42,18 @@ def transformers(config: str, **options: Any) -> Any:
         model.forward = partial(_taught, model.forward)
     if tokens or settings.model_type in CLASSES:
         model.forward = partial(widened, "torch", model, model.forward)
+    if settings.model_type == "pp_doclayout_v2":
+        _keep_equal_rows()
     if outputs:
         model.forward = partial(_chosen, model.forward, str(outputs).split(","))
     return model
+
+
+def _keep_equal_rows() -> None:
+    """Let this process sort as other frameworks do: what is equal stays in its order."""
+    import torch
+
+    torch.argsort = partial(torch.argsort, stable=True)
 
 
 def _written(model: Any, forward: Any, steps: int, x: Any) -> dict[str, Any]:
