@@ -130,7 +130,7 @@ def command(
     if is_table(arch):
         _refuse_for_tables(ctx, "variants that porter knows, not for a mapping table")
         check = partial(_by_table, arch)
-    elif "," not in arch and not find(arch).module:
+    elif "," not in arch and (not find(arch).module or _names_program(options)):
         _refuse_for_tables(ctx, "variants that have a reference model")
         check = partial(_by_published, find(arch))
         _parse_dialects(options, find(arch).table)
@@ -212,6 +212,13 @@ def _by_table(table: str, left: str, right: str, **options: Any) -> Verdict:
 
     kept = {name: value for name, value in options.items() if name in _OF_TABLES}
     return verify_models(table, left, right, progress=options["progress"], **kept)
+
+
+def _names_program(options: dict[str, Any]) -> bool:
+    """Whether a side is an inference model that is to be run as it is."""
+    return any(
+        (options[name] or "").startswith("inference:") for name in ("left_model", "right_model")
+    )
 
 
 def _by_published(variant: Architecture, left: str, right: str, **options: Any) -> Verdict:

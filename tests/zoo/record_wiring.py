@@ -1,6 +1,6 @@
 """Record the wiring of published models: `python -m tests.zoo.record_wiring VARIANT...`.
 
-PaddleX is not installed with the tests; where it is (3.7.2, `pip install --no-deps`), its class is
+The class of PaddleX 3.7.2 is
 saved as an inference model, with the picture as input and what comes before the postprocessing as
 output. What is recorded is which operation reads which tensor; no weight has a part in it.
 SLANet, SLANeXt and PP-FormulaNet are published as programs that loop over their output, made by
@@ -20,14 +20,12 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddlex.inference.models.doc_vlm.modeling.GOT_ocr_2_0 import GotOcr2LayerNorm
-from paddlex.inference.models.formula_recognition.modeling.pp_formulanet import PPFormulaNet
 from porter.reference_models import FOLDER
 
 from porter import codecs
 from porter.codecs.paddle import operations, wiring
 from porter.codecs.paddle.program import parameters
-from porter.frameworks.published.paddlex import paddlex
+from porter.frameworks.published.paddlex import CLASSES, _class, paddlex
 from porter.storage.input_file import InputFile
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import find
@@ -102,8 +100,8 @@ def norm_of_channels(self: Any, x: Any) -> Any:
 def built(name: str) -> Any:
     """Return PaddleX's class of a variant."""
     if "formulanet" in name:
-        config = published_config(find(name))
-        return PPFormulaNet(PPFormulaNet.config_class(**config))
+        model_class = _class(CLASSES["pp_formulanet"])
+        return model_class(model_class.config_class(**published_config(find(name))))
     return paddlex(name)
 
 
@@ -114,9 +112,6 @@ def record(name: str) -> None:
     assert config is not None
     kind = config["model_type"]
     model = built(name)
-    for layer in model.sublayers():
-        if isinstance(layer, GotOcr2LayerNorm) and layer.data_format == "channels_first":
-            layer.forward = MethodType(norm_of_channels, layer)
     keys: dict[str, list[str]] = {}
     for key, tensor in model.state_dict().items():
         keys.setdefault(tensor.name, []).append(key)
@@ -128,12 +123,8 @@ def record(name: str) -> None:
         names |= {
             t.name: f"{CONSTANT}loc_generator.{k}" for k, t in bare.places.state_dict().items()
         }
-    bare.eval()
-    shape = [None, 3, *_sides(architecture.sides(), kind)]
-    spec = [paddle.static.InputSpec(shape, "float32", "x")]
     with tempfile.TemporaryDirectory() as folder:
-        saved = paddle.jit.to_static(bare, input_spec=spec, full_graph=True)
-        paddle.jit.save(saved, f"{folder}/inference")
+        save(bare, architecture.sides(), folder)
         names = _with_captured(names, model, codecs.read(f"{folder}/inference.json"))
         with InputFile(f"{folder}/inference.json") as file:
             steps = wiring.steps(operations.program(file), list(parameters(file)))
@@ -141,6 +132,19 @@ def record(name: str) -> None:
     path = Path(FOLDER) / "wirings" / f"{name}.txt"
     path.write_text(render(named), encoding="utf-8")
     print(path.name, len(steps), "steps")
+
+
+def save(bare: Bare, sides: Sequence[int], folder: str | Path) -> None:
+    """Save a class as an inference model, as PaddleX does."""
+    norms = _class("doc_vlm.modeling.GOT_ocr_2_0:GotOcr2LayerNorm")
+    for layer in bare.model.sublayers():
+        if isinstance(layer, norms) and layer.data_format == "channels_first":
+            layer.forward = MethodType(norm_of_channels, layer)
+    bare.eval()
+    shape = [None, 3, *_sides(sides, bare.kind)]
+    spec = [paddle.static.InputSpec(shape, "float32", "x")]
+    saved = paddle.jit.to_static(bare, input_spec=spec, full_graph=True)
+    paddle.jit.save(saved, f"{folder}/inference")
 
 
 def _noise(name: str, shape: Sequence[int]) -> Any:
