@@ -61,8 +61,8 @@ def local(given: str | os.PathLike[str], *, progress: Progress | None = None) ->
         check_scheme(path)
         return Fetched(path, path)
     source = address(path)
-    if source.scheme == "file":
-        return Fetched(local_path(source), local_path(source))
+    if (here := _here(source)) is not None:
+        return here
     from porter.remote.download import download
 
     return Fetched(download(source, _store(source), progress), source.shown)
@@ -74,8 +74,8 @@ def size_of(url: str) -> int | None:
     Raises `InputError` where there is no file, `SystemFault` where the network fails.
     """
     source = address(url)
-    if source.scheme == "file":
-        return os.path.getsize(local_path(source))
+    if (here := _here(source)) is not None:
+        return os.path.getsize(here.path)
     store = _store(source)
     return None if store is None else store.size
 
@@ -146,14 +146,24 @@ def _opened(given: str, format: str | None, progress: Progress | None) -> _Place
         check_scheme(given)
         return _Place(given, given, is_remote=False)
     source = address(given)
-    if source.scheme == "file":
-        return _Place(local_path(source), local_path(source), is_remote=False)
+    if (here := _here(source)) is not None:
+        return _Place(here.path, here.shown, is_remote=source.scheme != "file")
     source, notes = _in_folder(source, format)
     first = _one(source, progress)
     files = [*first.files]
     for name in _shards(first.path, source.is_web):
         files += _one(source.sibling(name), progress, folder=os.path.dirname(first.path)).files
     return first._replace(files=tuple(files), notes=notes)
+
+
+def _here(source: Address) -> Fetched | None:
+    """Return what an address means that is on this machine already."""
+    if source.scheme == "file":
+        return Fetched(local_path(source), local_path(source))
+    from porter.remote.hub_cache import cached
+
+    path = cached(source)
+    return None if path is None else Fetched(path, source.shown)
 
 
 def _one(source: Address, progress: Progress | None, folder: str = "") -> _Place:

@@ -51,7 +51,8 @@ def file_system(source: Address) -> Any:
         if scheme == "hf":
             from huggingface_hub import HfFileSystem
 
-            return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"), skip_instance_cache=True)
+            endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+            return HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
         import fsspec
 
         return fsspec.filesystem(scheme)
@@ -75,17 +76,30 @@ def faults(source: Address, done: str = "read", *, begun: bool = False) -> Itera
     except PorterError:
         raise
     except FileNotFoundError as fault:
-        raise InputError("is not there", source.shown) from fault
-    except PermissionError as fault:
-        if begun:
-            raise SystemFault(EXPIRED, source.shown) from fault
-        raise InputError(
-            "is refused: it needs a login (a token, or the keys of the bucket)", source.shown
-        ) from fault
+        raise InputError(_why_missing(fault), source.shown) from fault
     except tuple(kinds) as fault:
+        status = getattr(getattr(fault, "response", None), "status_code", 0)
+        if isinstance(fault, PermissionError) or status in (401, 403):
+            if begun:
+                raise SystemFault(EXPIRED, source.shown) from fault
+            what = "is refused: it needs a login (a token, or the keys of the bucket)"
+            raise InputError(what, source.shown) from fault
         text = without_secrets(" ".join(str(fault).split()))
         what = printable(text or type(fault).__name__, 200)
         raise SystemFault(f"cannot be {done}: {what}", source.shown) from fault
+
+
+def _why_missing(fault: BaseException) -> str:
+    """Return what is said of a file that is not there: a hub says so of what it does not show."""
+    cause: BaseException | None = fault
+    while cause is not None:
+        kind = type(cause).__name__
+        if kind == "GatedRepoError":
+            return "is gated: ask for access on its page, and give a token (HF_TOKEN)"
+        if kind == "RepositoryNotFoundError":
+            return "is not there, or is private and needs a token (HF_TOKEN) that may read it"
+        cause = cause.__cause__
+    return "is not there"
 
 
 class FsspecStore:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -20,175 +14,10 @@ from safetensors.numpy import load, save
 import porter
 from porter.errors import InputError, PorterError, SystemFault, UsageError
 from porter.fleet.shards import Local
+from tests.hubs import WEIGHTS, Hub, hub
+from tests.remote.conftest import Site
 
-WEIGHTS = {"w": np.arange(90_000, dtype=np.float32).reshape(300, 300), "b": np.ones(3, "f4")}
-
-
-@dataclass
-class Hub:
-    """One repository, `org/repo`, and what was asked of it."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    tokens: set[str] = field(default_factory=set)
-    sent: int = 0
-    commits: list[list[str]] = field(default_factory=list)
-    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """Commit to the files that were there then, as far as it was asked for."""
-    between: list[dict[str, bytes]] = field(default_factory=list)
-    """Files of commits of others, each of which comes right before one of ours."""
-    refuses: bool = False
-    """Whether commits are refused."""
-    large: bool = False
-    """Whether weights are sent before the commit (Git LFS)."""
-    objects: dict[str, bytes] = field(default_factory=dict)
-    """SHA-256 of what was sent to its content."""
-    received: list[str] = field(default_factory=list)
-    """SHA-256 of each content that was received."""
-    url: str = ""
-
-    @property
-    def head(self) -> str:
-        """The newest commit."""
-        sha = hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
-        self.history[sha] = dict(self.files)
-        return sha
-
-
-class Handler(BaseHTTPRequestHandler):
-    hub: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        """Stay quiet."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        hub, (path, _, _) = self.hub, self.path.partition("?")
-        if "/org/repo" in path:
-            hub.tokens.add(self.headers.get("Authorization", ""))
-        if path.startswith("/api/models/org/repo/tree/"):
-            self.reply([row(name, data) for name, data in hub.files.items()])
-        elif path.startswith("/api/models/org/repo"):
-            self.reply({"id": "org/repo", "sha": hub.head, "siblings": []})
-        elif path.startswith("/org/repo/resolve/"):
-            self.resolve(path.removeprefix("/org/repo/resolve/").partition("/")[2])
-        else:
-            self.reply({"error": "Repository not found"}, 404, code="RepoNotFound")
-
-    def do_POST(self) -> None:
-        hub = self.hub
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if "/preupload/" in self.path:
-            files = [
-                {"path": row["path"], "uploadMode": self.mode(row["path"]), "shouldIgnore": False}
-                for row in json.loads(body)["files"]
-            ]
-            self.reply({"files": files})
-        elif self.path.endswith("/info/lfs/objects/batch"):
-            rows = json.loads(body)["objects"]
-            self.reply({"objects": [row | self.action(row["oid"]) for row in rows]})
-        elif "/paths-info/" in self.path:
-            files = hub.history.get(self.path.rpartition("/")[2], hub.files)
-            paths = parse_qs(body.decode())["paths"]
-            self.reply([row(path, files[path]) for path in paths if path in files])
-        elif "/commit/" in self.path and hub.refuses:
-            self.reply({"error": "no space left"}, 413)
-        elif "/commit/" in self.path:
-            rows = [json.loads(line) for line in body.splitlines()]
-            if hub.between:
-                hub.files |= hub.between.pop(0)
-            if rows[0]["value"]["parentCommit"] != hub.head:
-                self.reply({"error": "is not the newest commit"}, 412)
-                return
-            added = [row["value"] for row in rows if row["key"] == "file"]
-            large = [row["value"] for row in rows if row["key"] == "lfsFile"]
-            gone = [row["value"]["path"] for row in rows if row["key"] == "deletedFile"]
-            for path in gone:
-                del hub.files[path]
-            hub.files |= {row["path"]: base64.b64decode(row["content"]) for row in added}
-            hub.files |= {row["path"]: hub.objects[row["oid"]] for row in large}
-            assert all(len(hub.files[row["path"]]) == row["size"] for row in large)
-            hub.commits.append([row["path"] for row in [*added, *large]])
-            self.reply(
-                {"commitOid": "d" * 40, "commitUrl": f"{hub.url}/org/repo/commit/{'d' * 40}"}
-            )
-        else:
-            self.reply({"error": "no such call"}, 404)
-
-    def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        oid = hashlib.sha256(body).hexdigest()
-        assert self.path == f"/object/{oid}"
-        self.hub.objects[oid] = body
-        self.hub.received.append(oid)
-        self.reply({})
-
-    def mode(self, path: str) -> str:
-        return "lfs" if self.hub.large and path.endswith(".safetensors") else "regular"
-
-    def action(self, oid: str) -> dict[str, object]:
-        """Return where content goes that the hub does not have yet."""
-        if oid in self.hub.objects:
-            return {}
-        return {"actions": {"upload": {"href": f"{self.hub.url}/object/{oid}"}}}
-
-    def resolve(self, name: str) -> None:
-        data = self.hub.files.get(name)
-        if data is None:
-            self.reply({"error": "Entry not found"}, 404, code="EntryNotFound")
-            return
-        start, end, wanted = 0, len(data) - 1, self.headers.get("Range")
-        if wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
-            start, end = int(first), min(int(last or end), end)
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(end - start + 1))
-        self.send_header("ETag", '"one"')
-        self.send_header("X-Repo-Commit", "c" * 40)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data[start : end + 1])
-            self.hub.sent += end - start + 1
-
-    def reply(self, content: object, status: int = 200, code: str = "") -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def row(path: str, data: bytes) -> dict[str, object]:
-    """Return what the hub says of a file."""
-    oid = hashlib.sha1(data).hexdigest()
-    return {"type": "file", "oid": oid, "size": len(data), "path": path}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub on this machine with one file of weights."""
-    hub = Hub({"model.safetensors": save(WEIGHTS), "config.json": b"{}"})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    # Content goes to the server itself, by Git LFS.
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+__all__ = ["hub"]
 
 
 def test_file_of_a_repository_is_read_by_ranges(hub: Hub) -> None:
@@ -320,3 +149,158 @@ def test_commits_of_others_that_come_between(hub: Hub, tmp_path: Path) -> None:
     hub.between = [{"README.md": bytes([number])} for number in range(9)]
     with pytest.raises(SystemFault, match="gets commits faster"):
         porter.repack(source, "hf://org/repo/z.safetensors")
+
+
+def repository(hub: Hub, path: str = "") -> str:
+    """Serve the repository below a path of the host."""
+    hub.folder = path
+    return f"{hub.url}{path}"
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("hf://datasets/org/repo/model.safetensors", "datasets"),
+        ("hf://datasets/org/repo@main/model.safetensors", "datasets"),
+        ("hf://org/repo@refs/pr/1/model.safetensors", "refs%2Fpr%2F1"),
+        ("hf://org/repo@v1.0/model.safetensors", "/v1.0/"),
+        ("hf://datasets/org/repo@refs/convert/parquet/model.safetensors", "refs%2Fconvert"),
+    ],
+)
+def test_kinds_of_repositories_and_revisions(address: str, kind: str, hub: Hub) -> None:
+    """Datasets, pull requests, tags: read, listed and written to."""
+    hub.branches = {"refs/pr/1", "v1.0", "refs/convert/parquet"}
+    state = porter.open(address)
+    np.testing.assert_array_equal(state["b"].read(), WEIGHTS["b"])
+    assert state.origin is not None
+    assert state.origin.shown == address
+    assert set(porter.open(address.rpartition("/")[0])) == {"w", "b"}
+    assert any(kind in path for path in hub.raw)
+    porter.repack(address, f"{address.rpartition('/')[0]}/out.npz")
+    assert "out.npz" in hub.files
+    with pytest.raises(InputError, match="is not there"):
+        porter.open("hf://org/repo@none/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["my model", "50%", "a%20b", "\N{GREEK SMALL LETTER ALPHA}", "a+b#c"]
+)
+def test_names_of_files_are_taken_as_they_are(name: str, hub: Hub, tmp_path: Path) -> None:
+    """Spaces, percent signs, letters of any script."""
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save(WEIGHTS))
+    if "#" in name:
+        with pytest.raises(UsageError, match="only #sha256="):
+            porter.repack(source, f"hf://org/repo/sub/{name}.safetensors")
+        return
+    porter.repack(source, f"hf://org/repo/sub/{name}.safetensors")
+    assert f"sub/{name}.safetensors" in hub.files
+    assert porter.diff(source, f"hf://org/repo/sub/{name}.safetensors").equal
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (401, "GatedRepo", "is gated: ask for access"),
+        (403, "GatedRepo", "is gated: ask for access"),
+        (401, "RepoNotFound", "is not there, or .*token"),
+        (403, "", "is refused"),
+        (500, "", "cannot be"),
+    ],
+)
+def test_refusals_are_one_line(
+    status: int, code: str, message: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What to do about it is said, the token is not; so of what is read as of what is written."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save(WEIGHTS))
+    hub.status, hub.code = status, code
+    for call in (
+        lambda: porter.open("hf://org/repo/model.safetensors"),
+        lambda: porter.open("hf://org/repo"),
+        lambda: porter.repack(source, "hf://org/repo/x.safetensors"),
+    ):
+        with pytest.raises(PorterError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+def test_a_branch_that_moves_meanwhile(hub: Hub, tmp_path: Path) -> None:
+    """Parts of two commits are never put together; one that leaves the file alone is no harm."""
+    state = porter.open("hf://org/repo/model.safetensors")
+    hub.files["README.md"] = b"new"
+    np.testing.assert_array_equal(state["b"].read(), WEIGHTS["b"])
+    porter.repack("hf://org/repo/model.safetensors", tmp_path / "a.npz")
+    state = porter.open("hf://org/repo/model.safetensors")
+    hub.files["model.safetensors"] = save({**WEIGHTS, "w": WEIGHTS["w"] + 1})
+    assert state.origin is not None
+    (file,) = state.origin.open_files
+    with pytest.raises(InputError, match="changed while it was being read"):
+        file.now()
+
+
+def test_an_endpoint_with_a_path(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mirror may be below a path of its host; with or without a slash at its end."""
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save(WEIGHTS))
+    hub.url = repository(hub, "/mirror/hf")
+    for slash in ("", "/"):
+        monkeypatch.setenv("HF_ENDPOINT", hub.url + slash)
+        assert set(porter.open("hf://org/repo/model.safetensors")) == {"w", "b"}
+        porter.repack(source, f"hf://org/repo/x{len(slash)}.safetensors")
+    assert {"x0.safetensors", "x1.safetensors"} <= set(hub.files)
+    assert not [path for path in hub.raw if not path.startswith("/mirror/hf/")]
+
+
+def test_a_token_is_for_the_hub_only(hub: Hub, site: Site) -> None:
+    """Files are sent from other hosts: they do not see it, and nobody sees their signature."""
+    site.files["/model.safetensors"] = hub.files["model.safetensors"]
+    hub.elsewhere = site.url
+    state = porter.open("hf://org/repo/model.safetensors")
+    np.testing.assert_array_equal(state["w"].read(), WEIGHTS["w"])
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert site.asked
+    assert not [headers for _, headers in site.asked if "authorization" in map(str.lower, headers)]
+    site.statuses["/model.safetensors"] = 403
+    with pytest.raises(PorterError) as caught:
+        porter.open("hf://org/repo/model.safetensors")["w"].read()
+    assert "secret" not in str(caught.value)
+
+
+def test_without_a_network_files_are_those_of_the_cache(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`HF_HUB_OFFLINE` asks nobody; what huggingface_hub has fetched before is read."""
+    from huggingface_hub import hf_hub_download
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    hf_hub_download("org/repo", "model.safetensors", endpoint=hub.url, cache_dir=str(cache))
+    hf_hub_download("org/repo", "config.json", endpoint=hub.url, cache_dir=str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    for address in ("hf://org/repo/model.safetensors", "hf://org/repo", "hf://org/repo@main"):
+        state = porter.open(address)
+        np.testing.assert_array_equal(state["w"].read(), WEIGHTS["w"])
+        assert state.origin is not None
+        assert state.origin.shown.startswith("hf://org/repo")
+    digest = hashlib.sha256(hub.files["model.safetensors"]).hexdigest()
+    assert porter.open(f"hf://org/repo/model.safetensors#sha256={digest}")
+    with pytest.raises(InputError, match="its sha256 is"):
+        porter.open(f"hf://org/repo/model.safetensors#sha256={'0' * 64}")
+    for address in (
+        "hf://org/repo/none.pth",
+        "hf://org/other",
+        "hf://org/repo@v1/model.safetensors",
+    ):
+        with pytest.raises(InputError, match=r"is not in the cache .*HF_HUB_OFFLINE"):
+            porter.open(address)
+    source = tmp_path / "s.safetensors"
+    source.write_bytes(save(WEIGHTS))
+    with pytest.raises(PorterError, match="offline") as caught:
+        porter.repack(source, "hf://org/repo/x.safetensors")
+    assert "\n" not in str(caught.value)
+    assert hub.asked == []
