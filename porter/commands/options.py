@@ -86,7 +86,7 @@ class OnnxKeywords(TypedDict, total=False):
     """Side of the central crop over the side that a picture is resized to."""
     interpolation: str | None
     """How a picture is resized: "bilinear", "bicubic", …"""
-    channels: Literal["RGB", "BGR"] | None
+    channels: Literal["RGB", "BGR", "GREY"] | None
     """The order in which the model takes the colours."""
     preprocessing: str | None
     """JSON or TOML file that states the preprocessing."""

@@ -17,7 +17,7 @@ from porter.errors import InputError, MissingPackage, printable
 from porter.storage.input_file import check_file
 from porter.tensors.blocks import Array
 from porter.zoo.image_size import Size, sides_of
-from porter.zoo.preprocessing import Preprocessing
+from porter.zoo.preprocessing import GREY, Preprocessing
 
 MOST_LENGTHY = 50
 """Largest aspect ratio of a picture: its longer side is resized with the shorter."""
@@ -27,6 +27,9 @@ _LARGEST_PICTURE, _LARGEST_ARRAYS = 1 << 28, 1 << 33
 
 _MOST_HALVED = 200
 """Pictures of a folder that is halved: enough to judge by percentages."""
+
+_INK = 200
+"""A byte below which a pixel belongs to a formula."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
@@ -115,16 +118,46 @@ def _opened(file: str | os.PathLike[str]) -> Any:
 
 def _prepared(image: Any, preprocessing: Preprocessing, size: Size) -> Array:
     height, width = sides_of(size)
+    if preprocessing.padding == "centred":
+        image = _centred(image, height, width)
     target = preprocessing.target(image.size, size)
     left, top = max(0, (target[0] - width) // 2), max(0, (target[1] - height) // 2)
     pixels = _resized(image, preprocessing, target)
     pixels = pixels[top : top + height, left : left + width] / np.float32(255)
     if preprocessing.channels == "BGR":
         pixels = pixels[..., ::-1]
+    elif preprocessing.channels == "GREY":
+        pixels = np.repeat(pixels @ np.array(GREY, np.float32)[:, None], 3, axis=2)
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     normal = ((pixels - mean) / std).transpose(2, 0, 1)
     below, right = height - normal.shape[1], width - normal.shape[2]
     return np.ascontiguousarray(np.pad(normal, ((0, 0), (0, below), (0, right)))[None])
+
+
+def _centred(image: Any, height: int, width: int) -> Any:
+    """Return a formula without its margin in the middle of a black picture.
+
+    What is darker than 200 of 255, from the darkest to the brightest pixel, is the formula. Its
+    shorter side is resized to that of the input first, then the whole until it fits: a long
+    formula is enlarged and shrunk again. PaddleOCR's `UniMERNetImgDecode`.
+    """
+    from PIL import Image
+
+    grey = np.asarray(image.convert("L"), np.float64)
+    spread = grey.max() - grey.min()
+    if spread:
+        rows, columns = np.nonzero((grey - grey.min()) / spread * 255 < _INK)
+        corner = int(columns.min()), int(rows.min())
+        image = image.crop((*corner, int(columns.max()) + 1, int(rows.max()) + 1))
+    side, shorter = min(height, width), min(image.size)
+    image = image.resize(
+        tuple(side if one == shorter else int(side * one / shorter) for one in image.size),
+        Image.Resampling.BILINEAR,
+    )
+    image.thumbnail((width, height))
+    whole = Image.new("RGB", (width, height))
+    whole.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return whole
 
 
 def _resized(image: Any, preprocessing: Preprocessing, target: tuple[int, int]) -> Array:

@@ -16,8 +16,10 @@ from porter.zoo.image_size import Size, sides_of
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers, which transformers writes."""
-CHANNELS = ("RGB", "BGR")
-PADDINGS = ("", "width", "both")
+CHANNELS = ("RGB", "BGR", "GREY")
+GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in a grey, as in Pillow and OpenCV."""
+PADDINGS = ("", "width", "both", "centred")
 Triple = tuple[float, float, float]
 
 
@@ -37,10 +39,12 @@ class Preprocessing(NamedTuple):
     antialias: bool = True
     """Whether resizing averages over the pixels that become one, as Pillow does."""
     channels: str = "RGB"
-    """The order in which the model takes the colours; OpenCV reads them as BGR."""
+    """The order in which the model takes the colours; OpenCV reads them as BGR. GREY: the same
+    grey three times."""
     padding: str = ""
     """What is filled with zeros after normalising, the aspect ratio being kept: the `width` right
-    of a line of text, whose height is the input's, or `both`, right and below."""
+    of a line of text, whose height is the input's, or `both`, right and below. `centred` is for
+    formulas: the margin is cut off, and the picture is in the middle of black pixels."""
 
     def resize(self, size: int) -> int:
         """Return the side (pixels) that a picture is resized to for square inputs of `size`."""
@@ -72,7 +76,11 @@ class Preprocessing(NamedTuple):
         resized, cut = f"shorter side {side} px", f", central {height} px"
         if self.padding:
             kept = f"height {height}" if self.padding == "width" else f"longer side {width}"
-            resized = f"{kept} px, padded to {height} × {width} px"
+            centred = self.padding == "centred"
+            kept, how = (
+                (f"margin cut off, {kept}", "centred on") if centred else (kept, "padded to")
+            )
+            resized = f"{kept} px, {how} {height} × {width} px"
             cut = ""
         elif height != width:
             resized, cut = f"resized to {height} × {width} px", ""

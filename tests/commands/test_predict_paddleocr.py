@@ -145,3 +145,22 @@ def test_each_kind_of_model_is_run(variant: str, field: str, tmp_path: Path) -> 
     porter.convert(variant, source, graph, to="onnx", verify=False, record=False)
     again = CliRunner().invoke(cli, ["predict", str(graph), str(picture), "--json"])
     assert json.loads(again.output)[field] == body[field]
+
+
+def test_greys_are_made_in_the_graph(tmp_path: Path) -> None:
+    """A graph that takes RGB pixels sees what one that takes normalised greys sees."""
+    source, picture = tmp_path / "a.safetensors", tmp_path / "p.png"
+    porter.init("pp-lcnet-x0_25-textline-ori", source, record=False)
+    tiles = np.random.default_rng(0).integers(0, 255, (4, 8, 3), np.uint8)
+    Image.fromarray(tiles.repeat(20, 0).repeat(20, 1)).save(picture)
+    seen = []
+    for channels, within in (("GREY", True), ("GREY", False), ("RGB", True)):
+        graph = tmp_path / f"{channels}{within}.onnx"
+        porter.convert(
+            None, source, graph, verify=False, record=False,
+            onnx={"with_preprocessing": within, "channels": channels},
+        )  # fmt: skip
+        found = porter.predict(graph, [picture]).pictures[str(picture)]
+        seen.append([guess.probability for guess in sorted(found)])
+    assert seen[0] == pytest.approx(seen[1], abs=0.003)  # greys between bytes
+    assert seen[0] != pytest.approx(seen[2], abs=0.02)

@@ -226,3 +226,27 @@ def test_representable_inputs_are_bytes() -> None:
     np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
     np.testing.assert_array_equal(representable(inputs, how), inputs)
     assert np.abs(inputs - drawn).mean() < 0.5
+
+
+@pytest.mark.parametrize("size", [(300, 40), (30, 50), (2000, 90)])
+def test_a_formula_is_cut_out_and_centred(size: tuple[int, int], tmp_path: Path) -> None:
+    """As PaddleOCR does it: shorter side, thumbnail, a black border; greys for Paddle's weights."""
+    how = find("pp-formulanet-l").preprocessings["hf"]
+    ink = np.full((size[1], size[0], 3), 250, np.uint8)
+    ink[10:30:2, 5:-9] = (200, 20, 90)
+    Image.fromarray(ink).save(tmp_path / "f.png")
+    found = picture(tmp_path / "f.png", how, 768)
+    wanted = Image.fromarray(ink).crop((5, 10, size[0] - 9, 29))
+    scale = 768 / min(wanted.size)
+    wanted = wanted.resize([int(side * scale + 1e-9) for side in wanted.size], 2)
+    wanted.thumbnail((768, 768))
+    left, top = (768 - wanted.width) // 2, (768 - wanted.height) // 2
+    inside = found[0, :, top : top + wanted.height, left : left + wanted.width]
+    pixels = (inside * 0.1738 + 0.7931) * 255
+    assert np.abs(pixels - np.asarray(wanted, float).transpose(2, 0, 1)).max() < 1e-3
+    assert (found[0, :, :, :left] == np.float32(-0.7931 / 0.1738)).all()
+    grey = picture(tmp_path / "f.png", find("pp-formulanet-l").preprocessing, 768)
+    assert (grey[0, 0] == grey[0, 2]).all()
+    shares = np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey[0, 0] - np.tensordot(shares, found[0], 1)).max() < 1e-5
+    assert "margin cut off, longer side 768 px, centred on 768 × 768 px" in how.described(768)

@@ -39,7 +39,7 @@ PREPROCESSING = (
     click.option("--crop", type=float, metavar="SHARE",
                  help="Side of the central crop over the side a picture is resized to."),
     click.option("--interpolation", metavar="NAME", help="bilinear, bicubic, …"),
-    click.option("--channels", type=click.Choice(["RGB", "BGR"]),
+    click.option("--channels", type=click.Choice(["RGB", "BGR", "GREY"]),
                  help="Order in which the model takes the colours."),
     click.option("--preprocessing", type=click.Path(), metavar="FILE",
                  help="Preprocessing as JSON, such as preprocessor_config.json, or TOML."),

@@ -115,7 +115,7 @@ def predict(
         std: Deviation, likewise.
         crop: Side of the central crop over the side that a picture is resized to, likewise.
         interpolation: How a picture is resized, likewise.
-        channels: "RGB" or "BGR", the order in which the model takes the colours, likewise.
+        channels: "RGB", "BGR" or "GREY", how the model takes the colours, likewise.
         preprocessing: JSON or TOML file that states the preprocessing.
         behaviour: "dialect" to run a checkpoint as its dialect's code computes.
         device: "auto", "cpu" or "cuda[:n]".

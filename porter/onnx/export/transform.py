@@ -21,7 +21,7 @@ from porter.onnx.graph.attributes import (
 )
 from porter.onnx.graph.values import FLOAT, FLOAT16, UINT8, Graph, Node, Value, constant
 from porter.tensors.blocks import Array
-from porter.zoo.preprocessing import Preprocessing
+from porter.zoo.preprocessing import GREY, Preprocessing
 
 WIDE = frozenset({"Softmax", "ReduceMean", "ReduceSum"})
 """Operations that are computed in float32 in an fp16 graph: they add up many numbers.
@@ -131,19 +131,20 @@ def headless(graph: Graph) -> Graph:
 def from_pixels(graph: Graph, how: Preprocessing) -> Graph:
     """Return a graph that takes RGB pictures as bytes, uint8 (N, height, width, 3).
 
-    It normalises them, and gives the model its order of channels.
+    It normalises them, and gives the model its order of channels, or greys.
     """
     image = graph.inputs[0]
     batch, channels, height, width = image.dims
     scale = np.array([1 / (255 * std) for std in how.std], np.float32)
     shift = np.array([mean / std for mean, std in zip(how.mean, how.std, strict=True)], np.float32)
-    parts = ("float", "scale", "scaled", "shift", "normal", "nchw", "normalised", "channels", "bgr")
-    plain, by, scaled, less, normal, planes, inner, order, pixels = (
+    parts = ("float", "scale", "scaled", "shift", "normal", "nchw", "normalised", "channels", "bgr",
+             "grey")  # fmt: skip
+    plain, by, scaled, less, normal, planes, inner, order, pixels, grey = (
         f"{image.name}_{part}" for part in parts
     )
     planes = inner if image.elem_type == FLOAT else planes
     first = []
-    if how.channels == "RGB":
+    if how.channels != "BGR":
         pixels = image.name
     else:
         first = [
@@ -151,8 +152,15 @@ def from_pixels(graph: Graph, how: Preprocessing) -> Graph:
             Node("Gather", [image.name, order], [pixels], f"/{pixels}/Gather",
                  attributes={"axis": integer_attribute("axis", 3)}),
         ]  # fmt: skip
+    first.append(_cast(pixels, plain, FLOAT))
+    if how.channels == "GREY":
+        weights = np.repeat(np.array(GREY, np.float32)[:, None], 3, axis=1)
+        first += [
+            constant(order, weights),
+            Node("MatMul", [plain, order], [grey], f"/{grey}/MatMul"),
+        ]
+        plain = grey
     first += [
-        _cast(pixels, plain, FLOAT),
         constant(by, scale),
         Node("Mul", [plain, by], [scaled], f"/{scaled}/Mul"),
         constant(less, shift),
