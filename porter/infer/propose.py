@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from porter.errors import MappingError, PorterError, UsageError, listed, printable
 from porter.infer import stacks
@@ -116,11 +116,51 @@ def infer(
         with suppress(stacks.NotAStackError):
             table = stacks.joined(draft(pairs))
             return _finished(pairs, table, name, framework, family or "inferred", swapped, files)
+    if (
+        framework != CANONICAL
+        and (parts := stacks.apart(right_file, left_file, mark=".")) is not None
+    ):
+        single = TensorFile(parts, known[CANONICAL])
+        with suppress(stacks.NotAStackError):
+            return _one_by_one(single, files, name, framework, family or "inferred", swapped)
     pairs = pair(left_file, right_file)
     if not pairs.found:
         raise MappingError("the two files have nothing in common, neither values nor shapes")
     table = draft(pairs)
     return _finished(pairs, table, name, framework, family or "inferred", swapped, files)
+
+
+def _one_by_one(
+    single: TensorFile, files: Sequence[TensorFile], dialect: str, framework: str, family: str,
+    swapped: bool,
+) -> Inferred:  # fmt: skip
+    """Return a table of single layers, where only PyTorch's file stacks them.
+
+    The canonical names are those of `single`, its tensors one by one; the file itself is one more
+    dialect. Raises `NotAStackError` where a stack would not be covered as a whole.
+    """
+    whole, right = files
+    own = "stacked" if dialect != "stacked" else "whole"
+    parts = stacks.apart(single, whole)
+    if parts is None:
+        raise stacks.NotAStackError
+    rows = stacks.joined(draft(pair(single, TensorFile(parts, whole.convention))))
+    pairs = pair(single, right)
+    found = _finished(
+        pairs, draft(pairs), dialect, framework, family, swapped, (single, right), {own: rows}
+    )
+    problems = [*found.problems]
+    for source, target, names in (
+        (whole.state, single.state, (own, CANONICAL)),
+        (single.state, whole.state, (CANONICAL, own)),
+    ):
+        result = converted(found.text, source, names)
+        wrong = [n for n in target if n not in result or not same(result[n], target[n])]
+        if wrong:
+            problems.append(f"{names[1]}: differs from the file: {listed(fold(wrong))}")
+    note = f"PyTorch's file is called torch:{own}: --from torch:{own}, or --to"
+    exact = found.exact and len(problems) == len(found.problems)
+    return replace(found, exact=exact, problems=tuple(problems), notes=(*found.notes, note))
 
 
 def opened(
@@ -164,7 +204,7 @@ def _matrices(state: StateDict) -> list[tuple[int, ...]]:
 
 def _finished(
     pairs: Pairs, table: Draft, dialect: str, framework: str, family: str, swapped: bool,
-    files: Sequence[TensorFile],
+    files: Sequence[TensorFile], also: Mapping[str, Draft] | None = None,
 ) -> Inferred:  # fmt: skip
     """Return the table that follows from the pairs, and what is unproven, unmatched or wrong."""
     unproven = tuple(
@@ -174,7 +214,7 @@ def _finished(
     )
     lone = len(table.absent) + len(table.extra)
     heading = _heading(len(table.rows), len(unproven), lone)
-    text = render(table, dialect, framework, family, heading)
+    text = render(table, dialect, framework, family, heading, also=also)
     sides = ("right", "left") if swapped else ("left", "right")
     unmatched = [f"{sides[0]} {name}" for name in fold(table.absent)]
     unmatched += [f"{sides[1]} {name}" for name in fold(table.extra)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from porter.errors import visible
 from porter.infer.draft import Body, Draft
 from porter.infer.generalise import Item, Wide, generalise
-from porter.mapping.table import BARE, PADDLE
+from porter.mapping.table import BARE, CANONICAL, PADDLE
 
 _ABSENT = "unproven: nothing in the other file matches it"
 _WIDTH = 96
@@ -17,14 +17,16 @@ _WIDTH = 96
 
 def render(
     draft: Draft, dialect: str, framework: str, family: str, heading: Iterable[str],
-    models: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None, also: Mapping[str, Draft] | None = None,
 ) -> str:  # fmt: skip
-    """Return a table's text."""
+    """Return a table's text; `also` are PyTorch's other dialects, by name."""
     lines = [*(f"# {line}" for line in heading), "", f"family = {_quoted(family)}"]
     lines += _layers(draft)
     section = _dialect(draft, dialect)
     if section or dialect != PADDLE:
         lines += ["", f"[dialects.{dialect}]", f'framework = "{framework}"', *section]
+    for name, other in (also or {}).items():
+        lines += ["", f"[dialects.{name}]", f'framework = "{CANONICAL}"', *_dialect(other, name)]
     for title, rows in (("models", models or {}), ("unproven", unproven(draft))):
         if rows:
             lines += ["", f"[{title}]"]

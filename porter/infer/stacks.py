@@ -18,7 +18,7 @@ from porter.tensors import operations
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 
-_NUMBERED = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
+_NUMBERED = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.|$)")
 _COUNTED = re.compile(rf"{PART}\{{(\w+)\}}")
 _FUSED = 3
 """Tensors of each layer that may be one in the stack: gate and up, or q, k and v."""
@@ -32,10 +32,10 @@ class NotAStackError(Exception):
     """Some of the parts do not follow the rule of the others."""
 
 
-def apart(left: TensorFile, right: TensorFile) -> StateDict | None:
+def apart(left: TensorFile, right: TensorFile, *, mark: str = PART) -> StateDict | None:
     """Return the right's tensors, each stack of tensors of the left part by part.
 
-    None where there is no stack.
+    `mark` is before the number of a part. None where there is no stack.
     """
     if any(PART in name for name in right.state):
         return None
@@ -48,14 +48,17 @@ def apart(left: TensorFile, right: TensorFile) -> StateDict | None:
             result[name] = tensor
             continue
         parts = operations.Stack(0).split(tensor, count)
-        result |= {_part(right, name, number): part for number, part in enumerate(parts)}
+        names = [_part(right, name, mark, number) for number in range(count)]
+        if any(part in right.state for part in names):
+            return None
+        result |= zip(names, parts, strict=True)
     return None if len(result) == len(right.state) else StateDict(result, right.state.origin)
 
 
-def _part(file: TensorFile, name: str, number: int) -> str:
+def _part(file: TensorFile, name: str, mark: str, number: int) -> str:
     place, separator = file.place(name), file.convention.separator
     end = name.rpartition(separator)[2]
-    path = f"{place.path}{PART}{number}"
+    path = f"{place.path}{mark}{number}"
     return f"{path}{separator}{end}" if place.leaf else path
 
 

@@ -61,6 +61,45 @@ def test_equal_values_prove_a_stack(
         assert all(np.array_equal(out[n], target[n].read()) for n in out)
 
 
+@pytest.mark.parametrize("width", [WIDTH, SQUARE])
+@pytest.mark.parametrize("is_left", [False, True])
+@pytest.mark.parametrize("leaf", ["", ".weight"])
+def test_stacks_of_pytorch_s_file_only(
+    width: dict[str, tuple[int, int]], is_left: bool, leaf: str, tmp_path: Path
+) -> None:
+    """Paddle has the experts one by one, each transposed; both files convert to each other."""
+    single, stacked = sides(width, "stacked")
+    stacked = StateDict.of(
+        {f"{n}{leaf}" if "experts" in n else n: t.read() for n, t in stacked.items()}
+    )
+    paddle = StateDict.of(
+        {n: t.read() if "embed" in n else t.read().T.copy() for n, t in single.items()}
+    )
+    framework = {"left_framework" if is_left else "right_framework": "paddle"}
+    found = infer(*((paddle, stacked) if is_left else (stacked, paddle)), **framework)
+    assert found.proven
+    assert found.exact
+    assert any("torch:stacked" in note for note in found.notes)
+    rows = parse(found.text, "t").dialects["stacked"].rows
+    assert {row.dialect[0].text for row in rows if row.stack} == {
+        "layers.{i}.experts.gate_up", "layers.{i}.experts.down"
+    }  # fmt: skip
+    (tmp_path / "t.toml").write_text(found.text)
+    for source, target, from_, to in (
+        (stacked, paddle, "torch:stacked", "paddle"),
+        (paddle, stacked, "paddle", "torch:stacked"),
+    ):
+        suffixes = ("pth", "pdparams") if to == "paddle" else ("pdparams", "pth")
+        paths = [tmp_path / f"{end}.{suffix}" for end, suffix in zip("io", suffixes, strict=True)]
+        codecs.write(source, str(paths[0]), from_.partition(":")[0], force=True)
+        done = porter.convert(str(tmp_path / "t.toml"), *paths, from_=from_, to=to, force=True)
+        assert done.weights is not None
+        assert done.weights.holds
+        out = porter.open(paths[1]).arrays()
+        assert set(out) == set(target)
+        assert all(np.array_equal(out[n], target[n].read()) for n in out)
+
+
 def test_layers_that_are_stacked() -> None:
     """What is numbered may be the blocks of a model as well, its biases and norms with them."""
     rng = np.random.default_rng(0)
