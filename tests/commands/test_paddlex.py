@@ -6,6 +6,7 @@ Only the classes are run: what PaddleX's pipelines import (pandas, modelscope, O
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from porter.commands.published import _CLOSE, published_reference, verify_publis
 from porter.errors import MissingPackage
 from porter.frameworks.process import Pool, kept
 from porter.frameworks.published.paddlex import _NEEDS, paddlex
+from porter.frameworks.published.transformers import transformers
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.checks import EXACT
 from porter.zoo.architectures import find
+from porter.zoo.published import published_config
 
 SMALL = (
     "pp-lcnet-x0_25-textline-ori", "pp-ocrv5-mobile-det", "pp-ocrv5-mobile-rec",
@@ -156,3 +159,46 @@ def test_nothing_else_of_paddlex_is_imported() -> None:
     imported = set(run.stdout.splitlines()[-1].split())
     assert {"paddlex", *_NEEDS} <= imported
     assert not imported & {"pandas", "modelscope", "cv2", "aistudio_sdk", "pydantic", "torch"}
+
+
+SHALLOW = {
+    "text_config": {"d_model": 32, "decoder_attention_heads": 4, "decoder_ffn_dim": 64,
+                    "max_position_embeddings": 16, "vocab_size": 60},
+    "vision_config": {"image_size": 128, "window_size": 3, "hidden_size": 48, "mlp_dim": 96,
+                      "num_attention_heads": 4, "num_hidden_layers": 3, "output_channels": 16,
+                      "post_conv_in_channels": 16, "post_conv_mid_channels": 24,
+                      "post_conv_out_channels": 32, "decoder_hidden_size": 32},
+}  # fmt: skip
+"""A PP-FormulaNet of the same classes that takes no time."""
+
+
+def test_pp_formulanet_takes_the_tokens_before(tmp_path: Path) -> None:
+    """Both classes give the scores of what follows each token, to rounding; a swap is seen."""
+    import paddle
+    import torch
+
+    config = published_config(find("pp-formulanet-l-shallow")) or {}
+    for key, changes in SHALLOW.items():
+        config[key] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    paddle.set_default_dtype("float64")
+    left, right = paddlex(str(tmp_path)), transformers(str(tmp_path)).double()
+    paddle.set_default_dtype("float32")
+    draw = np.random.default_rng(0)
+    for name, tensor in right.state_dict().items():
+        value = draw.standard_normal(tuple(tensor.shape)) * 0.2 + ("norm" in name)
+        tensor.copy_(torch.from_numpy(value))
+        is_linear = value.ndim == 2 and "embed" not in name and "rel_pos" not in name
+        left.state_dict()[name].set_value(paddle.to_tensor(value.T if is_linear else value))
+    left.eval()
+    right.eval()
+    picture, tokens = draw.standard_normal((2, 3, 128, 128)), draw.integers(3, 60, (2, 5))
+    with torch.no_grad(), paddle.no_grad():
+        one = left(paddle.to_tensor(picture), paddle.to_tensor(tokens))["logits"].numpy()
+        two = right(torch.from_numpy(picture), torch.from_numpy(tokens))["logits"].numpy()
+        attention = right.model.decoder.layers[1].encoder_attn
+        attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
+        three = right(torch.from_numpy(picture), torch.from_numpy(tokens))["logits"].numpy()
+    assert one.shape == (2, 5, 60)
+    assert np.abs(one - two).max() < 1e-11 * np.abs(one).max()
+    assert np.abs(one - three).max() > 1e-4 * np.abs(one).max()

@@ -201,7 +201,7 @@ def test_the_token_of_padding_is_replaced_by_another() -> None:
 
 
 def call(path: str, kind: str, inputs: Any, output: Any, **settings: Any) -> dict[str, Any]:
-    weights = kind in ("Linear", "LayerNorm")
+    weights = kind in ("Linear", "LayerNorm", "Embedding")
     return {
         "path": path, "kind": kind, "inputs": [signature(inputs)], "output": signature(output),
         "weights": weights, "settings": settings,
@@ -221,3 +221,13 @@ def test_the_module_that_computes_otherwise_is_named_with_its_setting() -> None:
     assert "it is 0.5 times that; drop (Dropout) multiplies by 0.5" in story
     right = [call("ln", "LayerNorm", X, X, eps=1e-5), call("lin", "Linear", X, X)]
     assert "all modules with weights agree" in diagnosed(left, right, paths)
+
+
+def test_positions_that_are_counted_from_another_number_are_no_difference() -> None:
+    """An embedding that gives the same output was given the same, whatever its numbers are."""
+    paths = {"positions": "places", "lin": "fc"}
+    left = [call("places", "Embedding", X, X), call("fc", "Linear", X, X)]
+    right = [call("positions", "Embedding", X + 2, X), call("lin", "Linear", X * 1.1, X)]
+    assert "the input of lin (Linear) is not that of fc" in diagnosed(left, right, paths)
+    right[0] = call("positions", "Embedding", X + 2, X * 3)
+    assert "the input of positions (Embedding)" in diagnosed(left, right, paths)
