@@ -311,8 +311,8 @@ def published_reference(variant: Architecture, dialect: str) -> str:
             options.append("slope=exact")  # Both sides compute the canonical behaviour.
         return _with(f"paddlex:{variant.aliases[0]}", options)
     if variant.name.startswith(_DETECTORS):
-        order = ",order_logits" if variant.name == "pp-doclayoutv2" else ""
-        options.append(f"outputs=logits,pred_boxes{order}")
+        names = [output.of for output in variant.graph.outputs.values()]
+        options.append(f"outputs={','.join(names)}")
     return _with(f"transformers:{path}", options)
 
 

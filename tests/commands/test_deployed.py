@@ -171,3 +171,31 @@ def looping(folder: Path) -> Path:
     saved = paddle.jit.to_static(Loop(), input_spec=spec, full_graph=True)
     paddle.jit.save(saved, f"{folder}/loop/inference")
     return folder / "loop"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_program_becomes_an_onnx_file_that_computes_the_same(name: str, folder: Path) -> None:
+    """Its weights are those of the checkpoint, bit for bit; its outputs those of the program."""
+    import onnxruntime
+    import paddle
+
+    from porter.frameworks.published.program import inference
+
+    program, weights = saved(name, folder)
+    graph, back = folder / f"{name}.onnx", folder / f"{name}-back.safetensors"
+    porter.convert(name, program, graph, from_="paddle", verify=False)
+    porter.convert(name, graph, back, to="torch:hf", verify=False)
+    one, two = codecs.read(str(weights)), codecs.read(str(back))
+    assert one.keys() == two.keys()
+    for tensor in (n for n in one if not n.endswith("num_batches_tracked")):
+        np.testing.assert_array_equal(one[tensor].read(), two[tensor].read())
+    height = 48 if name.endswith("rec") else 96
+    picture = np.random.default_rng(0).standard_normal((1, 3, height, 160), np.float32)
+    if "lcnet" in name:
+        picture = picture[:, :, :80]
+    (given,) = inference(str(program))(paddle.to_tensor(picture)).values()
+    session = onnxruntime.InferenceSession(graph)
+    if "lcnet" in name:
+        assert session.get_inputs()[0].shape[2:] == [80, 160]
+    found = session.run(None, {session.get_inputs()[0].name: picture})[0]
+    np.testing.assert_allclose(found, given.numpy(), rtol=1e-3, atol=1e-5 * np.abs(found).max())

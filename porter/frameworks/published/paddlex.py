@@ -137,10 +137,11 @@ def _scores(model: Any, forward: Any, x: Any) -> Any:
 def _detections(model: Any, _: Any, x: Any) -> Any:
     """Run a detector, without what makes boxes of its last layer."""
     found = model.model(x)
-    return {
-        "logits": found["intermediate_logits"][:, -1],
-        "pred_boxes": found["intermediate_reference_points"][:, -1],
-    }
+    names = {
+        "logits": "intermediate_logits", "pred_boxes": "intermediate_reference_points",
+        "order_logits": "out_order_logits", "out_masks": "out_masks",
+    }  # fmt: skip
+    return {name: found[key][:, -1] for name, key in names.items() if key in found}
 
 
 def _read(model: Any, _: Any, x: Any) -> Any:
