@@ -1,14 +1,16 @@
 """Small new outputs that get their names together, and are brought to the disk together.
 
 Each of their files is written under a hidden name, and compared there, while the output is locked.
-Then those that are to be on the disk are brought there, all with one wait, every file gets its
-name, and the folders follow. Unlike `atomic_output.publish` it asks for no room before it writes:
-that there is none shows before a file has its name, and nothing large was read for it.
+Those that are to be on the disk are brought there while others are written. When all of them are
+there every file gets its name, and the folders follow. Unlike `atomic_output.publish` it asks for
+no room before it writes: that there is none shows before a file has its name, and nothing large was
+read for it.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from contextlib import suppress
 from typing import NamedTuple
@@ -102,6 +104,7 @@ class Together:
     def __init__(self) -> None:
         self._drafts: list[Draft] = []
         self._locks = Series()
+        self._disk = _Disk()
 
     def begin(self, path: str, source: InputFile, sync: bool) -> Draft | None:
         """Lock an output and begin to write it; None where that is not simple.
@@ -120,13 +123,16 @@ class Together:
     def add(self, draft: Draft) -> None:
         """Have a written output wait for the others."""
         self._drafts.append(draft)
+        if draft.sync:
+            for file in draft.files:
+                self._disk.bring(file.open.fd)
 
     def publish(self) -> list[PorterError | None]:
         """Give all outputs their names; return what went wrong with each, None for those that are
         there and, if they are to be, on the disk."""
         drafts, self._drafts = self._drafts, []
         files = [file for draft in drafts if draft.sync for file in draft.files]
-        fault = _synced([file.open.fd for file in files])
+        fault = self._disk.wait()
         folders = {os.path.dirname(file.path): file.path for file in files}
         errors = [_published(draft, fault) for draft in drafts]
         for folder, path in folders.items():
@@ -146,27 +152,33 @@ def _published(draft: Draft, fault: OSError | None) -> PorterError | None:
     return error
 
 
-def _synced(fds: list[int]) -> OSError | None:
-    """Bring files to the disk, several at a time; return the first error."""
-    waiting, faults = list(fds), list[OSError]()
+class _Disk:
+    """Brings files to the disk while others are written."""
 
-    def work() -> None:
-        while waiting and not faults:
-            try:
-                fd = waiting.pop()
-            except IndexError:
-                return
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._faults: list[OSError] = []
+        self._threads: list[threading.Thread] = []
+
+    def bring(self, fd: int) -> None:
+        """Begin with one more file."""
+        self._waiting.put(fd)
+        if len(self._threads) < _MOST_THREADS:
+            self._threads.append(threading.Thread(target=self._work, name="porter-sync"))
+            self._threads[-1].start()
+
+    def wait(self) -> OSError | None:
+        """Wait for all files; return the first error."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        while self._threads:
+            self._threads.pop().join()
+        faults, self._faults = self._faults, []
+        return faults[0] if faults else None
+
+    def _work(self) -> None:
+        while (fd := self._waiting.get()) is not None:
             try:
                 os.fsync(fd)
             except OSError as fault:
-                faults.append(fault)
-
-    threads = [
-        threading.Thread(target=work, name="porter-sync")
-        for _ in range(min(_MOST_THREADS, len(fds)))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return faults[0] if faults else None
+                self._faults.append(fault)
