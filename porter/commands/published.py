@@ -41,13 +41,11 @@ _ANY_SIZE = ("det", "rt-detr", "pp-doclayout", "pp-docblocklayout")
 _DETECTORS = ("rt-detr", "pp-doclayout", "pp-docblocklayout")
 _WRITERS = ("slanet", "slanext")
 """Models that feed back what they write: a difference grows with each step."""
-
-
 _SLOW = ("pp-formulanet",)
 """Families of which one picture is run: it takes ten seconds."""
 _CLOSE = 1e-8
-"""Largest error of two float64 runs of one network: at most 2e-10 was seen (SLANet), and 5e-7 where
-a matrix of its attention was transposed, which seeded weights hardly show."""
+"""Largest error of two float64 runs of one network: at most 5e-11 was seen. SLANet had 5e-7 where a
+matrix of its attention was transposed, which seeded weights hardly show."""
 _TOKENS, _VOCABULARY = 8, 50_000
 """Tokens that PP-FormulaNet is given as those before, and how many there are."""
 

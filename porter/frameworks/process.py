@@ -40,8 +40,9 @@ _DEFAULTS = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
 }
-"""Threads that wait do not spin: on a busy machine that took half of the time. glibc: memory of large tensors is used again, up to 4 GiB of it. Fetched from the system anew for
-each of a vision transformer's maps, it takes a third of the time."""
+"""Threads that wait do not spin, which on a busy machine took half of the time. With glibc, memory
+of large tensors is used again, up to 4 GiB of it: taken from the system anew for each of a vision
+transformer's maps, it took a third of the time."""
 
 
 class Limit(NamedTuple):
