@@ -99,7 +99,9 @@ def _of_program(architecture: str | None, among: Sequence[Architecture] | None, 
     stated = model_name(state.origin)
     named = [name for name in names if stated in find(name).aliases]
     if len(names) > 1 and len(named) != 1:
-        raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", os.fspath(given))
+        raise UsageError(
+            f"fits {listed(names, 8)}: name one of them (ARCH or --arch)", os.fspath(given)
+        )
     return (named or names)[0]
 
 
@@ -154,7 +156,9 @@ def _chosen(
     if len(names) > 1:
         names = _named_by_file(names, state) or names
     if len(names) > 1:
-        raise UsageError(f"fits {listed(names, 8)}: name one of them as ARCH", state.origin.shown)
+        raise UsageError(
+            f"fits {listed(names, 8)}: name one of them (ARCH or --arch)", state.origin.shown
+        )
     fitting = [match for match in matches if match.architecture.name in names]
     if fitting:
         return preferred(fitting, state.origin.format)

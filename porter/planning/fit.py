@@ -17,6 +17,7 @@ from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import Architecture, find
 from porter.zoo.image_size import IMAGE_SIZE, Size, parsed
+from porter.zoo.published import published_path
 
 
 class Fitted(NamedTuple):
@@ -139,8 +140,8 @@ def _other_constants(fitted: Plan, state: StateDict) -> tuple[str, ...]:
 def _with_hint(
     error: MappingError, architecture: Architecture, state: StateDict, dialect: str
 ) -> MappingError:
-    """Add to an error which dialect or variant the checkpoint is, if porter knows it."""
-    if not architecture.module:
+    """Return an error that says which dialect or variant the checkpoint is, if porter knows it."""
+    if not architecture.module and published_path(architecture) is None:
         return error  # a custom table: there is nothing else to fit
     shapes = shapes_of(state)
     matches = [*recognise(shapes, [architecture]), *recognise(shapes)]
@@ -150,7 +151,7 @@ def _with_hint(
     for match in exact:
         spelling = spelled(match.architecture.table.dialect(match.dialect))
         return MappingError(
-            f"{error.message}; it fits {match.architecture.name} as {spelling}",
+            f"it fits {match.architecture.name} as {spelling}; {error.message}",
             error.path,
             error.problems,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import porter
 from porter import codecs
@@ -179,3 +180,22 @@ def test_a_relative_of_a_known_model_is_refused_with_the_difference(tmp_path: Pa
         porter.convert(None, path, tmp_path / "o.safetensors", from_="torch", to="torch:hf")
     with pytest.raises(MappingError):
         porter.convert(LINES, tmp_path / "a.pdparams", tmp_path / "o.safetensors", to="torch:hf")
+
+
+def test_another_naming_is_named_first(tmp_path: Path) -> None:
+    """Of a family without reference model, too."""
+    path = write(trained(TEXT, 98), tmp_path / "a.pdparams")
+    with pytest.raises(MappingError, match=rf"a\.pdparams: it fits {TEXT} as paddle:train; does"):
+        porter.convert(TEXT, path, tmp_path / "o.pth", from_="paddle:paddlex", to="torch")
+
+
+def test_a_prediction_says_which_dictionary_is_missing(tmp_path: Path) -> None:
+    """The one that the training names."""
+    path = write(trained(TEXT, 98), tmp_path / "a.pdparams")
+    (tmp_path / "config.yml").write_text("Global: {character_dict_path: ppocr/my.txt}")
+    picture = tmp_path / "line.png"
+    Image.new("RGB", (90, 30), "white").save(picture)
+    with pytest.raises(UsageError, match=r"config.yml names the dictionary ppocr/my.txt, which"):
+        porter.predict(path, [picture])
+    (tmp_path / "my.txt").write_text("\n".join(chr(ord("!") + n) for n in range(96)))
+    assert isinstance(porter.predict(path, [picture]).texts[str(picture)].text, str)

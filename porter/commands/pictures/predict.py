@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from porter.checkpoints.characters import read_characters
+from porter.checkpoints.characters import characters_of, read_characters
 from porter.checkpoints.read import detect
 from porter.commands import recognised
 from porter.commands.options import checked_options
@@ -167,6 +167,13 @@ def _read(run: Run, labels: str | None, top: int) -> dict[str, Any]:
         characters = run.labels
         if labels is not None:
             characters = read_characters(labels, shape[-1]).characters
+        elif len(characters) != shape[-1]:
+            why = characters_of(run.origin, shape[-1]).why
+            reason = f" ({why})" if why else ""
+            path = None if run.origin is None else run.origin.shown
+            raise UsageError(
+                f"no dictionary is known{reason}: pass --labels FILE, one character a line", path
+            )
         return {"texts": {file: read_text(row[0], characters) for file, row in main.items()}}
     if len(shape) == _MAP and shape[1] == 1:
         return {"boxes": {file: regions(row[0, 0], sides_of_picture(file))

@@ -129,6 +129,9 @@ def graph(
     is_map = len(outputs[0].dims) == _MAP and outputs[0].dims[1] == 1
     is_page = is_tall and is_wide and is_map and runs.image_size is None
     inputs = _prepared(files, found.how, size, folder, is_wide=is_wide, is_page=is_page)
+    if is_page:
+        size = page_size(sides_of_picture(files[0]))
+        found = found._replace(why=f"{found.why}; the size is that of the first page")
     pixels = found.how.normalising() if model.as_bytes else None
     output = folder / "output.safetensors"
     with ExitStack() as stack:
