@@ -14,7 +14,6 @@ import numpy as np
 
 from porter.errors import printable
 from porter.tensors.blocks import Array
-from porter.zoo.image_size import Size
 
 LEAST = 0.5
 """Probability from which an object is named, as in PaddleX and transformers."""
@@ -90,7 +89,7 @@ def regions(probabilities: Array, picture: tuple[int, int]) -> tuple[Box, ...]:
     return tuple(sorted(found, key=lambda box: (box.top, box.left)))
 
 
-def page_size(picture: tuple[int, int]) -> Size:
+def page_size(picture: tuple[int, int]) -> tuple[int, int]:
     """Return height and width of a text detector's input for a picture (width, height)."""
     scale = min(1.0, _LONGEST / max(picture))
     width, height = (max(_STEP, round(side * scale / _STEP) * _STEP) for side in picture)
