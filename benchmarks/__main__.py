@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -65,7 +66,7 @@ def main() -> None:
             (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
             if not chosen.keep:
                 _remove(group.made, folder)
-            _remove([folder / _ASIDE], folder)
+            _remove_aside(folder / _ASIDE)
         _drop(result["groups"], earlier)
         (out / "results.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
         (out / "results.md").write_text(tables.markdown(result))
@@ -199,6 +200,14 @@ def _clear(case: Case, folder: Path) -> None:
     for path in filter(Path.exists, case.writes):
         measure.forget(file for file in path.rglob("*") if file.is_file())
         path.rename(aside / str(len(list(aside.iterdir()))))
+
+
+def _remove_aside(folder: Path) -> None:
+    """Remove what stayed, several folders at a time: a disk may be told of each freed file."""
+    if folder.exists():
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(shutil.rmtree, folder.iterdir()))
+        folder.rmdir()
 
 
 def _remove(paths: Sequence[Path], folder: Path) -> None:

@@ -112,8 +112,9 @@ _SIDE = 64
 def _small_files(setting: Setting) -> Group:
     """Very many small files in one manifest, against `cp -r`.
 
-    ext4 passes over each inode that was removed in the last minutes when it looks for a free one,
-    which takes longer than all else: what was written stays until all rounds are over.
+    ext4 without a journal passes over each inode that was removed in the last minutes when it looks
+    for a free one, which takes longer than all else: what was written stays until all rounds are
+    over.
     """
     folder, out = setting.folder / "small", setting.folder / "fleet-out"
     folder.mkdir(exist_ok=True)
