@@ -57,7 +57,8 @@ class Hub:
     @property
     def head(self) -> str:
         """The newest commit."""
-        sha = hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        rows = [(name, hashlib.sha1(data).hexdigest()) for name, data in sorted(self.files.items())]
+        sha = hashlib.sha1(repr(rows).encode()).hexdigest()
         self.history[sha] = dict(self.files)
         return sha
 
