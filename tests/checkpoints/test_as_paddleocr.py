@@ -199,3 +199,13 @@ def test_a_prediction_says_which_dictionary_is_missing(tmp_path: Path) -> None:
         porter.predict(path, [picture])
     (tmp_path / "my.txt").write_text("\n".join(chr(ord("!") + n) for n in range(96)))
     assert isinstance(porter.predict(path, [picture]).texts[str(picture)].text, str)
+
+
+def test_bits_without_a_type_are_named(tmp_path: Path) -> None:
+    """uint16 in a plain pickle may be bfloat16; the user says so, once."""
+    bits = {name: np.zeros(array.shape, np.uint16) for name, array in trained(LINES).items()}
+    path = tmp_path / "a.pdparams"
+    path.write_bytes(pickle.dumps(bits, protocol=2))
+    assert "which may be bfloat16: `porter repack --uint16" in porter.inspect(path).origin.notes[0]
+    porter.repack(path, tmp_path / "b.pdparams", uint16="bfloat16", record=False)
+    assert porter.inspect(tmp_path / "b.pdparams").matches[0].exact

@@ -224,6 +224,11 @@ def _notes(tensors: Mapping[str, LazyTensor]) -> tuple[str, ...]:
     half = sum(tensor.dtype is _BF16 for tensor in tensors.values())
     if half:
         return (f"{half} tensors of uint16 are Paddle's way to store bfloat16, and read as such.",)
+    if tensors and all(tensor.dtype is _U16 for tensor in tensors.values()):
+        return (
+            f"{len(tensors)} tensors of uint16, which may be bfloat16: `porter repack --uint16"
+            " bfloat16` reads them as such.",
+        )
     return ()
 
 
