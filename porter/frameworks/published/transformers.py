@@ -38,9 +38,9 @@ def transformers(config: str, **options: Any) -> Any:
         model = named(library, str(name), "transformers")(settings)
     if tokens:
         model.forward = partial(_written, model, model.forward, tokens)
-    elif settings.model_type == "pp_formulanet":
-        model.forward = partial(_taught, model.forward)
-    if tokens or settings.model_type in CLASSES:
+    if settings.model_type == "pp_formulanet" and not tokens:
+        model.forward = partial(_taught, model, model.forward)
+    elif tokens or settings.model_type in CLASSES:
         model.forward = partial(widened, "torch", model, model.forward)
     if settings.model_type == "pp_doclayout_v2":
         _keep_equal_rows()
@@ -79,9 +79,18 @@ def _written(model: Any, forward: Any, steps: int, x: Any) -> dict[str, Any]:
     return {"written": tokens[:, 1:], "scores": torch.stack(scores, 1)}
 
 
-def _taught(forward: Any, x: Any, tokens: Any) -> dict[str, Any]:
-    """Return the scores of what follows each of the tokens that were written."""
-    return {"logits": forward(pixel_values=x, decoder_input_ids=tokens, use_cache=False).logits}
+def _taught(model: Any, forward: Any, *inputs: Any, **named: Any) -> Any:
+    """Return the scores of what follows each of the tokens: of a picture and the tokens before.
+
+    With arguments by name it is the class as it is.
+    """
+    if named:
+        return forward(**named)
+
+    def run(x: Any, tokens: Any) -> dict[str, Any]:
+        return {"logits": forward(pixel_values=x, decoder_input_ids=tokens, use_cache=False).logits}
+
+    return widened("torch", model, run, *inputs)
 
 
 def _chosen(forward: Any, names: list[str], *inputs: Any) -> Any:

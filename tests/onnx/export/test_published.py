@@ -159,7 +159,7 @@ def test_without_transformers_the_weights_are_proven_only(
     def missing(*_: Any) -> Any:
         raise MissingPackage("this needs transformers; run `pip install transformers`")
 
-    monkeypatch.setattr(exported.Exported, "_by_class", missing)
+    monkeypatch.setattr(exported.Exported, "by_class", missing)
     porter.init("pp-ocrv6-tiny-det", tmp_path / "det.safetensors", to="torch:hf")
     made = porter.convert("pp-ocrv6-tiny-det", tmp_path / "det.safetensors", tmp_path / "det.onnx")
     assert made.ok
