@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from porter.fleet import manifest
+from porter.fleet import manifest, row
 from tests.docs.pages import ROOT
 
 SCHEMA = json.loads((ROOT / "docs/manifest.schema.json").read_text())
@@ -47,6 +47,6 @@ def test_a_wrong_value_is_seen(job: dict[str, Any]) -> None:
 
 def test_every_key_is_in_the_schema() -> None:
     """Of conversions and of proofs, as `porter fleet` reads them."""
-    keys = {manifest._spelled(key) for key in SCHEMA["$defs"]["job"]["properties"]}
+    keys = {row.spelled(key) for key in SCHEMA["$defs"]["job"]["properties"]}
     known = manifest._known({}) | manifest._known({"left": "a"})
     assert known - {"options"} == keys
