@@ -75,10 +75,12 @@ def _headless(make: Callable[[], Any], architecture: Architecture, framework: st
     return model
 
 
-def undrawn() -> AbstractContextManager[Any]:
+def undrawn(empties: str | None = None) -> AbstractContextManager[Any]:
     """Leave the weights of models that torch builds meanwhile as they are allocated.
 
-    On the meta device nothing is filled anyway, but torch loads its compiler to find that out.
+    `empties` is the device where memory is allocated that nothing fills, such as "meta", on which
+    nothing takes any. Were everything there, torch would load its compiler to compute something,
+    if only a table of whole numbers, or to find out that nothing is to be filled.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -93,6 +95,8 @@ def undrawn() -> AbstractContextManager[Any]:
             first = arguments[0] if arguments else named.get("tensor")
             if function.__name__ in _INITIALISERS and isinstance(first, torch.nn.Parameter):
                 return first
+            if empties and function is torch.empty and named.get("device") is None:
+                named = {**named, "device": empties}
             return function(*arguments, **named)
 
     return Undrawn()
@@ -101,20 +105,20 @@ def undrawn() -> AbstractContextManager[Any]:
 def _blank_torch(make: Callable[[], Any], device: str | None) -> Any:
     import torch
 
-    with torch.device("meta"), undrawn():
+    with undrawn("meta"):
         model = make()
-    # A buffer that is not in the state dict would stay as it is made here.
-    assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
 
     def blank(like: Any) -> Any:
         value = math.nan if like.is_floating_point() else 0
         return torch.full(like.shape, value, dtype=like.dtype, device=device or "cpu")
 
-    for module in model.modules():
+    stored = set(model.state_dict())
+    for path, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             module.register_parameter(name, torch.nn.Parameter(blank(parameter)))
         for name, buffer in list(module.named_buffers(recurse=False)):
-            module.register_buffer(name, blank(buffer))
+            is_stored = (f"{path}.{name}" if path else name) in stored
+            module._buffers[name] = blank(buffer) if is_stored else buffer.to(device or "cpu")
     return model
 
 

@@ -23,6 +23,8 @@ from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
 
+_VIEWS = "FLAGS_use_stride_kernel"
+"""Whether a transpose or slice shares the memory of what it is taken from."""
 _NAMES = {"eps": "_epsilon"}
 """Names of settings in Paddle's layers."""
 
@@ -40,6 +42,7 @@ class PaddleRunner:
         self._modules: dict[str, Any] = {}
         self._device = "cpu"
         self._dtype = "float32"
+        self._is_ours = False
         self._settings = (paddle.get_default_dtype(), paddle.device.get_device())
         paddle.set_device("cpu")
 
@@ -78,11 +81,14 @@ class PaddleRunner:
             blank=blank,
         )
         self.adopt(model)
+        self._is_ours = True
 
     def adopt(self, model: Any, name: Naming = as_it_is) -> None:
         self._model = model
+        self._is_ours = False
         self._model.eval()
-        self._model.to(device=self._device)
+        if not self._is_placed():
+            self._model.to(device=self._device)
         self._state = self._model.state_dict()
         paths = self._model.named_sublayers(include_self=True)
         self._modules = {new: layer for path, layer in paths if (new := name(path)) is not None}
@@ -108,6 +114,11 @@ class PaddleRunner:
             paddle.set_default_dtype(dtype)
             paddle.set_device(device)
 
+    def _is_placed(self) -> bool:
+        """Whether the model is on the CPU, and is to be there."""
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        return self._device == "cpu" and all(tensor.place.is_cpu_place() for tensor in tensors)
+
     def tensors(self) -> dict[str, tuple[str, Shape]]:
         return {name: (_dtype(value), tuple(value.shape)) for name, value in self._state.items()}
 
@@ -125,7 +136,10 @@ class PaddleRunner:
 
     def assign(self, name: str, array: Array) -> None:
         target = self._state[name]
-        target.set_value(self._paddle.to_tensor(array).astype(_dtype(target)))
+        if array.dtype.name == _dtype(target):
+            target.set_value(array)
+        else:
+            target.set_value(self._paddle.to_tensor(array).astype(_dtype(target)))
 
     def value(self, name: str) -> Array:
         return _array(self._state[name])
@@ -139,13 +153,26 @@ class PaddleRunner:
             if watch.wants(name)
         ]
         try:
-            with self._paddle.no_grad():
+            with self._paddle.no_grad(), self._quick():
                 found = self._model(*[self._tensor(argument) for argument in arguments])
         finally:
             for hook in hooks:
                 hook.remove()
         recording.outputs = {f"logits{part}": array for part, array in parts(found, _array)}
         return recording
+
+    @contextmanager
+    def _quick(self) -> Iterator[None]:
+        """Copy where a tensor is transposed: reading views is slow, our own models write to none.
+
+        The same numbers are computed from the same numbers.
+        """
+        before = self._paddle.get_flags(_VIEWS)
+        self._paddle.set_flags({_VIEWS: before[_VIEWS] and not self._is_ours})
+        try:
+            yield
+        finally:
+            self._paddle.set_flags(before)
 
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]

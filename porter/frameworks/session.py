@@ -264,7 +264,7 @@ def _array(tensor: LazyTensor, dtype: str, rounded: str | None) -> Array:
             with np.errstate(over="ignore", invalid="ignore"):
                 array = array.astype(DTYPES[rounded].numpy)
         array = array.astype(np.float64 if dtype == "float64" else np.float32)
-    return np.array(array, order="C")
+    return np.require(array, requirements=("C", "W"))
 
 
 def _pack_layers(results: dict[str, Array], recording: Recording) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It answers requests one at a time and ends when its standard input closes.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -25,11 +26,14 @@ def main(framework: str) -> None:
     os.dup2(2, 1)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    gc.disable()  # A framework's import leaves a million objects, and nothing to collect.
     try:
         commands = _commands(framework)
     except PorterError as error:
         _reply_all(requests, replies, _failure(error))
         return
+    gc.freeze()
+    gc.enable()
     while True:
         request: dict[str, Any] = json.loads(requests.get())
         try:
