@@ -28,7 +28,7 @@ from porter.tensors.state_dict import StateDict
 from porter.verification import tolerance
 from porter.verification.checks import EXACT, SINGLE, Check
 from porter.verification.compare import compare
-from porter.verification.judge import bounds, concluded
+from porter.verification.judge import UNRANKED, bounds, concluded
 from porter.verification.live import LiveModel
 from porter.verification.sides.report import SideReport
 from porter.verification.sides.rows import in_rows_of
@@ -39,8 +39,6 @@ from porter.zoo.architectures import Architecture
 from porter.zoo.graph_form import GraphForm
 from porter.zoo.published import published_config
 
-QUANTISED = "cosine>=0.999"
-"""The limit of an int8 file where none is given."""
 _SIDE = 192
 """Pixels of a picture's side where the file takes any: a proof needs no large one."""
 _WIDTH = 331
@@ -97,7 +95,7 @@ class Exported:
         left = replace(verdict.left, versions=versions)
         right = replace(verdict.right, versions=runtime)
         checks = tuple(_checks(self.variant.graph, wanted, given, found, judge))
-        limits = (judge or QUANTISED) if found.quantised or judge else ""
+        limits = (judge or UNRANKED) if found.quantised or judge else ""
         return clock.stamped(
             concluded(
                 replace(
@@ -211,7 +209,7 @@ def _checks(
 ) -> Iterator[Check]:
     """Yield a check for each output of each case."""
     precision = found.dtype
-    limits = bounds(judge or QUANTISED) if found.quantised or judge else ()
+    limits = bounds(judge or UNRANKED) if found.quantised or judge else ()
     for case, outputs in given.items():
         both = [wanted[precision] for precision in (EXACT, SINGLE)]
         steps = next(iter(outputs.values())).shape[1] if form.loop else None

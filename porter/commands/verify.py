@@ -25,7 +25,7 @@ from porter.verification import trace as traces
 from porter.verification.behaviour import with_behaviour
 from porter.verification.checks import EXACT, SINGLE
 from porter.verification.comparisons import with_comparisons
-from porter.verification.judge import QUANTISED, Bound, agreement, bounds, concluded
+from porter.verification.judge import QUANTISED, UNRANKED, Bound, agreement, bounds, concluded
 from porter.verification.judge import judge as judged
 from porter.verification.options import RunOptions, Runs
 from porter.verification.run_notes import with_run_notes
@@ -41,6 +41,7 @@ from porter.verification.trace import Trace
 from porter.verification.verdict import NOT_MADE, Verdict
 from porter.verification.weights import WeightProof
 from porter.zoo.architectures import Architecture, find
+from porter.zoo.published import finds_text
 
 
 @checked_options(RunOptions)
@@ -126,7 +127,7 @@ def verify(
         one, two, notes = sides.reference_first(one, two)
         runs = sides.runs_of(runs, one, two)
         if two.quantised and not limits:
-            limits = bounds(QUANTISED)
+            limits = bounds(UNRANKED if finds_text(variant) else QUANTISED)
         case = sides.write_inputs(folder / "inputs.safetensors", runs, variant, (one, two))
         if runs.images is not None:
             how, why = sides.preprocessing_of(variant, one)

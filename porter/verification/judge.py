@@ -23,6 +23,8 @@ from porter.verification.verdict import FAILED, PASSED, Verdict
 
 QUANTISED = "top1>=99,cosine>=0.999"
 """The limits of a quantised model where none are given."""
+UNRANKED = "cosine>=0.999"
+"""Those of one that does not rank classes: of a detector's map, for one."""
 
 _LEAST: Mapping[str, Callable[[Figures], float | None]] = {
     "top1": lambda figures: None if figures.top1 is None else 100 * figures.top1,

@@ -164,3 +164,16 @@ def test_greys_are_made_in_the_graph(tmp_path: Path) -> None:
         seen.append([guess.probability for guess in sorted(found)])
     assert seen[0] == pytest.approx(seen[1], abs=0.003)  # greys between bytes
     assert seen[0] != pytest.approx(seen[2], abs=0.02)
+
+
+def test_a_detector_in_int8_is_not_asked_for_classes(tmp_path: Path) -> None:
+    """Its map ranks nothing: the cosine alone decides."""
+    source = tmp_path / "a.safetensors"
+    porter.init("pp-ocrv5-mobile-det", source, record=False)
+    done = porter.convert(
+        "pp-ocrv5-mobile-det", source, tmp_path / "a.onnx", image_size=64, dtype="int8",
+        record=False,
+    )  # fmt: skip
+    assert done.verdict is not None
+    assert done.verdict.limits == "cosine>=0.999"
+    assert done.verdict.passed, done.verdict.reason
