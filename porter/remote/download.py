@@ -15,11 +15,11 @@ from functools import cache
 from typing import NamedTuple
 
 from porter.errors import InputError, SystemFault
+from porter.remote import http_store
 from porter.remote.address import Address
 from porter.remote.bounded import Response
 from porter.remote.http import Unreachable, get
 from porter.remote.http_store import (
-    TIMEOUT,
     Pace,
     headers,
     persistently,
@@ -97,7 +97,7 @@ def _plainly(source: Address, path: str, progress: Progress | None) -> _Copied:
     """
 
     def fetch() -> _Copied:
-        with get(source.url, headers({}), TIMEOUT) as answer:
+        with get(source.url, headers({}), http_store.TIMEOUT) as answer:
             if answer.status != 200:
                 what = f"is answered with HTTP {answer.status}, which was not asked for"
                 raise InputError(what, source.shown)

@@ -132,7 +132,7 @@ def test_a_lock_of_a_command_that_was_killed(
     porter.repack(source, TARGET)
     assert not bucket.find(LOCKS)
     left(bucket)
-    with pytest.raises(SystemFault, match=r"process 7 on far, last seen \d s ago.* in [23]\d\d s"):
+    with pytest.raises(SystemFault, match=r"process 7 on far, last seen \d+ s ago.* in \d+ s"):
         porter.repack(source, TARGET, force=True)
     real = bucket.modified
     monkeypatch.setattr(
@@ -189,7 +189,10 @@ def test_a_lock_is_renewed(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None
     writes = []
     real = bucket.pipe_file
     monkeypatch.setattr(bucket, "pipe_file", lambda *pair: (writes.append(pair), real(*pair)))
-    time.sleep(0.5)
+    for _ in range(1000):
+        if len(writes) > 2:
+            break
+        time.sleep(0.02)
     held.release()
     assert len(writes) > 2
     count = len(writes)

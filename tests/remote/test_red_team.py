@@ -72,7 +72,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         thread.join()
 
 
-def refused(url: str, message: str, seconds: float = 4.0) -> None:
+def refused(url: str, message: str, seconds: float = 15.0) -> None:
     """Check that an address is given up in time, in one line."""
     begun = time.monotonic()
     with pytest.raises(SystemFault, match=message) as caught:
