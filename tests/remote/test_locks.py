@@ -73,12 +73,14 @@ def test_the_second_of_two_commands_is_refused(
     shards: list[str], bucket: Any, source: Path, tmp_path: Path
 ) -> None:
     """By one line, while the first goes on as if nothing was."""
-    slow = tmp_path / "slow"
+    slow, go = tmp_path / "slow", tmp_path / "go"
     slow.mkdir()
     (slow / "sitecustomize.py").write_text(
-        "import s3fs, time\nreal = s3fs.S3FileSystem.put_file\n"
-        "def put_file(*args, **more):\n    time.sleep(%s)\n    real(*args, **more)\n"
-        "s3fs.S3FileSystem.put_file = put_file\n" % (0.2 if shards else 1.5)
+        "import os, s3fs, time\nreal = s3fs.S3FileSystem.put_file\n"
+        "def put_file(*args, **more):\n"
+        f"    while not os.path.exists({str(go)!r}):\n        time.sleep(0.05)\n"
+        "    real(*args, **more)\n"
+        "s3fs.S3FileSystem.put_file = put_file\n"
     )
     first = subprocess.Popen(command(source, *shards), env={**os.environ, "PYTHONPATH": str(slow)})
     begun(bucket, first)
@@ -87,6 +89,7 @@ def test_the_second_of_two_commands_is_refused(
     second = subprocess.run(
         command(other, *shards, "--force"), stderr=subprocess.PIPE, text=True, check=False
     )
+    go.touch()
     assert second.returncode == 3
     (line,) = second.stderr.splitlines()
     assert f"{TARGET}: is being written by another command (process {first.pid} on " in line
