@@ -222,7 +222,7 @@ def _names_program(options: dict[str, Any]) -> bool:
 
 
 def _by_published(variant: Architecture, left: str, right: str, **options: Any) -> Verdict:
-    from porter.commands.published import verify_published
+    from porter.commands.published.verify import verify_published
 
     kept = {name: value for name, value in options.items() if name in _OF_TABLES}
     return verify_published(variant, left, right, progress=options["progress"], **kept)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import porter
 from porter import codecs
 from porter.cli import cli
-from porter.commands.deployed import Deployed
-from porter.commands.published import verify_published
+from porter.commands.published.deployed import Deployed
+from porter.commands.published.verify import verify_published
 from porter.errors import InputError, UsageError
 from porter.frameworks.process import Pool, kept
 from porter.frameworks.published.paddlex import paddlex

@@ -17,7 +17,9 @@ import pytest
 
 import porter
 from porter import codecs
-from porter.commands.published import _CLOSE, published_reference, verify_published
+from porter.commands.published.classes import published_reference
+from porter.commands.published.limits import CLOSE
+from porter.commands.published.verify import verify_published
 from porter.errors import MissingPackage
 from porter.frameworks.process import Pool, kept
 from porter.frameworks.published.paddlex import _NEEDS, paddlex
@@ -80,7 +82,7 @@ def test_both_classes_compute_the_same(name: str, folder: Path) -> None:
     assert verdict.passed, verdict.reason
     exact = [c for c in (*verdict.checks, *verdict.fuzzed) if c.precision == EXACT]
     assert len(exact) >= 6
-    assert all(check.right.error < _CLOSE for check in exact)
+    assert all(check.right.error < CLOSE for check in exact)
     assert verdict.left.label == published_reference(find(name), "paddle")
     assert verdict.right.framework == "torch"
 

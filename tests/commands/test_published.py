@@ -15,13 +15,8 @@ from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
-from porter.commands.published import (
-    _given,
-    judged_closely,
-    judged_exactly,
-    pictures,
-    published_reference,
-)
+from porter.commands.published.classes import _given, pictures, published_reference
+from porter.commands.published.limits import judged_closely, judged_exactly
 from porter.errors import InputError
 from porter.frameworks.published.paddlex import paddlex as build
 from porter.frameworks.references import parse

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import porter
-from porter.commands.published import published_reference
+from porter.commands.published.classes import published_reference
 from porter.errors import UsageError
 from porter.frameworks.fill import fill
 from porter.frameworks.models import build

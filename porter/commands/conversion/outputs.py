@@ -92,7 +92,7 @@ class How:
 
     def _by_transformers(self, outcome: Conversion, ready: Prepared) -> Conversion:
         """Compare an ONNX file with transformers' class, where that is installed."""
-        from porter.commands.exported import Exported
+        from porter.commands.published.exported import Exported
 
         outcome = _checked(outcome)
         architecture, classes = ready.fitted.architecture, ready.plan.num_classes

@@ -154,7 +154,7 @@ def test_without_transformers_the_weights_are_proven_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report says what is missing; the file is written."""
-    from porter.commands import exported
+    from porter.commands.published import exported
 
     def missing(*_: Any) -> Any:
         raise MissingPackage("this needs transformers; run `pip install transformers`")

@@ -18,7 +18,7 @@ import numpy as np
 from porter.checkpoints.folder import find
 from porter.codecs.paddle.inference import pair
 from porter.codecs.paddle.operations import program
-from porter.commands.exported import Exported
+from porter.commands.published.exported import Exported
 from porter.errors import InputError
 from porter.frameworks.live.cases import write_cases
 from porter.frameworks.process import Worker, every_core

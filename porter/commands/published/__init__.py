@@ -1,0 +1,1 @@
+"""Verdicts by models that other packages publish: PaddleX's, transformers', a program itself."""
