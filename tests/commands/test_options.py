@@ -101,7 +101,7 @@ def test_the_types_are_what_the_code_takes() -> None:
     }
     fields = {field.name for field in dataclasses.fields(Options)}
     # What `convert` gives the export is made of these: of the weights, the pictures, the dtype.
-    made = {"preprocessing", "calibrate", *GIVEN}, {"int8", "calibration"}
+    made = {"preprocessing", "calibrate", "behaviour", *GIVEN}, {"int8", "calibration"}
     assert set(options.keys_of(options.OnnxKeywords)) - made[0] == fields - made[1]
     assert set(NAMES) == set(options.keys_of(options.OnnxKeywords))
     written = {field.name for field in dataclasses.fields(WriteOptions)}

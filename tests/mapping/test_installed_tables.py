@@ -20,7 +20,7 @@ def test_a_package_brings_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folders: list[object] = [tmp_path / "brought"]
     entry = EntryPoint("zoo", "zoo:FOLDER", reader.GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: folders[0])
-    monkeypatch.setattr(reader, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     monkeypatch.chdir(tmp_path)
     assert reader.load(Path("zoo.toml")).family == "brought"
     with pytest.raises(TableError, match="cannot be read"):

@@ -236,7 +236,7 @@ def test_every_call_takes_an_address(site: Site, tmp_path: Path) -> None:
     assert not model.training
     packed = porter.repack(url, tmp_path / "r.safetensors")
     assert packed.origin.address == url
-    with pytest.raises(PorterError, match=f"^{url}: does not fit"):
+    with pytest.raises(PorterError, match=f"^{url}: it fits shunted-t as torch; does not fit"):
         porter.convert("shunted-s", url, tmp_path / "x.pdparams", from_="torch", to="paddle")
 
 

@@ -60,9 +60,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / "brought" / name).write_text(text, encoding="utf-8")
     brought = tmp_path / "brought"
     monkeypatch.setattr(EntryPoint, "load", lambda self: brought)
-    for module in (plugins, reader):
-        entry = EntryPoint("tower", "tower:FOLDER", module.GROUP)
-        monkeypatch.setattr(module, "entry_points", lambda group, entry=entry: [entry])
+    groups = (plugins.GROUP, reader.GROUP)
+    entries = {group: [EntryPoint("tower", "tower:FOLDER", group)] for group in groups}
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries.get(group, []))
     _forget()
     yield brought
     _forget()
