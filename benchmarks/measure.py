@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _INTERVAL = 0.004
+_REST = 100
+"""How long to wait between two looks at the memory, by what a look takes: the processor belongs to
+the case. Two workers on two cores lost 6 % of their time to looks without a rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,12 @@ class _Watcher:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_INTERVAL):
+        pause = _INTERVAL
+        while not self._ended.wait(pause):
+            before = time.thread_time()
             each = [*map(_anonymous, _family(self._pid))]
             self.peak, self.own = max(self.peak, sum(each)), max(self.own, each[0])
+            pause = max(_INTERVAL, (time.thread_time() - before) * _REST)
 
     def stop(self) -> None:
         self._ended.set()
