@@ -276,16 +276,10 @@ def convert(
             verdict = _by_models(session, ready, outcome, (left, right), key, dtype)
             outcome = replace(outcome, verdict=verdict)
         how = How(
-            container,
-            key,
-            judge,
-            python,
-            image_size,
-            behaviour,
-            writer.pictures,
-            dtype == "int8",
-            progress,
-        )
+            container=container, key=key, judge=judge, python=python, image_size=image_size,
+            behaviour=behaviour, pictures=writer.pictures, quantised=dtype == "int8",
+            progress=progress,
+        )  # fmt: skip
         outcome = how.proven(outcome, ready)
         return _with_unproven(outcome, subject.table, accept_unproven)
 

@@ -12,7 +12,6 @@ from porter.commands import recognised
 from porter.errors import UsageError, listed, printable
 from porter.fleet.job import Job
 from porter.fleet.keys import SPELLED, conversions, for_onnx, proofs, wrong
-from porter.onnx.export import opsets
 from porter.planning import custom_table
 from porter.planning.endpoint import container_for, parse
 from porter.remote.address import address, check_scheme, is_url, shown
@@ -76,6 +75,8 @@ def _with_onnx(arguments: Mapping[str, Any], own: Container[str], where: str) ->
             raise UsageError(f"{listed(extra)}: for ONNX only, not {printable(to)}", where)
         asked = {key: value for key, value in asked.items() if key in taken}
     if "opset" in asked:
+        from porter.onnx.export import opsets  # Few manifests need it.
+
         opsets.check(asked["opset"])
     for key in _FILES & asked.keys():
         if not os.path.exists(asked[key]):

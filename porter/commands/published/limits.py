@@ -19,7 +19,6 @@ def judged_closely(verdict: Verdict) -> Verdict:
     With the same behaviour on both sides what is left in float64 is the epsilon of Paddle's batch
     norms, which it keeps in float32: 1e-13 to 1e-11 of the outputs.
     """
-
     if not verdict.passed:
         return verdict
     return concluded(replace(verdict, checks=tuple(map(_closely, verdict.checks))))
