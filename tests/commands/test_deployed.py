@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,16 @@ from porter.cli import cli
 from porter.commands.published.deployed import Deployed
 from porter.commands.published.verify import verify_published
 from porter.errors import InputError, UsageError
-from porter.frameworks.process import Pool, kept
 from porter.frameworks.published.paddlex import paddlex
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification.checks import EXACT, SINGLE
 from porter.zoo.architectures import find
 from porter.zoo.published import published_config
+from tests.commands.test_paddlex import pool
 
+__all__ = ["pool"]
 NAMES = ("pp-ocrv6-tiny-rec", "pp-ocrv6-tiny-det", "pp-lcnet-x0_25-textline-ori")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pool() -> Iterator[None]:
-    """Let the verdicts by both classes use one process a framework."""
-    with Pool() as one, kept(one):
-        yield
 
 
 @pytest.fixture(scope="module")
