@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from importlib import import_module
+from typing import IO, Any, Generic, NoReturn, Protocol, TypeVar
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -134,19 +136,34 @@ class Children:
     """Processes of a module, as many as there will be workers; some may be started early."""
 
     def __init__(self, module: str, workers: int) -> None:
-        self._argv = [sys.executable, "-P", "-m", module, str(threads(workers))]
+        self._module = module
+        self._threads = threads(workers)
         self._ready: list[_Child] = []
 
     def start(self, count: int) -> None:
-        """Start processes that will be taken."""
-        self._ready += [_Child(self._argv) for _ in range(count)]
+        """Start processes that will be taken.
+
+        They are copies of this one, with what it has imported, if it has one thread only: another
+        one might have a lock that nobody would release in the copy.
+        """
+        is_copied = _has_one_thread()
+        for _ in range(count):
+            self._ready.append(_Child(self._copied() if is_copied else self._started()))
+
+    def _copied(self) -> _Process:
+        # The end of a pipe that another copy had too would not close.
+        pipes = [fd for child in self._ready for fd in child.pipes()]
+        return _Copy(import_module(self._module).main, self._threads, pipes)
+
+    def _started(self) -> _Process:
+        return _started(self._module, self._threads)
 
     def take(self) -> _Child:
         """Return a process."""
         try:
             return self._ready.pop()
         except IndexError:
-            return _Child(self._argv)
+            return _Child(self._started())
 
     def close(self) -> None:
         """End those that nobody took."""
@@ -154,22 +171,113 @@ class Children:
             self._ready.pop().close(at_once=True)
 
 
+class _Process(Protocol):
+    """What `subprocess.Popen` has."""
+
+    stdin: IO[str] | None
+    stdout: IO[str] | None
+
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+
+
+def _started(module: str, count: int) -> _Process:
+    """Start an interpreter for a module."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": _threads_of_a_framework(count)},
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,  # Ctrl-C is for the driver, which ends it.
+    )
+
+
+def _threads_of_a_framework(count: int) -> str:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    given = asked if asked.isdecimal() and int(asked) else ""
+    return given or str(max(1, count // 2))  # Two frameworks run at the same time.
+
+
+def _has_one_thread() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:  # Not Linux.
+        return False
+
+
+class _Copy:
+    """A copy of this process that calls a function; `pipes` are not for it."""
+
+    def __init__(self, main: Callable[[int], None], count: int, pipes: Iterable[int]) -> None:
+        (read, answers), (asked, write) = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            for fd in (read, write, *pipes):
+                os.close(fd)
+            _run_copy(main, count, asked, answers)
+        os.close(asked)
+        os.close(answers)
+        self.stdin: IO[str] | None = os.fdopen(write, "w", encoding="utf-8")
+        self.stdout: IO[str] | None = os.fdopen(read, encoding="utf-8")
+        self._status: int | None = None
+        self._turn = threading.Lock()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return how the process ended, as `subprocess.Popen` does."""
+        end = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0005
+        while (status := self._ended()) is None:
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired("porter", timeout or 0)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return status
+
+    def _ended(self) -> int | None:
+        with self._turn:  # Two threads may ask.
+            if self._status is None:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+                self._status = os.waitstatus_to_exitcode(status) if pid else None
+            return self._status
+
+    def kill(self) -> None:
+        """End it, unless it has ended."""
+        with self._turn:
+            if self._status is None:
+                os.kill(self._pid, signal.SIGKILL)
+
+
+def _run_copy(main: Callable[[int], None], count: int, stdin: int, stdout: int) -> NoReturn:
+    """Be a copy: what was set up for the command line is not for it."""
+    try:
+        os.setsid()  # Ctrl-C is for the driver, which ends it.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if callable(signal.getsignal(number)):  # `nohup` lets it go on.
+                signal.signal(number, signal.SIG_DFL)
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
+        os.close(stdin)
+        os.close(stdout)
+        os.environ["OMP_NUM_THREADS"] = _threads_of_a_framework(count)
+        main(count)
+    except BaseException:  # noqa: BLE001 - an interpreter would print it and end
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
 class _Child:
     """One child process."""
 
-    def __init__(self, argv: list[str]) -> None:
-        # Its last argument is its number of threads.
-        asked = os.environ.get("OMP_NUM_THREADS", "")
-        given = asked if asked.isdecimal() and int(asked) else str(max(1, int(argv[-1]) // 2))
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": given},  # Two frameworks run at the same time.
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for the driver, which ends it.
-        )
+    def __init__(self, process: _Process) -> None:
+        self._process = process
+
+    def pipes(self) -> list[int]:
+        """Return the open ends of its pipes."""
+        ends = (self._process.stdin, self._process.stdout)
+        return [end.fileno() for end in ends if end is not None]
 
     def tell(self, row: Row) -> bool:
         """Send a line; return whether the process is there to read it."""

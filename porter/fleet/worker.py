@@ -35,11 +35,11 @@ _PATIENCE = 0.5
 """Seconds after which the rest of several small jobs goes back."""
 
 
-def main() -> None:
-    """Run jobs until the input closes."""
+def main(threads: int) -> None:
+    """Run jobs until the input closes; each may use so many threads."""
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # What a library prints is not a result.
-    use_threads(int(sys.argv[1]))
+    use_threads(threads)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     with Pool() as pool, kept(pool):
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
@@ -100,8 +100,9 @@ def _published(results: list[Result]) -> list[Result]:
 
 
 def _listen(jobs: queue.SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        jobs.put(line)
+    with open(0, encoding="utf-8", closefd=False) as lines:
+        for line in lines:
+            jobs.put(line)
     # The driver is gone, or done. The frameworks end when their standard inputs close.
     os._exit(0)
 
@@ -204,4 +205,4 @@ def _compared(job: Job) -> Result:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))
