@@ -9,8 +9,11 @@ is otherwise is left to `porter.convert`.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field
+from stat import S_ISREG
 
 import numpy as np
 
@@ -21,13 +24,13 @@ from porter.errors import PorterError, SystemFault
 from porter.fleet import alike_file
 from porter.fleet.alike_file import Buffer, Header
 from porter.fleet.alike_record import RecordForm
-from porter.fleet.job import Job, Result
+from porter.fleet.job import Job, Result, since
 from porter.planning.custom_table import is_table
 from porter.remote.address import is_url
-from porter.storage import atomic_output
 from porter.storage.digests import XXH3, digest_of
-from porter.storage.input_file import Identity, InputFile, now, read_small
+from porter.storage.input_file import Identity, identity, now, read_small
 from porter.storage.options import WriteOptions
+from porter.storage.positional import INPUT, read_into
 from porter.storage.sidecar import SUFFIX
 from porter.storage.together import Draft, Together
 from porter.tensors.blocks import Array
@@ -40,31 +43,41 @@ LARGEST = 2 << 20
 _OPTIONS = {"architecture", "source", "output", "from_", "to", "verify", "force",
             "read_back", "sync", "digests", "digest", "record"}  # fmt: skip
 """Options of conversions that are learnt."""
-_OF_ONE = ("source", "output", "force")
+_OF_ONE = ("source", "output")
 _SOURCES = ("torch", "paddle", "safetensors")
 _TARGETS = ("torch", "paddle", "safetensors")
 _MOST = 8
 """Forms that are kept, and tries to learn one for the same options."""
 
 
+@dataclass(eq=False, slots=True)
+class Kind:
+    """The conversions with the same options, and what was learnt of them."""
+
+    forms: list[Form] = field(default_factory=list)
+    seen: int = 0
+
+
 class Alike:
     """The conversions that a process has learnt."""
 
     def __init__(self) -> None:
-        self._forms: dict[str, list[Form]] = {}
-        self._seen: dict[str, int] = {}
+        self._kinds: dict[tuple[str, Identity | None], Kind] = {}
         self._together = Together()
         self._waiting: list[str] = []
         self._has_synced = False
 
-    def convert(self, job: Job) -> Result | None:
+    def kind(self, job: Job) -> Kind | None:
+        """Return what is known of conversions like this one; None for one that is never learnt."""
+        key = key_of(job)
+        return None if key is None else self._kinds.setdefault((key, _state_of_table(job)), Kind())
+
+    def convert(self, job: Job, kind: Kind) -> Result | None:
         """Convert as was learnt; None where this is another file, with nothing written.
 
         The output gets its name by `rest`, with others.
         """
-        if not self._forms or (key := key_of(job)) not in self._forms:
-            return None
-        for form in self._forms[key]:
+        for form in kind.forms:
             result = form.apply(job, self._together)
             if result is not None:
                 self._waiting.append(job.name)
@@ -83,19 +96,16 @@ class Alike:
         errors = self._together.publish()
         return {n: error for n, error in zip(names, errors, strict=True) if error is not None}
 
-    def learn(self, job: Job, done: Conversion, result: Result) -> None:
+    def learn(self, job: Job, kind: Kind, done: Conversion, result: Result) -> None:
         """Learn from a conversion, unless it is the first of its kind: others may never come."""
-        key = key_of(job)
-        if key is None or not _is_plain(done):
+        if not _is_plain(done):
             return
-        self._seen[key] = self._seen.get(key, 0) + 1
-        if not 1 < self._seen[key] <= _MOST or sum(map(len, self._forms.values())) >= _MOST:
+        kind.seen += 1
+        known = sum(len(each.forms) for each in self._kinds.values())
+        if not 1 < kind.seen <= _MOST or known >= _MOST:
             return
-        try:
-            form = Form(job, done, result)
-        except (PorterError, KeyError):
-            return
-        self._forms.setdefault(key, []).append(form)
+        with suppress(PorterError, KeyError):
+            kind.forms.append(Form(job, done, result))
 
 
 def key_of(job: Job) -> str | None:
@@ -141,7 +151,7 @@ class Form:
         fields = {k: arguments[k] for k in keys_of(WriteKeywords) if k in arguments}
         self._options = WriteOptions(**fields)
         self._verify = bool(arguments.get("verify", True))
-        self._result = result
+        self._row = result.as_json()
         state = alike_file.placed(codecs.read(job.sources[0]))
         moved = done.plan.apply(state)
         format, metadata = codecs.detect(job.output), dict[str, str]()
@@ -159,13 +169,12 @@ class Form:
         moves = [_move(tensor, places[name][0]) for name, tensor in moved.items() if tensor.nbytes]
         self._there = [move(self._source.data, self._output.data) for move in moves]
         self._return = [move(self._back, self._read) for move in moves]
-        self._table = _state_of_table(job)
         record = done.written.record if done.written is not None else ""
         text = read_small(record, LARGEST) if record else b""
         self._record = RecordForm(text, self._options.method or XXH3) if text else None
-        self._check_learnt(job, text)
+        self._check_learnt(job, result, text)
 
-    def _check_learnt(self, job: Job, text: bytes) -> None:
+    def _check_learnt(self, job: Job, result: Result, text: bytes) -> None:
         """Raise `KeyError` unless the output and its record follow from what was learnt."""
         output = bytes(self._output.data)
         if not self._source.is_of_form():
@@ -173,7 +182,7 @@ class Form:
         self._output.data[:] = bytes(len(output))
         self._output.restore()
         self._transfer(self._header.of(job.sources[0]) if self._header else b"")
-        again = self._record.text(*self._digests(job, self._result.digest)) if self._record else b""
+        again = self._record.text(*self._digests(job, result.digest)) if self._record else b""
         if self._output.data != output or again != text:
             raise KeyError
 
@@ -184,21 +193,16 @@ class Form:
 
     def apply(self, job: Job, together: Together) -> Result | None:
         """Convert another file; None if it is not of the form, or the output is not a new file."""
-        source, output = job.sources[0], job.output
-        if any(map(os.path.lexists, (output, output + SUFFIX, source + SUFFIX))):
+        begun, source, output = time.monotonic(), job.sources[0], job.output
+        if any(map(_exists, (output, output + SUFFIX, source + SUFFIX))):
             return None
-        if _state_of_table(job) != self._table:
-            return None
-        with InputFile(source) as file:
-            if file.size != len(self._source.data):
-                return None
-            file.pread_into(0, self._source.data)
-        if not self._source.is_of_form():
+        known = self._read_source(source)
+        if known is None or not self._source.is_of_form():
             return None
         header = self._header.of(source) if self._header else b""
         if header is None:
             return None
-        draft = together.begin(atomic_output.followed(output), file, self._options.sync)
+        draft = together.begin(output, source, known, self._options.sync)
         if draft is None:
             return None
         self._transfer(header)
@@ -208,7 +212,28 @@ class Form:
             draft.remove()
             raise
         together.add(draft)
-        return replace(self._result, name=job.name, output=output, digest=digest)
+        own = {"name": job.name, "output": output, "digest": digest, "seconds": since(begun)}
+        return Result(**{**self._row, **own})
+
+    def _read_source(self, path: str) -> Identity | None:
+        """Read a source; None for what is not a file of this size, or not a file that can be read.
+
+        Whether it has changed meanwhile shows when its output gets its name.
+        """
+        try:
+            fd = os.open(path, INPUT)
+        except (OSError, ValueError):
+            return None
+        try:
+            status = os.fstat(fd)
+            size = len(self._source.data)
+            if not S_ISREG(status.st_mode) or status.st_size != size:
+                return None
+            return identity(status) if read_into(fd, self._source.bytes, 0) == size else None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
 
     def _transfer(self, header: bytes | None) -> None:
         """Make the output in memory."""
@@ -220,12 +245,11 @@ class Form:
 
     def _write(self, job: Job, draft: Draft) -> str:
         """Write the output and its record, as `porter.codecs.writing.Output` does."""
-        output = atomic_output.followed(job.output)
-        draft.write(output, self._output.data)
+        draft.write(job.output, self._output.data)
         digest = self._check(job.output, draft) if self._options.read_back else ""
         if self._record is not None:
             text = self._record.text(*self._digests(job, digest))
-            draft.write(output + SUFFIX, text)
+            draft.write(job.output + SUFFIX, text)
         return digest
 
     def _digests(self, job: Job, digest: str) -> tuple[str, str, str, list[str], str]:
@@ -256,6 +280,11 @@ class Form:
             back[...] = written
         if self._back != self._source.data:
             raise SystemFault("what was written does not map back to its source", output)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is something, be it a link to nothing: `os.path.lexists` in half the time."""
+    return os.access(path, os.F_OK, follow_symlinks=False)
 
 
 def _state_of_table(job: Job) -> Identity | None:

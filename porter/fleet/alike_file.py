@@ -6,9 +6,6 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
 from porter import codecs
 from porter.codecs.zip.directory import checksums
 from porter.errors import printable
@@ -37,23 +34,17 @@ class Buffer:
             (m, p) for m, p in zipped if any(m.offset <= a < m.offset + m.size for a, _ in ranges)
         ]
         self._members = [self.bytes[m.offset : m.offset + m.size] for m, _ in own]
-        sums = [(4 * n + i, p + i) for n, (_, ps) in enumerate(own) for p in ps for i in range(4)]
-        self._which = np.array([n for n, _ in sums], np.intp)
-        """For each byte of a checksum its number among those of all checksums, one after the
-        other."""
-        self._where = np.array([at for _, at in sums], np.intp)
-        """Its place in the file."""
-        self._array = np.frombuffer(self.data, np.uint8)
-        free = [(place, place + 4) for _, places in own for place in places]
-        between = _between([*ranges, *free], len(self.data))
+        places = [(number, p) for number, (_, each) in enumerate(own) for p in each]
+        self._which = [number for number, _ in places]
+        """The member of each checksum."""
+        self._sums = [self.bytes[p : p + 4] for _, p in places]
+        between = _between([*ranges, *((p, p + 4) for _, p in places)], len(self.data))
         self._frame = [self.bytes[a:b] for a, b in between]
         self._same = b"".join(self._frame)
 
     def is_of_form(self) -> bool:
         """Whether all that is not a tensor's is as it was, and every checksum that of its bytes."""
-        if b"".join(self._frame) != self._same:
-            return False
-        return not self._members or bool((self._array[self._where] == self._sums()).all())
+        return b"".join(self._frame) == self._same and b"".join(self._sums) == self._summed()
 
     def restore(self) -> None:
         """Put back what is the same in all files of the form."""
@@ -64,14 +55,14 @@ class Buffer:
 
     def sum_up(self) -> None:
         """Put the checksums of the members that are there into their places."""
-        if self._members:
-            self._array[self._where] = self._sums()
+        sums = self._summed()
+        for at, stated in zip(range(0, len(sums), 4), self._sums, strict=True):
+            stated[:] = sums[at : at + 4]
 
-    def _sums(self) -> npt.NDArray[np.uint8]:
-        """Return the bytes of checksums that the content gives, in the order of their places."""
-        sums = np.array([*map(crc32, self._members)], "<u4")
-        found: npt.NDArray[np.uint8] = sums.view(np.uint8)[self._which]
-        return found
+    def _summed(self) -> bytes:
+        """Return the checksums that the content gives, in the order of their places."""
+        sums = [*map(crc32, self._members)]
+        return struct.pack(f"<{len(self._which)}I", *[sums[number] for number in self._which])
 
 
 def _between(ranges: Iterable[Range], size: int) -> Iterator[Range]:

@@ -15,6 +15,8 @@ from porter.storage.digests import unknown
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Around the name of a place: characters for private use, which a record seldom has."""
+_SLOTS = ("name", "source", "digest of source", "output", "digest")
+"""What differs between records; the digests of the tensors follow."""
 
 
 class RecordForm:
@@ -26,48 +28,39 @@ class RecordForm:
     def __init__(self, text: bytes, method: str) -> None:
         record: Any = json.loads(text)
         self._method = method
-        source, output = _place("source"), _place("output")
-        record["metadata"]["porter.source"] = _place("named")
+        named, source, of_source, output, digest = map(_place, range(len(_SLOTS)))
+        record["metadata"]["porter.source"] = named
         if record["sources"]:
             (_,) = record["sources"].values()
-            record["sources"] = {source: _place("digest of source")}
+            record["sources"] = {source: of_source}
         self.names: list[str] = list(record["tensors"])
         """The tensors, in the order of their digests."""
-        self._numbers = [*map(str, range(len(self.names)))]
-        for number, row in enumerate(record["tensors"].values()):
-            row[2] = _place(str(number)) if row[2] else ""
+        for number, row in enumerate(record["tensors"].values(), len(_SLOTS)):
+            row[2] = _place(number) if row[2] else ""
         if record["files"]:
             (file,) = record["files"].values()
-            file["digest"] = _place("digest") if file["digest"] else ""
+            file["digest"] = digest if file["digest"] else ""
             record["files"] = {output: file}
         record["digest"] = unknown(method)
         if _OPEN in text.decode():
             raise KeyError(_OPEN)
-        made = lines(record) + "\n"
-        self._parts = re.split(f"{_OPEN}(.*?){_CLOSE}", made)
-        self._slots = [(at, self._parts[at]) for at in range(1, len(self._parts), 2)]
+        parts = re.split(f"{_OPEN}(.*?){_CLOSE}", lines(record) + "\n")
+        self._format = "%s".join(part.replace("%", "%%") for part in parts[::2])
+        self._order = [*map(int, parts[1::2])]
 
     def text(
         self, source: str, output: str, of_source: str, digests: Sequence[str], digest: str
     ) -> bytes:
         """Return the record of an output; `digests` are those of its tensors."""
         base = os.path.basename(source)
-        values: dict[str, str] = {
-            "named": _inner(printable(base, 400)),
-            "source": _inner(printable(base)),
-            "output": _inner(os.path.basename(output)),
-            "digest of source": of_source,
-            "digest": digest,
-            **dict(zip(self._numbers, digests, strict=False)),
-        }
-        parts = self._parts.copy()
-        for at, slot in self._slots:
-            parts[at] = values[slot]
-        return sealed("".join(parts).encode(), self._method)
+        name, shown = _inner(printable(base, 400)), _inner(printable(base))
+        values = (name, shown, of_source, _inner(os.path.basename(output)), digest, *digests)
+        filled = self._format % tuple([values[number] for number in self._order])
+        return sealed(filled.encode(), self._method)
 
 
-def _place(name: str) -> str:
-    return f"{_OPEN}{name}{_CLOSE}"
+def _place(number: int) -> str:
+    return f"{_OPEN}{number}{_CLOSE}"
 
 
 def _inner(text: str) -> str:

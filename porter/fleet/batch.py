@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,15 +30,25 @@ class Batch:
 
         What a worker that was killed may have written is replaced.
         """
-        jobs = [*map(_replacing, self.jobs)] if self.was_sent else self.jobs
-        first = self.jobs[0].name
-        self.begun[first] = self.begun.get(first, 0) + 1
-        return {"jobs": [job.as_json() for job in jobs]}
+        first = _replacing(self.jobs[0]) if self.was_sent else self.jobs[0]
+        self.begun[first.name] = self.begun.get(first.name, 0) + 1
+        files = [(job.name, job.sources[0], job.output) for job in self.jobs[1:]]
+        return {"first": first.as_json(), "files": files}
 
     @property
     def was_sent(self) -> bool:
         """Whether a worker has had all of the jobs."""
         return bool(self.begun)
+
+
+def jobs_of(row: Mapping[str, Any]) -> list[Job]:
+    """Return the jobs of a batch that `as_json` wrote."""
+    first = Job(**row["first"])
+    same = dict(first.arguments)
+    return [first] + [
+        Job(name, first.command, {**same, "source": source, "output": output}, None, first.reports)
+        for name, source, output in row["files"]
+    ]
 
 
 def _replacing(job: Job) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,3 +91,8 @@ class Result:
     def of(cls, row: Mapping[str, Any]) -> Result:
         """Return a result that was written by `as_json`."""
         return cls(**row)
+
+
+def since(begun: float) -> float:
+    """Return the seconds of a job that was begun then, by `time.monotonic`."""
+    return round(time.monotonic() - begun, 3)

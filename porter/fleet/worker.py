@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from porter.commands.convert import Conversion, convert
 from porter.errors import PorterError
-from porter.fleet.alike import Alike
-from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result
+from porter.fleet.alike import Alike, Kind
+from porter.fleet.batch import jobs_of
+from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result, since
 from porter.frameworks.process import Pool, kept
 from porter.planning.custom_table import is_table
 from porter.remote.address import is_url
@@ -44,7 +46,7 @@ def main(threads: int) -> None:
     with Pool() as pool, kept(pool):
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
         while True:
-            asked = [Job(**each) for each in json.loads(jobs.get())["jobs"]]
+            asked = jobs_of(json.loads(jobs.get()))
             _start_frameworks(pool, asked[0])
             for row in answers(asked):
                 results.write(json.dumps(row) + "\n")
@@ -75,6 +77,7 @@ def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
     """
     begun = sent = time.monotonic()
     done: list[Result] = []
+    kind: Kind | None = None
     for job in jobs:
         now = time.monotonic()
         if now > begun + _PATIENCE:
@@ -82,7 +85,8 @@ def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
         if now > sent + (_PAUSE_OF_DISK if _learnt.waits_for_disk else _PAUSE):
             yield {"results": _rows(done), "more": True}
             sent, done = now, []
-        done.append(_run(job))
+        kind = kind or _learnt.kind(job)  # Jobs that are sent together are of one kind.
+        done.append(_run(job, kind))
     yield {"results": _rows(done)}
 
 
@@ -109,28 +113,26 @@ def _listen(jobs: queue.SimpleQueue[str]) -> None:
 
 def run(job: Job) -> Result:
     """Run a job; an error of porter's is a result."""
-    return _published([_run(job)])[0]
+    return _published([_run(job, _learnt.kind(job))])[0]
 
 
-def _run(job: Job) -> Result:
+def _run(job: Job, kind: Kind | None) -> Result:
     """Run a job whose output may wait for the disk with others."""
     begun = time.monotonic()
     try:
-        result = _converted(job) if job.command == "convert" else _compared(job)
+        _make_folder("" if is_url(job.output) else os.path.dirname(job.output))
+        if kind is not None and (known := _learnt.convert(job, kind)) is not None:
+            return known
+        result = _converted(job, kind) if job.command == "convert" else _compared(job)
     except PorterError as error:
         result = Result(job.name, REFUSED, str(error))
-    return replace(result, seconds=round(time.monotonic() - begun, 3))
+    return replace(result, seconds=since(begun))
 
 
 _learnt = Alike()
 
 
-def _converted(job: Job) -> Result:
-    folder = "" if is_url(job.output) else os.path.dirname(job.output)
-    if folder and not os.path.isdir(folder):
-        os.makedirs(folder, exist_ok=True)
-    if (known := _learnt.convert(job)) is not None:
-        return known
+def _converted(job: Job, kind: Kind | None) -> Result:
     done = convert(**job.arguments)
     verdict = done.verdict
     if job.preset is not None and done.ok:
@@ -145,9 +147,15 @@ def _converted(job: Job) -> Result:
             behaviour=job.arguments.get("onnx", {}).get("behaviour", "canonical"),
         )  # fmt: skip
     result = Result(job.name, **_of_conversion(done), **_of_verdict(job, verdict, done))
-    if done.verdict is verdict:
-        _learnt.learn(job, done, result)
+    if kind is not None and done.verdict is verdict:
+        _learnt.learn(job, kind, done, result)
     return result
+
+
+@cache
+def _make_folder(name: str) -> None:
+    if name:
+        os.makedirs(name, exist_ok=True)
 
 
 def _of_conversion(done: Conversion) -> dict[str, Any]:

@@ -290,8 +290,10 @@ def create(path: str, mode: int) -> OpenFile:
     """Open a new file under a hidden name next to `path`; raises `OSError`."""
     while True:
         name = hidden(path, f"{os.getpid()}-{os.urandom(4).hex()}")
-        with suppress(FileExistsError):
+        try:
             return OpenFile(name, os.open(name, OUTPUT, mode))
+        except FileExistsError:
+            continue
 
 
 _first: dict[str, dict[str, list[str]]] = {}
@@ -315,7 +317,7 @@ def left_at_first(path: str) -> list[str]:
 
     To list a folder for each of very many files takes longer than to write them.
     """
-    folder, begin = os.path.split(hidden(path, ""))
+    folder = os.path.dirname(path)
     known = _first.get(folder)
     if known is None:
         known = _first[folder] = {}
@@ -323,7 +325,7 @@ def left_at_first(path: str) -> list[str]:
             base, mark, _ = name.rpartition(_HIDDEN)
             if mark:
                 known.setdefault(base + mark, []).append(name)
-    return known.get(begin, [])
+    return known.get(os.path.basename(hidden(path, "")), []) if known else []
 
 
 def _listed(folder: str) -> list[str]:

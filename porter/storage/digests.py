@@ -23,18 +23,22 @@ else:
     _crc = isal_zlib
 
 
-def _sha256(data: bytes = b"") -> Any:
+def _sha256(data: bytes | memoryview = b"") -> Any:
     import hashlib  # Takes longer to load than most files take to be looked into.
 
     return hashlib.sha256(data)
 
 
+def _sha256_of(data: bytes | memoryview) -> str:
+    return str(_sha256(data).hexdigest())
+
+
 XXH3, SHA256 = "xxh3", "sha256"
-_METHODS: dict[str, tuple[str, int, Callable[..., Any]]] = {
-    XXH3: ("xxh3-128:", 32, xxhash.xxh3_128),
-    SHA256: ("sha256:", 64, _sha256),
+_METHODS: dict[str, tuple[str, int, Callable[..., Any], Callable[..., str]]] = {
+    XXH3: ("xxh3-128:", 32, xxhash.xxh3_128, xxhash.xxh3_128_hexdigest),
+    SHA256: ("sha256:", 64, _sha256, _sha256_of),
 }
-"""Prefix of the text, hex digits behind it, and what computes it."""
+"""Prefix of the text, hex digits behind it, what computes it, and what does so in one call."""
 METHODS = tuple(_METHODS)
 
 
@@ -44,7 +48,7 @@ class Digest:
     __slots__ = ("_prefix", "_state")
 
     def __init__(self, method: str = XXH3) -> None:
-        self._prefix, _, make = _METHODS[method]
+        self._prefix, _, make, _ = _METHODS[method]
         self._state = make()
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
@@ -58,19 +62,19 @@ class Digest:
 
 def digest_of(data: bytes | memoryview, method: str = XXH3) -> str:
     """Return the digest of bytes at hand."""
-    prefix, _, make = _METHODS[method]
-    return f"{prefix}{make(data).hexdigest()}"
+    prefix, _, _, digits = _METHODS[method]
+    return prefix + digits(data)
 
 
 def unknown(method: str) -> str:
     """Return what holds the place of a digest until it is known."""
-    prefix, digits, _ = _METHODS[method]
+    prefix, digits, _, _ = _METHODS[method]
     return "-" * (len(prefix) + digits)
 
 
 def method_of(digest: object) -> str:
     """Return the method that a recorded digest was taken by; `InputError` for none of porter's."""
-    for method, (prefix, digits, _) in _METHODS.items():
+    for method, (prefix, digits, _, _) in _METHODS.items():
         fits = isinstance(digest, str) and digest.startswith(prefix)
         if fits and len(str(digest)) == len(prefix) + digits:
             return method
@@ -83,6 +87,5 @@ def check_method(method: str) -> None:
         raise UsageError(f"no digest is called {printable(method)}; there are {listed(METHODS)}")
 
 
-def crc32(data: bytes | bytearray | memoryview, value: int = 0) -> int:
-    """Return the CRC-32 of `data`, going on from `value`."""
-    return int(_crc.crc32(data, value))
+crc32: Callable[..., int] = _crc.crc32
+"""Return the CRC-32 of bytes, going on from a second argument."""

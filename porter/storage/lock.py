@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 
 from porter.errors import SystemFault
 
@@ -31,10 +31,15 @@ after_kill = ContextVar("after_kill", default=True)
 
 def hidden(path: str, what: str) -> str:
     """Return how the names of porter's own files next to `path` begin, for one purpose."""
+    return _hidden(path) + what
+
+
+@lru_cache(maxsize=256)
+def _hidden(path: str) -> str:
     folder, base = os.path.split(path)
     if len(base) > _SHORT_NAME:
         base = os.fsdecode(os.fsencode(base)[: _LONGEST_NAME - 40])
-    return os.path.join(folder, f".{base}.porter-{what}")
+    return os.path.join(folder, f".{base}.porter-")
 
 
 def is_own(name: str) -> bool:

@@ -10,8 +10,8 @@ read for it.
 from __future__ import annotations
 
 import os
-import queue
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from porter.storage.atomic_output import (
     not_written,
     sync_folder,
 )
-from porter.storage.input_file import InputFile
+from porter.storage.input_file import Identity, now
 from porter.storage.lock import Series
 from porter.storage.positional import read_into, write_at
 
@@ -51,8 +51,8 @@ class _File(NamedTuple):
 class Draft:
     """An output whose files have no names yet; the first of them appears first."""
 
-    def __init__(self, source: InputFile, sync: bool) -> None:
-        self._source = source
+    def __init__(self, source: str, known: Identity, sync: bool) -> None:
+        self._source, self._known = source, known
         self.sync = sync
         self.files: list[_File] = []
 
@@ -83,8 +83,8 @@ class Draft:
     def publish(self) -> PorterError | None:
         """Give the files their names; after an error, none of the rest. Return the error."""
         try:
-            if self._source.now() != self._source.identity:
-                return InputError("changed while it was being read", self._source.path)
+            if now(self._source) != self._known:
+                return InputError("changed while it was being read", self._source)
             for file in self.files:
                 try:
                     file.open.close()  # Not every system renames an open file.
@@ -104,11 +104,11 @@ class Together:
     def __init__(self) -> None:
         self._drafts: list[Draft] = []
         self._locks = Series()
-        self._disk = _Disk()
 
-    def begin(self, path: str, source: InputFile, sync: bool) -> Draft | None:
+    def begin(self, path: str, source: str, known: Identity, sync: bool) -> Draft | None:
         """Lock an output and begin to write it; None where that is not simple.
 
+        `known` is what its source was when it was opened: it must still be that at the end.
         It is not where a writer has been killed, or for a name that is not UTF-8, which a record
         could not state.
         """
@@ -118,21 +118,21 @@ class Together:
             return None
         if left_at_first(path) or not self._locks.take(path):
             return None
-        return Draft(source, sync)
+        return Draft(source, known, sync)
 
     def add(self, draft: Draft) -> None:
         """Have a written output wait for the others."""
         self._drafts.append(draft)
-        if draft.sync:
-            for file in draft.files:
-                self._disk.bring(file.open.fd)
+        if draft.sync and hasattr(os, "posix_fadvise"):
+            for file in draft.files:  # Of pages that are not on the disk this begins the writing.
+                os.posix_fadvise(file.open.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def publish(self) -> list[PorterError | None]:
         """Give all outputs their names; return what went wrong with each, None for those that are
         there and, if they are to be, on the disk."""
         drafts, self._drafts = self._drafts, []
         files = [file for draft in drafts if draft.sync for file in draft.files]
-        fault = self._disk.wait()
+        fault = _brought(files)
         folders = {os.path.dirname(file.path): file.path for file in files}
         errors = [_published(draft, fault) for draft in drafts]
         for folder, path in folders.items():
@@ -152,33 +152,21 @@ def _published(draft: Draft, fault: OSError | None) -> PorterError | None:
     return error
 
 
-class _Disk:
-    """Brings files to the disk while others are written."""
+def _brought(files: Sequence[_File]) -> OSError | None:
+    """Bring files to the disk; return the first error."""
+    faults = list[OSError]()
 
-    def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._faults: list[OSError] = []
-        self._threads: list[threading.Thread] = []
+    def work(number: int) -> None:
+        try:
+            for file in files[number::_MOST_THREADS]:
+                os.fsync(file.open.fd)
+        except OSError as fault:
+            faults.append(fault)
 
-    def bring(self, fd: int) -> None:
-        """Begin with one more file."""
-        self._waiting.put(fd)
-        if len(self._threads) < _MOST_THREADS:
-            self._threads.append(threading.Thread(target=self._work, name="porter-sync"))
-            self._threads[-1].start()
-
-    def wait(self) -> OSError | None:
-        """Wait for all files; return the first error."""
-        for _ in self._threads:
-            self._waiting.put(None)
-        while self._threads:
-            self._threads.pop().join()
-        faults, self._faults = self._faults, []
-        return faults[0] if faults else None
-
-    def _work(self) -> None:
-        while (fd := self._waiting.get()) is not None:
-            try:
-                os.fsync(fd)
-            except OSError as fault:
-                self._faults.append(fault)
+    count = min(len(files), _MOST_THREADS)
+    threads = [threading.Thread(target=work, args=(n,), name="porter-sync") for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return faults[0] if faults else None

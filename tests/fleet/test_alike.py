@@ -20,7 +20,7 @@ import pytest
 
 from porter import codecs
 from porter.fleet import worker
-from porter.fleet.alike import Alike
+from porter.fleet.alike import Alike, Kind
 from porter.fleet.job import Job, Result
 from porter.storage import atomic_output, positional, together
 from porter.tensors.state_dict import StateDict
@@ -46,8 +46,8 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Begin with nothing learnt; return the names of the jobs that are done as was learnt."""
     alike, names = Alike(), list[str]()
 
-    def noted(job: Job) -> Result | None:
-        result = convert(job)
+    def noted(job: Job, kind: Kind) -> Result | None:
+        result = convert(job, kind)
         names.extend([job.name] if result is not None else [])
         return result
 
