@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from porter.errors import InputError
 from porter.storage.input_file import InputFile
@@ -91,6 +92,7 @@ def container_of(path: str) -> str | None:
     return _container(os.path.splitext(path.removesuffix(INDEX_SUFFIX))[1].lower())
 
 
+@cache
 def _container(suffix: str) -> str | None:
     return next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 

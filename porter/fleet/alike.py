@@ -194,7 +194,7 @@ class Form:
     def apply(self, job: Job, together: Together) -> Result | None:
         """Convert another file; None if it is not of the form, or the output is not a new file."""
         begun, source, output = time.monotonic(), job.sources[0], job.output
-        if any(map(_exists, (output, output + SUFFIX, source + SUFFIX))):
+        if any(map(os.path.lexists, (output, output + SUFFIX, source + SUFFIX))):
             return None
         known = self._read_source(source)
         if known is None or not self._source.is_of_form():
@@ -280,11 +280,6 @@ class Form:
             back[...] = written
         if self._back != self._source.data:
             raise SystemFault("what was written does not map back to its source", output)
-
-
-def _exists(path: str) -> bool:
-    """Whether there is something, be it a link to nothing: `os.path.lexists` in half the time."""
-    return os.access(path, os.F_OK, follow_symlinks=False)
 
 
 def _state_of_table(job: Job) -> Identity | None:

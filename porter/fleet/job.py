@@ -15,6 +15,9 @@ CONVERTED = "converted"
 GOOD = (PASSED, CONVERTED)
 
 
+_encoded = json.JSONEncoder(sort_keys=True).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A call of `porter.convert` or `porter.verify`."""
@@ -33,8 +36,9 @@ class Job:
     @property
     def sources(self) -> tuple[str, ...]:
         """The checkpoints that it reads."""
-        keys = ("source",) if self.command == "convert" else ("left", "right")
-        return tuple(str(self.arguments[key]) for key in keys)
+        if self.command == "convert":
+            return (str(self.arguments["source"]),)
+        return str(self.arguments["left"]), str(self.arguments["right"])
 
     @property
     def output(self) -> str:
@@ -45,7 +49,7 @@ class Job:
     def fingerprint(self) -> str:
         """Digest of everything that it is asked to do."""
         asked = [self.command, dict(self.arguments), self.preset]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(_encoded(asked).encode()).hexdigest()[:32]
 
     def as_json(self) -> dict[str, Any]:
         """Return it for a worker."""

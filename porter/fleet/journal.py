@@ -76,10 +76,10 @@ class Journal:
         if any(job.arguments.get("sync", True) for job in todo):
             os.fsync(self._fd)
 
-    def finish(self, job: Job, result: Result) -> None:
-        """Note what came of a job that was begun."""
-        row = {"finished": result.as_json(), "fingerprint": self._fingerprints.pop(job.name)}
-        self._write(row)
+    def finish(self, results: Iterable[Result]) -> None:
+        """Note what came of jobs that were begun."""
+        known = self._fingerprints
+        self._write(*({"finished": r.as_json(), "fingerprint": known.pop(r.name)} for r in results))
 
     def was_begun(self, job: Job) -> bool:
         """Whether an earlier run began it, so that its output is this manifest's."""

@@ -148,22 +148,24 @@ def _combinations(row: Mapping[str, Any], folder: str, where: str) -> Iterator[_
 
 def _jobs(pattern: _Pattern, folder: str, where: str, own: Container[str]) -> Iterator[Job]:
     """Yield a job for each file; what is the same for all of them is checked with the first."""
-    values, first = pattern.values, None
+    values, first, container = pattern.values, None, None
     named = [k for k, v in values.items() if k != "input" and {*_holes(v)} & {"name", "stem"}]
     for file in pattern.files:
         base = os.path.basename(file)
         names = {**pattern.variables, "name": base, "stem": os.path.splitext(base)[0]}
         if first is not None and named == ["output"] and "name" not in values:
             output = place(_filled(values["output"], names, where), folder)
-            if not is_url(output) and container_of(output) == container_of(first.output):
+            if not is_url(output) and container_of(output) == container:
                 arguments = {**first.arguments, "source": place(file, folder), "output": output}
                 check_files(arguments, where)
-                yield replace(first, name=safe(os.path.basename(output)), arguments=arguments)
+                name = safe(os.path.basename(output))
+                yield Job(name, first.command, arguments, first.preset)
                 continue
         made = {key: _filled(value, names, where) for key, value in values.items()}
         if "input" in values:
             made["input"] = file
         first = job_of(made, folder, where, own)
+        container = container_of(first.output)
         yield first
 
 
@@ -241,16 +243,15 @@ def _named_apart(jobs: Iterable[Job]) -> list[Job]:
     return apart
 
 
-def _check_apart(jobs: Iterable[Job], path: str) -> None:
+def _check_apart(jobs: Sequence[Job], path: str) -> None:
     """Raise `UsageError` when a job writes what another one reads or writes."""
     writers: dict[str, str] = {}
-    listed_jobs = list(jobs)
-    for job in listed_jobs:
-        if job.output:
-            if job.output in writers:
-                raise UsageError(f"{writers[job.output]} and {job.name} write one file", path)
-            writers[job.output] = job.name
-    for job in listed_jobs:
+    for job in jobs:
+        if output := job.output:
+            if output in writers:
+                raise UsageError(f"{writers[output]} and {job.name} write one file", path)
+            writers[output] = job.name
+    for job in jobs:
         for source in job.sources:
             if source in writers:
                 raise UsageError(

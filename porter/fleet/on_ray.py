@@ -116,7 +116,7 @@ class RayPool(_Cluster):
 
         def done(job: Job, row: dict[str, Any] | None, why: str) -> None:
             lost = f"its process was lost {ATTEMPTS} times: {why}"
-            finish(job, Result(job.name, FAILED, lost) if row is None else Result.of(row))
+            finish([Result(job.name, FAILED, lost) if row is None else Result.of(row)])
 
         with self._connected():
             self._each(jobs, ATTEMPTS, Actor, (), ask, done)

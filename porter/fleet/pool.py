@@ -18,7 +18,7 @@ ATTEMPTS = 2
 _MODULE = "porter.fleet.worker"
 
 Begin = Callable[[Sequence[Job]], None]
-Finish = Callable[[Job, Result], None]
+Finish = Callable[[Sequence[Result]], None]
 
 
 class LocalPool:
@@ -53,16 +53,16 @@ class LocalPool:
         from porter.fleet.batch import Batch, batches  # The processes are loading the same now.
 
         def take(batch: Batch, row: Row) -> None:
-            for each in row["results"]:
-                job = batch.jobs.pop(0)
-                finish(job, Result.of(each))
+            done = [*map(Result.of, row["results"])]
+            del batch.jobs[: len(done)]
+            finish(done)
 
         def done(batch: Batch, row: Row | None, why: str) -> list[Batch]:
             if row is not None:
                 take(batch, row)
             elif batch.begun.get(batch.jobs[0].name, 0) >= ATTEMPTS:
                 job = batch.jobs.pop(0)
-                finish(job, Result(job.name, FAILED, why))
+                finish([Result(job.name, FAILED, why)])
             begun = batch.begun if row is None else {}
             return [Batch(batch.jobs, begun)] if batch.jobs else []
 

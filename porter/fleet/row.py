@@ -90,7 +90,7 @@ def place(value: str, folder: str) -> str:
         address(value)
         return value
     path = os.path.normpath(os.path.join(folder, value))
-    if not os.path.exists(path):
+    if "://" in value and not os.path.exists(path):
         check_scheme(value)
     return path
 

@@ -85,11 +85,12 @@ def fleet(
         os.makedirs(journal.reports, exist_ok=True)
         todo = [replace(job, reports=journal.reports) for job in todo]
 
-        def finish(job: Job, result: Result) -> None:
-            journal.finish(originals[job.name], result)
-            results[job.name] = result
-            if watch is not None:
-                watch(result, len(results), len(content.jobs))
+        def finish(done: Sequence[Result]) -> None:
+            journal.finish(done)
+            for result in done:
+                results[result.name] = result
+                if watch is not None:
+                    watch(result, len(results), len(content.jobs))
 
         if todo:
             local = LocalPool(workers or usual())
@@ -109,11 +110,12 @@ def _replacing(job: Job, journal: Journal) -> Job:
 
 def _refuse_existing(job: Job) -> None:
     """Raise `UsageError` for an output that is there, before anything is run."""
-    is_kept = job.output and not job.arguments.get("force") and not is_url(job.output)
-    if is_kept and os.path.lexists(job.output):
+    output = job.output
+    is_kept = output and not job.arguments.get("force") and not is_url(output)
+    if is_kept and os.path.lexists(output):
         raise UsageError(
             "exists already; force = true replaces it, --resume goes on with an earlier run",
-            job.output,
+            output,
         )
 
 

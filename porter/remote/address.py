@@ -49,7 +49,8 @@ class Address(NamedTuple):
 
 def is_url(given: str | os.PathLike[str]) -> bool:
     """Whether an INPUT is an address rather than a path."""
-    scheme = _SCHEME.match(os.fspath(given))
+    name = os.fspath(given)
+    scheme = _SCHEME.match(name) if "://" in name else None
     return scheme is not None and scheme[1].lower() in SCHEMES
 
 
