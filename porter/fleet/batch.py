@@ -1,4 +1,7 @@
-"""Jobs that a worker is sent at a time: one, or several small ones with the same options."""
+"""Jobs that a worker is sent at a time: one, or several small ones with the same options.
+
+And the frameworks that they need.
+"""
 
 from __future__ import annotations
 
@@ -75,3 +78,17 @@ def _kind(job: Job) -> str:
         return kind if os.path.getsize(job.sources[0]) <= LARGEST else ""
     except OSError:
         return ""
+
+
+_FRAMEWORKS = ("torch", "paddle")
+
+
+def frameworks_of(job: Job) -> tuple[str, ...]:
+    """Return the frameworks that a proof may start: of a conversion those it names, else both."""
+    name = job.arguments.get("architecture")
+    if job.command != "convert":
+        return _FRAMEWORKS
+    if name is None or is_table(name) or not job.arguments.get("verify", True):
+        return ()
+    sides = [str(job.arguments.get(key)).partition(":")[0] for key in ("from_", "to")]
+    return tuple(framework for framework in _FRAMEWORKS if framework in sides)

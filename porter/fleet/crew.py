@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import IO, Any, Generic, NoReturn, Protocol, TypeVar
 
 Row = dict[str, Any]
+Channels = Mapping[str, int]
 Item = TypeVar("Item")
 
 _WAIT = 5.0
@@ -133,11 +135,19 @@ class Crew(Generic[Item]):
 
 
 class Children:
-    """Processes of a module, as many as there will be workers; some may be started early."""
+    """Processes of a module, as many as there will be workers; some may be started early.
 
-    def __init__(self, module: str, workers: int) -> None:
+    They have `channels`, {name: descriptor}, of this process; of the descriptors that are `kept`
+    its copies have none.
+    """
+
+    def __init__(
+        self, module: str, workers: int, channels: Channels | None = None, kept: Iterable[int] = ()
+    ) -> None:
         self._module = module
         self._threads = threads(workers)
+        self._channels = channels or {}
+        self._kept = [*kept]
         self._ready: list[_Child] = []
 
     def start(self, count: int) -> None:
@@ -153,10 +163,11 @@ class Children:
     def _copied(self) -> _Process:
         # The end of a pipe that another copy had too would not close.
         pipes = [fd for child in self._ready for fd in child.pipes()]
-        return _Copy(import_module(self._module).main, self._threads, pipes)
+        main = partial(import_module(self._module).main, channels=self._channels)
+        return _Copy(main, self._threads, [*self._kept, *pipes])
 
     def _started(self) -> _Process:
-        return _started(self._module, self._threads)
+        return _started(self._module, self._threads, self._channels)
 
     def take(self) -> _Child:
         """Return a process."""
@@ -181,23 +192,25 @@ class _Process(Protocol):
     def kill(self) -> None: ...
 
 
-def _started(module: str, count: int) -> _Process:
+def _started(module: str, count: int, channels: Channels) -> _Process:
     """Start an interpreter for a module."""
+    named = (f"{name}={fd}" for name, fd in channels.items())
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, str(count)],
+        [sys.executable, "-P", "-m", module, str(count), *named],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": _threads_of_a_framework(count)},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads_of_a_framework(count))},
+        pass_fds=[*channels.values()],
         text=True,
         encoding="utf-8",
         start_new_session=True,  # Ctrl-C is for the driver, which ends it.
     )
 
 
-def _threads_of_a_framework(count: int) -> str:
+def threads_of_a_framework(count: int) -> int:
+    """Return the threads of each of two frameworks that run at the same time, unless it is set."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    given = asked if asked.isdecimal() and int(asked) else ""
-    return given or str(max(1, count // 2))  # Two frameworks run at the same time.
+    return int(asked) if asked.isdecimal() and int(asked) else max(1, count // 2)
 
 
 def _has_one_thread() -> bool:
@@ -260,7 +273,7 @@ def _run_copy(main: Callable[[int], None], count: int, stdin: int, stdout: int) 
         os.dup2(stdout, 1)
         os.close(stdin)
         os.close(stdout)
-        os.environ["OMP_NUM_THREADS"] = _threads_of_a_framework(count)
+        os.environ["OMP_NUM_THREADS"] = str(threads_of_a_framework(count))
         main(count)
     except BaseException:  # noqa: BLE001 - an interpreter would print it and end
         sys.excepthook(*sys.exc_info())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from porter.fleet.crew import Children, Crew, Row
+from porter.fleet.crew import Children, Crew, Row, threads, threads_of_a_framework
 from porter.fleet.job import FAILED, Job, Result
+from porter.frameworks.environment import share
+from porter.frameworks.fork_server import IS_POSSIBLE, ForkServer
 
 if TYPE_CHECKING:
     from porter.fleet.batch import Batch
@@ -24,12 +26,17 @@ Finish = Callable[[Sequence[Result]], None]
 class LocalPool:
     """Runs jobs in processes of this machine.
 
-    In a `with` statement the processes start at once, while the manifest is read.
+    In a `with` statement the processes start at once, while the manifest is read. Several have
+    frameworks that are forked from one process.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = max(1, workers)
-        self._children = Children(_MODULE, self.workers)
+        names = ("torch", "paddle") if IS_POSSIBLE and self.workers > 1 else ()
+        self._servers = [ForkServer(name) for name in names]
+        channels = {server.framework: server.channel for server in self._servers}
+        kept = [server.descriptor for server in self._servers]
+        self._children = Children(_MODULE, self.workers, channels, kept)
 
     def __enter__(self) -> Self:
         self._children.start(self.workers)
@@ -42,6 +49,8 @@ class LocalPool:
         trace: TracebackType | None,
     ) -> None:
         self._children.close()
+        for server in self._servers:
+            server.close()
 
     def run(self, jobs: Sequence[Job], begin: Begin, finish: Finish) -> None:
         """Run jobs, as many at a time as there are workers.
@@ -50,7 +59,8 @@ class LocalPool:
         is replaced; its job is begun once more and then counts as failed. Small jobs are sent
         several at a time, and what of them was not run goes back into the queue.
         """
-        from porter.fleet.batch import Batch, batches  # The processes are loading the same now.
+        # The processes are loading the same now.
+        from porter.fleet.batch import Batch, batches, frameworks_of
 
         def take(batch: Batch, row: Row) -> None:
             done = [*map(Result.of, row["results"])]
@@ -66,8 +76,23 @@ class LocalPool:
             begun = batch.begun if row is None else {}
             return [Batch(batch.jobs, begun)] if batch.jobs else []
 
+        self._start_servers({name for job in jobs for name in frameworks_of(job)})
         crew = Crew(self._children, self.workers, Batch.as_json, ATTEMPTS, part=take)
-        crew.run(batches(jobs, self.workers), lambda batch: begin(batch.jobs), done)
+        try:
+            crew.run(batches(jobs, self.workers), lambda batch: begin(batch.jobs), done)
+        finally:
+            for server in self._servers:
+                server.close()
+
+    def _start_servers(self, frameworks: Collection[str]) -> None:
+        """Start those of some frameworks; without one, a worker's frameworks start anew."""
+        # As many threads as a worker's would have.
+        each = min(share(), threads_of_a_framework(threads(self.workers)))
+        for server in self._servers:
+            if server.framework in frameworks:
+                server.start(each)
+            else:
+                server.close()
 
 
 def usual() -> int:

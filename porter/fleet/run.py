@@ -93,8 +93,8 @@ def fleet(
                     watch(result, len(results), len(content.jobs))
 
         if todo:
-            local = LocalPool(workers or usual())
-            (runner or local).run(
+            chosen = LocalPool(workers or usual()) if runner is None else runner
+            chosen.run(
                 todo, lambda jobs: journal.begin([originals[job.name] for job in jobs]), finish
             )
     ordered = tuple(results[job.name] for job in content.jobs)

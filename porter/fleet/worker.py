@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -21,10 +21,9 @@ from typing import Any
 from porter.commands.convert import Conversion, convert
 from porter.errors import PorterError
 from porter.fleet.alike import Alike, Kind
-from porter.fleet.batch import jobs_of
+from porter.fleet.batch import frameworks_of, jobs_of
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result, since
 from porter.frameworks.process import Pool, kept
-from porter.planning.custom_table import is_table
 from porter.remote.address import is_url
 from porter.storage.pieces import use_threads
 from porter.verification.verdict import Verdict
@@ -37,13 +36,13 @@ _PATIENCE = 0.5
 """Seconds after which the rest of several small jobs goes back."""
 
 
-def main(threads: int) -> None:
-    """Run jobs until the input closes; each may use so many threads."""
+def main(threads: int, channels: Mapping[str, int]) -> None:
+    """Run jobs until the input closes; each may use so many threads, and fork servers."""
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # What a library prints is not a result.
     use_threads(threads)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    with Pool() as pool, kept(pool):
+    with Pool(channels) as pool, kept(pool):
         threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
         while True:
             asked = jobs_of(json.loads(jobs.get()))
@@ -55,19 +54,9 @@ def main(threads: int) -> None:
 
 def _start_frameworks(pool: Pool, job: Job) -> None:
     """Let the frameworks of a proof load while its conversion is written."""
-    arguments = job.arguments
-    name = arguments.get("architecture")
-    if name is None or is_table(name) or not arguments.get("verify", True):
-        return
-    sides = [str(arguments.get(key)).partition(":")[0] for key in _NAMED[job.command]]
-    for framework in ("torch", "paddle"):
-        if framework in sides:
-            with suppress(PorterError):
-                pool.start(framework, (arguments.get("python") or {}).get(framework))
-
-
-_NAMED = {"convert": ("from_", "to"), "verify": ()}
-"""Options that name the frameworks of a job's models."""
+    for framework in frameworks_of(job) if job.command == "convert" else ():
+        with suppress(PorterError):
+            pool.start(framework, (job.arguments.get("python") or {}).get(framework))
 
 
 def answers(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
@@ -213,4 +202,6 @@ def _compared(job: Job) -> Result:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    count, *named = sys.argv[1:]
+    pairs = [each.split("=") for each in named]
+    main(int(count), {name: int(fd) for name, fd in pairs})

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from porter import errors
 from porter.errors import InputError, PorterError, SystemFault, UsageError, printable
+from porter.frameworks.environment import environment
+from porter.frameworks.fork_server import MODULE, Forked
 
 _WAIT = 5.0
 """Seconds that a child gets to end before it is killed."""
@@ -33,16 +35,6 @@ MEMORY = "PORTER_MEMORY"
 """GiB that computing a given ONNX file may take."""
 _GIB, _SHARE = 16.0, 0.75
 """By default, and of what the machine has left."""
-
-
-_DEFAULTS = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-}
-"""Threads that wait do not spin, which on a busy machine took half of the time. With glibc, memory
-of large tensors is used again, up to 4 GiB of it: taken from the system anew for each of a vision
-transformer's maps, it took a third of the time."""
 
 
 class Limit(NamedTuple):
@@ -88,11 +80,15 @@ def _left() -> int:
 
 
 class Worker:
-    """A child process that runs one framework; a context manager that ends it."""
+    """A child process that runs one framework; a context manager that ends it.
+
+    With the `channel` of a fork server it is forked, if that can be, with the server's threads.
+    """
 
     def __init__(
-        self, framework: str, *, python: str | None = None, threads: int | None = None
-    ) -> None:
+        self, framework: str, *, python: str | None = None, threads: int | None = None,
+        channel: int | None = None,
+    ) -> None:  # fmt: skip
         self.framework = framework
         self.python = python or sys.executable
         self.limit: Limit | None = None
@@ -100,19 +96,25 @@ class Worker:
         self._is_bound = False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         try:
-            self._process = subprocess.Popen(
-                # -P: a file of the working directory (torch.py, queue.py) is never imported
-                [self.python, "-P", "-m", "porter.frameworks.worker", framework],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=environment(framework, threads),
-                text=True,
-                encoding="utf-8",
-            )
+            self._process = self._started(threads, channel)
         except OSError as error:
             self._log.close()
             raise SystemFault(f"cannot be started: {error.strerror}", self.python) from error
+
+    def _started(self, threads: int | None, channel: int | None) -> subprocess.Popen[str] | Forked:
+        if channel is not None:
+            with contextlib.suppress(OSError):  # The server has ended, or was never started.
+                return Forked(channel, self._log)
+        return subprocess.Popen(
+            # -P: a file of the working directory (torch.py, queue.py) is never imported
+            [self.python, "-P", "-m", MODULE, self.framework],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment(self.framework, threads),
+            text=True,
+            encoding="utf-8",
+        )
 
     @property
     def pid(self) -> int:
@@ -238,22 +240,30 @@ class Worker:
 
 
 class Pool:
-    """Workers that are used again: a second comparison does not import its frameworks again."""
+    """Workers that are used again: a second comparison does not import its frameworks again.
 
-    def __init__(self) -> None:
+    With `channels` of fork servers, {framework: descriptor}, they are forked.
+    """
+
+    def __init__(self, channels: Mapping[str, int] | None = None) -> None:
+        self._channels = channels or {}
         self._idle: dict[tuple[str, str | None], list[Worker]] = {}
 
     def start(self, framework: str, python: str | None = None) -> None:
         """Start a worker that will be asked for soon, unless there is one."""
         idle = self._idle.setdefault((framework, python), [])
         if not idle:
-            idle.append(Worker(framework, python=python))
+            idle.append(self._new(framework, python))
+
+    def _new(self, framework: str, python: str | None) -> Worker:
+        channel = None if python else self._channels.get(framework)
+        return Worker(framework, python=python, channel=channel)
 
     @contextlib.contextmanager
     def worker(self, framework: str, python: str | None = None) -> Iterator[Worker]:
         """Yield a worker, started if none is idle; ended if anything fails while it is used."""
         idle = self._idle.setdefault((framework, python), [])
-        worker = idle.pop() if idle else Worker(framework, python=python)
+        worker = idle.pop() if idle else self._new(framework, python)
         try:
             yield worker
         except BaseException:
@@ -300,52 +310,6 @@ def shared(pool: Pool | None = None) -> Iterator[Pool]:
         return
     with Pool() as own:
         yield own
-
-
-def environment(framework: str, threads: int | None = None) -> dict[str, str]:
-    """Return a child's environment: no TF32, deterministic kernels, a share of the cores."""
-    given = str(threads or _share())
-    variables = {
-        **_DEFAULTS,
-        **os.environ,
-        "OMP_NUM_THREADS": given,
-        "OPENBLAS_NUM_THREADS": given,
-        "NVIDIA_TF32_OVERRIDE": "0",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "FLAGS_cudnn_deterministic": "1",
-        "FLAGS_embedding_deterministic": "1",
-        "PYTHONIOENCODING": "utf-8",
-        "GLOG_minloglevel": "2",
-    }
-    if framework == "torch":
-        # The variable, 0 or 1, would overrule torch's own switches: with it `--precision tf32`
-        # would run in float32 and always pass.
-        del variables["NVIDIA_TF32_OVERRIDE"]
-    return variables
-
-
-def _share() -> int:
-    """Return the threads of one side: half of the cores, or fewer if OMP_NUM_THREADS is smaller.
-
-    The sides run at the same time: with more threads than cores, they spin while they wait for
-    each other, and both take three times as long.
-    """
-    return _limited(max(1, _cores() // 2))
-
-
-def every_core() -> int:
-    """Return the threads of a process that runs while no other does."""
-    return _limited(_cores())
-
-
-def _cores() -> int:
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 2
-
-
-def _limited(threads: int) -> int:
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(threads, int(asked)) if asked.isdecimal() and int(asked) else threads
 
 
 def _raised(error: dict[str, Any]) -> PorterError:
