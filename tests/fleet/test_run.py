@@ -26,6 +26,7 @@ from porter.fleet.journal import Journal
 from porter.fleet.run import fleet, plan
 from porter.fleet.summary import Summary
 from tests.buckets import bucket, server
+from tests.frameworks.test_process import alive
 
 __all__ = ["bucket", "server"]
 
@@ -204,6 +205,36 @@ def test_killed_run_is_resumed(source: Path, tmp_path: Path, finished: int) -> N
     check_complete(tmp_path, 8)
     begun = [json.loads(line).get("begun") for line in journal.read_text().splitlines()]
     assert len([name for name in begun if name]) <= 8 + 2
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have."""
+    found = children(pid)
+    return [*found, *(each for child in found for each in descendants(child))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are listed in /proc")
+def test_frameworks_of_several_workers_are_forked(source: Path, tmp_path: Path) -> None:
+    """From one process for each framework; all end with a driver that is killed."""
+    path = manifest(tmp_path, source, 8)
+    path.write_text(path.read_text().replace("verify = false\n", ""))
+    process = started(path)
+    wait_for(tmp_path / ".jobs.toml.fleet/journal.jsonl", 2)
+    pids = descendants(process.pid)
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
+    servers = [
+        pid for pid in children(process.pid) if commands[pid][3].endswith("frameworks.worker")
+    ]
+    assert sorted(commands[pid][4] for pid in servers) == ["paddle", "torch"]
+    assert [len(children(pid)) for pid in servers] == [2, 2]
+    assert len(pids) == 2 + 2 + 4
+    process.kill()
+    process.communicate(timeout=60)
+    for _ in range(200):
+        if not any(map(alive, pids)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(pids)
 
 
 def check_complete(folder: Path, count: int) -> None:
