@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from porter.fleet.crew import Children, Crew, Row, threads, threads_of_a_framework
 from porter.fleet.job import FAILED, Job, Result
-from porter.frameworks.environment import share
 from porter.frameworks.fork_server import IS_POSSIBLE, ForkServer
+from porter.frameworks.process import environment, share
 
 if TYPE_CHECKING:
     from porter.fleet.batch import Batch
@@ -90,7 +90,7 @@ class LocalPool:
         each = min(share(), threads_of_a_framework(threads(self.workers)))
         for server in self._servers:
             if server.framework in frameworks:
-                server.start(each)
+                server.start(environment(server.framework, each))
             else:
                 server.close()
 

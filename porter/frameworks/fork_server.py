@@ -14,14 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TypeVar
-
-from porter.frameworks.environment import environment
 
 T = TypeVar("T")
 
-MODULE = "porter.frameworks.worker"
+_MODULE = "porter.frameworks.worker"
 IS_POSSIBLE = sys.platform == "linux"
 _ANEW = "anew"
 """Argument of a server whose children import the framework again."""
@@ -49,15 +47,15 @@ class ForkServer:
         """The end of the channel that only the server may have: without it, callers wait."""
         return self._its.fileno()
 
-    def start(self, threads: int) -> None:
+    def start(self, environment: Mapping[str, str]) -> None:
         """Start the process, which loads the framework when it is first asked for a child."""
         channel = self.descriptor
         self._process = subprocess.Popen(
-            [*_argv(self.framework), str(channel)],
+            [*command(self.framework), str(channel)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment(self.framework, threads),
+            env=environment,
             pass_fds=[channel],
             start_new_session=True,
         )
@@ -75,9 +73,10 @@ class ForkServer:
                 self._process.wait()
 
 
-def _argv(framework: str) -> list[str]:
+def command(framework: str, python: str = sys.executable) -> list[str]:
+    """Return the command that starts a framework's process."""
     # -P: a file of the working directory (torch.py, queue.py) is never imported
-    return [sys.executable, "-P", "-m", MODULE, framework]
+    return [python, "-P", "-m", _MODULE, framework]
 
 
 class Forked:
@@ -136,7 +135,7 @@ class Forked:
         try:
             text = self._control.recv(_MESSAGE)
         except (TimeoutError, BlockingIOError):
-            raise subprocess.TimeoutExpired(MODULE, timeout or 0.0) from None
+            raise subprocess.TimeoutExpired(_MODULE, timeout or 0.0) from None
         return int(text) if text else None
 
 
@@ -164,7 +163,7 @@ def children(channel: int, framework: str, load: Callable[[], T], *, anew: bool)
         if loaded is None and not anew:
             loaded = load()
             if not _is_fit():
-                os.execv(sys.executable, [*_argv(framework), str(channel), _ANEW])
+                os.execv(sys.executable, [*command(framework), str(channel), _ANEW])
         message, fds, _, _ = socket.recv_fds(requests, 1, 4)
         if not message:
             os._exit(0)
@@ -190,7 +189,7 @@ def _become(fds: Sequence[int], framework: str, *, anew: bool) -> None:
     for fd in fds:
         os.close(fd)
     if anew:
-        os.execv(sys.executable, _argv(framework))
+        os.execv(sys.executable, command(framework))
 
 
 def _report(controls: dict[int, socket.socket]) -> None:

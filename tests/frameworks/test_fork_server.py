@@ -17,7 +17,7 @@ import porter
 from porter.errors import InputError, MissingPackage, SystemFault
 from porter.frameworks import exchange
 from porter.frameworks.fork_server import Forked, ForkServer
-from porter.frameworks.process import Limit, Pool, Worker
+from porter.frameworks.process import Limit, Pool, Worker, environment
 from porter.verification.inputs import noise
 from tests.frameworks.test_process import alive
 
@@ -30,7 +30,7 @@ MODEL = "pp-lcnet-x0_25-textline-ori"
 def served(framework: str) -> Iterator[ForkServer]:
     """Start a server with one thread a child."""
     server = ForkServer(framework)
-    server.start(1)
+    server.start(environment(framework, 1))
     try:
         yield server
     finally:
@@ -124,11 +124,11 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     """Server and children end when those that have the channel are gone."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "from porter.frameworks.process import Worker\n"
+        "from porter.frameworks.process import Worker, environment\n"
         "from porter.frameworks.fork_server import ForkServer\n"
         "import time\n"
         "server = ForkServer('torch')\n"
-        "server.start(1)\n"
+        "server.start(environment('torch', 1))\n"
         "w = Worker('torch', channel=server.channel)\n"
         "w.request('hello', device='cpu')\n"
         "print(w.pid, server._process.pid, flush=True)\n"

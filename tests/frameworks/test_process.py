@@ -14,8 +14,7 @@ import pytest
 from porter.commands.doctor import doctor
 from porter.errors import InputError, MissingPackage, SystemFault, UsageError
 from porter.frameworks import process
-from porter.frameworks.environment import environment
-from porter.frameworks.process import TIMEOUT, Limit, Worker
+from porter.frameworks.process import TIMEOUT, Limit, Worker, environment
 from porter.frameworks.runner import device_for
 
 

@@ -20,9 +20,8 @@ from porter.codecs.paddle.inference import pair
 from porter.codecs.paddle.operations import program
 from porter.commands.published.exported import Exported
 from porter.errors import InputError
-from porter.frameworks.environment import every_core
 from porter.frameworks.live.cases import write_cases
-from porter.frameworks.process import Worker
+from porter.frameworks.process import Worker, every_core
 from porter.frameworks.references import parse
 from porter.planning.endpoint import PROGRAM
 from porter.storage.input_file import InputFile

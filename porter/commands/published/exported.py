@@ -17,9 +17,8 @@ import numpy as np
 from porter import codecs
 from porter.errors import MissingPackage
 from porter.frameworks import exchange
-from porter.frameworks.environment import every_core
 from porter.frameworks.live.cases import write_cases
-from porter.frameworks.process import Limit, Worker
+from porter.frameworks.process import Limit, Worker, every_core
 from porter.frameworks.references import parse
 from porter.mapping.table import CANONICAL
 from porter.onnx.graph.signature import Signature, open_sides, signature
