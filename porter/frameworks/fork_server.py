@@ -208,7 +208,13 @@ def _tell(control: socket.socket, number: int) -> None:
 
 
 def _is_fit() -> bool:
-    """Whether this process may be forked: it has one thread, and no device of NVIDIA's open."""
+    """Whether this process may be forked: it has one thread, and no device of NVIDIA's open.
+
+    OpenBLAS, which NumPy loads, ends its threads before a fork, and starts them when it needs them.
+    """
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
     if len(os.listdir("/proc/self/task")) > 1:
         return False
     for fd in os.listdir("/proc/self/fd"):

@@ -214,8 +214,11 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are listed in /proc")
-def test_frameworks_of_several_workers_are_forked(source: Path, tmp_path: Path) -> None:
+def test_frameworks_of_several_workers_are_forked(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one process for each framework; all end with a driver that is killed."""
+    monkeypatch.setenv("TMPDIR", os.fspath(tmp_path))  # What is left there is removed.
     path = manifest(tmp_path, source, 8)
     path.write_text(path.read_text().replace("verify = false\n", ""))
     process = started(path)
