@@ -64,8 +64,8 @@ def batches(jobs: Sequence[Job], workers: int) -> Iterator[Batch]:
     """Yield the jobs in their order, small ones with the same options together."""
     most = max(1, min(_MOST, len(jobs) // (4 * workers)))
     for kind, group in itertools.groupby(jobs, _kind if most > 1 else lambda job: ""):
-        run, size = [*group], most if kind else 1
-        yield from (Batch(run[at : at + size]) for at in range(0, len(run), size))
+        while run := [*itertools.islice(group, most if kind else 1)]:
+            yield Batch(run)
 
 
 def _kind(job: Job) -> str:

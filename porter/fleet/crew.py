@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -38,6 +38,9 @@ class Crew(Generic[Item]):
         self._first = first
         self._part = part
         """Called with an answer that is marked as a part of one: others follow it."""
+        self._items: Iterator[Item] = iter(())
+        self._more: deque[Item] = deque()
+        """Tasks that go before those."""
         self._turn = threading.Lock()
         self._live: set[_Child] = set()
         self._faults: list[BaseException] = []
@@ -54,13 +57,10 @@ class Crew(Generic[Item]):
         None and why the last process ended that had the task. It may return more tasks. An error
         that one of them raises ends all processes, and is raised here.
         """
-        waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        for item in items:
-            waiting.put(item)
-        count = min(self._workers, waiting.qsize())
+        self._items = iter(items)
         threads = [
-            threading.Thread(target=self._serve, args=(waiting, begin, finish), name="porter_crew")
-            for _ in range(count)
+            threading.Thread(target=self._serve, args=(begin, finish), name="porter_crew")
+            for _ in range(self._workers)
         ]
         try:
             for thread in threads:
@@ -82,14 +82,13 @@ class Crew(Generic[Item]):
 
     def _serve(
         self,
-        waiting: queue.SimpleQueue[Item],
         begin: Callable[[Item], None],
         finish: Callable[[Item, Row | None, str], Iterable[Item] | None],
     ) -> None:
         child: _Child | None = None
         try:
-            while not self._faults:
-                item, answer, why = waiting.get_nowait(), None, ""
+            while not self._faults and (item := self._next()) is not None:
+                answer, why = None, ""
                 for _ in range(self._attempts):
                     with self._turn:
                         begin(item)
@@ -101,15 +100,17 @@ class Crew(Generic[Item]):
                     child = None
                 with self._turn:
                     if not self._faults:
-                        for more in finish(item, answer, why) or ():
-                            waiting.put(more)
-        except queue.Empty:
-            return
+                        self._more.extend(finish(item, answer, why) or ())
         except BaseException as fault:  # noqa: BLE001 - it is raised by the thread that waits
             self._fail(fault)
         finally:
             if child is not None:
                 self._ended(child)
+
+    def _next(self) -> Item | None:
+        """Return the next task; they are made while others are done."""
+        with self._turn:
+            return self._more.popleft() if self._more else next(self._items, None)
 
     def _ask(self, child: _Child, item: Item) -> Row | None:
         """Return the answer to a task, after those that are parts of it."""

@@ -16,7 +16,6 @@ from porter.planning import custom_table
 from porter.planning.endpoint import container_for, parse
 from porter.remote.address import address, check_scheme, is_url, shown
 from porter.storage.digests import check_method
-from porter.verification.judge import bounds
 from porter.verification.tolerance import PRESETS
 from porter.zoo import image_size
 from porter.zoo.architectures import find
@@ -113,6 +112,8 @@ def _check(arguments: Mapping[str, Any], command: str, preset: Any, where: str) 
     if one is not None and one not in PRESETS:
         raise UsageError(f"preset {printable(one)!r} is not one of {listed(PRESETS)}", where)
     if (limits := arguments.get("judge")) is not None:
+        from porter.verification.judge import bounds  # With all that proofs need.
+
         bounds(limits)
     if (size := arguments.get("max_shard_size")) is not None:
         parse_size(size)

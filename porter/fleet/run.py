@@ -83,7 +83,9 @@ def fleet(
         for job in todo if resume else ():
             _refuse_existing(job)
         os.makedirs(journal.reports, exist_ok=True)
-        todo = [replace(job, reports=journal.reports) for job in todo]
+        todo = [
+            Job(job.name, job.command, job.arguments, job.preset, journal.reports) for job in todo
+        ]
 
         def finish(done: Sequence[Result]) -> None:
             journal.finish(done)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from porter.commands.convert import Conversion, convert
 from porter.errors import PorterError
@@ -26,7 +26,9 @@ from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, 
 from porter.frameworks.process import Pool, kept
 from porter.remote.address import is_url
 from porter.storage.pieces import use_threads
-from porter.verification.verdict import Verdict
+
+if TYPE_CHECKING:
+    from porter.verification.verdict import Verdict
 
 _PAUSE = 0.01
 """Seconds of finished jobs that a crash may undo."""

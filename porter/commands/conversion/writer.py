@@ -20,7 +20,6 @@ from porter.planning.preprocessing import GIVEN, Chosen, chosen, labels_of
 from porter.storage.atomic_output import Written
 from porter.tensors.state_dict import StateDict
 from porter.verification.inputs import Halves, halved
-from porter.verification.judge import bounds
 from porter.zoo.architectures import Architecture
 from porter.zoo.image_size import Size
 from porter.zoo.published import published_path, reads_text
@@ -44,6 +43,8 @@ def check_asked(
     if judge is not None:
         if not verify:
             raise UsageError("--judge needs the proof that --no-verify leaves out")
+        from porter.verification.judge import bounds  # With all that proofs need.
+
         bounds(judge)
 
 
