@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from porter.fleet.alike import LARGEST, key_of
+from porter.fleet.alike.form import LARGEST
+from porter.fleet.alike.learnt import key_of
 from porter.fleet.job import Job
 from porter.planning.custom_table import is_table
 

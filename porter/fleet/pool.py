@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from porter.fleet.crew import Children, Crew, Row, threads, threads_of_a_framework
+from porter.fleet.children import Children, Row, threads, threads_of_a_framework
+from porter.fleet.crew import Crew
 from porter.fleet.job import FAILED, Job, Result
 from porter.frameworks.fork_server import IS_POSSIBLE, ForkServer
 from porter.frameworks.process import environment, share

@@ -19,7 +19,8 @@ from porter import errors
 from porter.commands.convert import convert
 from porter.commands.repack import repack
 from porter.errors import PorterError, SystemFault, UsageError
-from porter.fleet.crew import Children, Crew
+from porter.fleet.children import Children
+from porter.fleet.crew import Crew
 from porter.storage.pieces import use_threads
 from porter.storage.tasks import Row, Task, Work
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from porter.commands.convert import Conversion, convert
 from porter.errors import PorterError
-from porter.fleet.alike import Alike, Kind
+from porter.fleet.alike.learnt import Alike, Kind
 from porter.fleet.batch import frameworks_of, jobs_of
 from porter.fleet.job import CONVERTED, FAILED, NOT_MADE, PASSED, REFUSED, Job, Result, since
 from porter.frameworks.process import Pool, kept

@@ -20,7 +20,7 @@ import pytest
 
 from porter import codecs
 from porter.fleet import worker
-from porter.fleet.alike import Alike, Kind
+from porter.fleet.alike.learnt import Alike, Kind
 from porter.fleet.job import Job, Result
 from porter.storage import atomic_output, positional, together
 from porter.tensors.state_dict import StateDict

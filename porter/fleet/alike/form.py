@@ -1,18 +1,10 @@
-"""Conversions of files that differ in the values of their tensors only.
-
-What a conversion does follows from the bytes around the tensors: names, shapes, dtypes, order. It
-is learnt from one file; another of the same size, all of whose bytes but the elements and the
-checksums over them are the same, is converted by copying and transposing the same ranges. Whatever
-is otherwise is left to `porter.convert`.
-"""
+"""One learnt conversion: what is copied where from a small file into another."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from stat import S_ISREG
 
 import numpy as np
@@ -21,14 +13,12 @@ from porter import codecs
 from porter.commands.convert import Conversion
 from porter.commands.options import WriteKeywords, keys_of
 from porter.errors import PorterError, SystemFault
-from porter.fleet import alike_file
-from porter.fleet.alike_file import Buffer, Header
-from porter.fleet.alike_record import RecordForm
+from porter.fleet.alike import small_file
+from porter.fleet.alike.record import RecordForm
+from porter.fleet.alike.small_file import Buffer, Header
 from porter.fleet.job import Job, Result, since
-from porter.planning.custom_table import is_table
-from porter.remote.address import is_url
 from porter.storage.digests import XXH3, digest_of
-from porter.storage.input_file import Identity, identity, now, read_small
+from porter.storage.input_file import Identity, identity, read_small
 from porter.storage.options import WriteOptions
 from porter.storage.positional import INPUT, read_into
 from porter.storage.sidecar import SUFFIX
@@ -40,103 +30,6 @@ Pair = tuple[Array, Array]
 
 LARGEST = 2 << 20
 """Bytes of a file that is small; others take longer to convert than to plan."""
-_OPTIONS = {"architecture", "source", "output", "from_", "to", "verify", "force",
-            "read_back", "sync", "digests", "digest", "record"}  # fmt: skip
-"""Options of conversions that are learnt."""
-_OF_ONE = ("source", "output")
-_SOURCES = ("torch", "paddle", "safetensors")
-_TARGETS = ("torch", "paddle", "safetensors")
-_MOST = 8
-"""Forms that are kept, and tries to learn one for the same options."""
-
-
-@dataclass(eq=False, slots=True)
-class Kind:
-    """The conversions with the same options, and what was learnt of them."""
-
-    forms: list[Form] = field(default_factory=list)
-    seen: int = 0
-
-
-class Alike:
-    """The conversions that a process has learnt."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[tuple[str, Identity | None], Kind] = {}
-        self._together = Together()
-        self._waiting: list[str] = []
-        self._has_synced = False
-
-    def kind(self, job: Job) -> Kind | None:
-        """Return what is known of conversions like this one; None for one that is never learnt."""
-        key = key_of(job)
-        return None if key is None else self._kinds.setdefault((key, _state_of_table(job)), Kind())
-
-    def convert(self, job: Job, kind: Kind) -> Result | None:
-        """Convert as was learnt; None where this is another file, with nothing written.
-
-        The output gets its name by `rest`, with others.
-        """
-        for form in kind.forms:
-            result = form.apply(job, self._together)
-            if result is not None:
-                self._waiting.append(job.name)
-                self._has_synced = form.sync
-                return result
-        return None
-
-    @property
-    def waits_for_disk(self) -> bool:
-        """Whether outputs wait that are to be on the disk."""
-        return self._has_synced and bool(self._waiting)
-
-    def rest(self) -> dict[str, PorterError]:
-        """Give what waits its names; return {job: error}."""
-        names, self._waiting = self._waiting, []
-        errors = self._together.publish()
-        return {n: error for n, error in zip(names, errors, strict=True) if error is not None}
-
-    def learn(self, job: Job, kind: Kind, done: Conversion, result: Result) -> None:
-        """Learn from a conversion, unless it is the first of its kind: others may never come."""
-        if not _is_plain(done):
-            return
-        kind.seen += 1
-        known = sum(len(each.forms) for each in self._kinds.values())
-        if not 1 < kind.seen <= _MOST or known >= _MOST:
-            return
-        with suppress(PorterError, KeyError):
-            kind.forms.append(Form(job, done, result))
-
-
-def key_of(job: Job) -> str | None:
-    """Return what conversions that are alike have in common; None for a job that is never learnt.
-
-    Proofs by models and addresses are not learnt.
-    """
-    if job.command != "convert" or job.preset is not None or not _OPTIONS.issuperset(job.arguments):
-        return None
-    arguments = job.arguments
-    if is_url(job.output) or is_url(job.sources[0]):
-        return None
-    if arguments.get("verify", True) and not arguments.get("read_back", True):
-        return None  # What proves the weights is read after the output has its name.
-    return repr([item for item in arguments.items() if item[0] not in _OF_ONE])
-
-
-def _is_plain(done: Conversion) -> bool:
-    """Whether a conversion wrote tensors of its source only, into one small file."""
-    plan = done.plan
-    made = plan.filled or plan.computed or plan.copied or plan.kept or plan.dropped
-    written, origin = done.written, done.origin
-    return (
-        done.verdict is None and done.ok and not made and not plan.constants()
-        and done.graph is None and not done.made_source
-        and written is not None and len(written.files) == 1 + bool(written.record)
-        and written.nbytes <= LARGEST and origin.format in _SOURCES
-        and codecs.detect(done.output) in _TARGETS
-        and not (origin.prefix or origin.wrapper or origin.address or origin.metadata)
-        and len(origin.files) == 1 and os.path.getsize(origin.path) <= LARGEST
-    )  # fmt: skip
 
 
 class Form:
@@ -152,14 +45,14 @@ class Form:
         self._options = WriteOptions(**fields)
         self._verify = bool(arguments.get("verify", True))
         self._row = result.as_json()
-        state = alike_file.placed(codecs.read(job.sources[0]))
+        state = small_file.placed(codecs.read(job.sources[0]))
         moved = done.plan.apply(state)
         format, metadata = codecs.detect(job.output), dict[str, str]()
         if is_named := format == "safetensors":
             origin = codecs.read(job.output).origin
             metadata |= origin.metadata if origin is not None else {}
-        places = alike_file.written(moved, format, metadata)
-        self._source = Buffer(job.sources[0], alike_file.ranges(state))
+        places = small_file.written(moved, format, metadata)
+        self._source = Buffer(job.sources[0], small_file.ranges(state))
         self._output = Buffer(job.output, places)
         self._header = Header(bytes(self._output.data), job.sources[0]) if is_named else None
         self._read = bytearray(len(self._output.data))
@@ -280,12 +173,6 @@ class Form:
             back[...] = written
         if self._back != self._source.data:
             raise SystemFault("what was written does not map back to its source", output)
-
-
-def _state_of_table(job: Job) -> Identity | None:
-    """Return what tells one state of a custom table from another."""
-    name = job.arguments.get("architecture")
-    return now(name) if name is not None and is_table(name) else None
 
 
 def _move(tensor: LazyTensor, to: int) -> Callable[[bytearray, bytearray], Pair]:
