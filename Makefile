@@ -146,6 +146,7 @@ gpu-wheels: setup
 	    --only-binary=:all: --python-version 3.12 --implementation cp \
 	    --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
 	    $$(grep '^platformdirs==' constraints.txt)
+	$(BIN)/python -m tests.gpu.published .whl/traces
 
 gpu:
 	test -d .whl || $(MAKE) gpu-wheels

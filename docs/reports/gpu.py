@@ -1,10 +1,11 @@
 """Compare torch on a GPU with what Paddle computed on a CPU, for every family; write the reports.
 
-    python -m docs.reports.gpu --out FOLDER [--device cpu] [--variants NAME,NAME]
+    python -m docs.reports.gpu --out FOLDER [--device cpu] [--variants NAME,NAME] [--traces FOLDER]
 
-It needs torch only: Paddle's side are the traces of `tests/gpu/traces/`. Each variant is run in
-float32 (TF32 off), TF32, float16 and bfloat16, with its own weights and with two faults. The
-folder gets `gpu.md` and `gpu.json`, and whole reports of one variant: `gpu-good.html`,
+It needs torch only: Paddle's side are the traces of `tests/gpu/traces/`, and of models that other
+packages define those of `--traces` (`tests/gpu/published.py`), which need transformers. Each
+variant is run in float32 (TF32 off), TF32, float16 and bfloat16, with its own weights and with two
+faults. The folder gets `gpu.md` and `gpu.json`, and whole reports of one variant: `gpu-good.html`,
 `gpu-faulty.html`, `gpu-faulty.xml`. Exits with 1 where a good port fails, where float64 passes a
 fault, or a precision passes one that is larger than it may be.
 """
@@ -25,15 +26,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from porter import codecs
+from porter.commands.published.verify import verify_published
 from porter.commands.verify import record, verify
 from porter.errors import PorterError
-from porter.frameworks.process import Pool
+from porter.frameworks.process import Pool, shared
 from porter.report import write_reports
 from porter.tensors.state_dict import StateDict
 from porter.verification.sensitivity.prove import smallest
 from porter.verification.tolerance import floor, roundoff
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import find
+from tests.gpu import published
 from tests.gpu.recorded import VARIANTS, faults, restore, weights
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
@@ -89,6 +93,22 @@ class Row:
 
 
 @dataclass
+class Published:
+    """A model of another package: PaddleX's class on a CPU against transformers' on the device."""
+
+    family: str
+    variant: str
+    passed: bool
+    errors: dict[str, float]
+    """The largest of any output, by precision."""
+    limits: dict[str, float]
+    fault: str
+    fault_errors: dict[str, float]
+    caught: bool
+    seconds: float
+
+
+@dataclass
 class Run:
     """Where it runs, and what was measured."""
 
@@ -97,6 +117,7 @@ class Run:
     pool: Pool
     about: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -115,6 +136,39 @@ class Run:
         with self._noting("the whole reports"):
             self.whole_reports()
 
+    def others(self, traces: Path) -> None:
+        """Run the models of other packages whose traces a folder has."""
+        start = time.monotonic()
+        with shared():  # one process runs all
+            for trace in sorted(traces.glob("*.trace.safetensors")):
+                with self._noting(trace.name):
+                    row = self._published(published.restore(trace, Path.cwd()))
+                    print(f"{time.monotonic() - start:5.0f} s  {_published_line(row)}", flush=True)
+
+    def _published(self, trace: Path) -> Published:
+        """Verify transformers' class with good weights and with a faulty matrix."""
+        start = time.monotonic()
+        name = trace.name.removesuffix(".trace.safetensors")
+        file = published.weights(name, Path.cwd())
+        good = verify_published(find(name), trace, file, device=self.device)
+        ((what, state),) = published.faults(codecs.read(file)).items()
+        codecs.write(
+            state, "faulty.safetensors", format="safetensors", force=True, read_back=False,
+            record=False,
+        )  # fmt: skip
+        bad = verify_published(find(name), trace, "faulty.safetensors", device=self.device)
+        if not good.checks or not bad.checks:
+            raise PorterError(good.reason or bad.reason)
+        if not good.passed:
+            self.errors.append(f"{name}: {good.reason}")
+        file.unlink()
+        row = Published(
+            find(name).family, name, good.passed, _largest(good), _limits(good), what,
+            _largest(bad), bad.failed, time.monotonic() - start,
+        )  # fmt: skip
+        self.published.append(row)
+        return row
+
     @contextlib.contextmanager
     def _noting(self, what: str) -> Iterator[None]:
         try:
@@ -128,6 +182,8 @@ class Run:
         start = time.monotonic()
         good = self._verdict(name, weights(find(name)), precision)
         row = _row(name, good)
+        if not good.passed:
+            self.errors.append(f"{name} in {precision}: {good.reason}")
         for what, state in faults(weights(find(name))).items():
             row.faults.append(_fault(what, self._verdict(name, state, precision)))
         row.seconds = time.monotonic() - start
@@ -164,6 +220,17 @@ class Run:
         if not verdict.checks:
             raise PorterError(verdict.reason)
         return verdict
+
+
+def _largest(verdict: Verdict) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for check in verdict.checks:
+        found[check.precision] = max(found.get(check.precision, 0.0), check.right.error)
+    return found
+
+
+def _limits(verdict: Verdict) -> dict[str, float]:
+    return {check.precision: check.limit for check in verdict.checks}
 
 
 def _row(name: str, verdict: Verdict) -> Row:
@@ -216,7 +283,7 @@ def _driver() -> str:
     return subprocess.run(asked, capture_output=True, text=True).stdout.partition("\n")[0].strip()
 
 
-def _markdown(about: dict[str, Any], rows: list[Row]) -> str:
+def _markdown(about: dict[str, Any], rows: list[Row], others: list[Published]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     driver = f", driver {about['driver']}" if about["driver"] else ""
     head = f"""# PyTorch on {about["device"]}, against Paddle on a CPU
@@ -236,7 +303,8 @@ counts the error in units of roundoff of the precision, "share" is the part of t
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
     goods = head + "\n".join(map(_good_line, rows))
-    return "\n".join([goods, "", _faults(rows), "", _exact(rows), ""])
+    parts = [goods, "", _faults(rows), "", _exact(rows), ""]
+    return "\n".join([*parts, _others(others), ""] if others else parts)
 
 
 def _summary(rows: list[Row]) -> str:
@@ -306,18 +374,50 @@ def _exact(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def _others(rows: list[Published]) -> str:
+    """Describe the models of other packages."""
+    lines = [
+        "## Models of other packages",
+        "",
+        "transformers' classes on the device against PaddleX's on a CPU, one picture, seeded",
+        "weights. The fault is one matrix in the middle of the model, rolled by a third.",
+        "",
+        "| family | variant | float64 | limit | float32 | limit | good port | fault | moved |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*lines, *map(_published_line, rows)])
+
+
+def _published_line(row: Published) -> str:
+    figures = [
+        f"{found[precision]:.1e}" if precision in found else "not compared"
+        for precision in ("float64", "float32")
+        for found in (row.errors, row.limits)
+    ]
+    cells = [
+        row.family, row.variant, *figures, "passed" if row.passed else "**failed**",
+        f"{'caught' if row.caught else '**passed**'}: `{row.fault}`",
+        f"{max(row.fault_errors.values()):.1e}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> int:
     """Run every variant at every precision; return how many rows are not as they must be."""
     parser = argparse.ArgumentParser(prog="python -m docs.reports.gpu")
     parser.add_argument("--out", type=Path, required=True, help="folder of the reports")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--traces", type=Path, help="folder of tests/gpu/published.py's traces")
     given = parser.parse_args()
+    traces = None if given.traces is None else given.traces.resolve()
     out, start = given.out.resolve(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Pool() as pool:
         run = Run(given.device, out, pool)
         run.every(given.variants.split(","))
+        if traces is not None:
+            run.others(traces)
     about = {
         "schema": "porter.gpu/1",
         "date": date.today().isoformat(),
@@ -327,11 +427,15 @@ def main() -> int:
         "errors": run.errors,
         **run.about,
     }
-    rows = [asdict(row) for row in run.rows]
-    text = json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False)
+    kept = {
+        "rows": [asdict(row) for row in run.rows],
+        "published": [asdict(row) for row in run.published],
+    }
+    text = json.dumps({**about, **kept}, indent=1, ensure_ascii=False)
     (out / "gpu.json").write_text(text + "\n", encoding="utf-8")
-    (out / "gpu.md").write_text(_markdown(about, run.rows), encoding="utf-8")
-    return len(run.errors) + sum(not row.as_due for row in run.rows)
+    (out / "gpu.md").write_text(_markdown(about, run.rows, run.published), encoding="utf-8")
+    others = sum(not (row.passed and row.caught) for row in run.published)
+    return len(run.errors) + others + sum(not row.as_due for row in run.rows)
 
 
 if __name__ == "__main__":

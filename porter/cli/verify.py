@@ -129,13 +129,14 @@ def command(
     options["precision"] = _PRECISIONS[options["precision"]]
     if is_table(arch):
         _refuse_for_tables(ctx, "variants that porter knows, not for a mapping table")
-        check = partial(_by_table, arch)
+        check, record = partial(_by_table, arch), partial(_record_table, arch)
     elif "," not in arch and (not find(arch).module or _names_program(options)):
         _refuse_for_tables(ctx, "variants that have a reference model")
         check = partial(_by_published, find(arch))
+        record = partial(_record_published, find(arch))
         _parse_dialects(options, find(arch).table)
     else:
-        check = partial(verify, arch)
+        check, record = partial(verify, arch), partial(_record_variant, arch)
         if options.pop("left_model") is not None or options.pop("right_model") is not None:
             raise click.UsageError("--left-model and --right-model go with a mapping table")
         table_wanted = evidence.wanted(arch, data, options["preset"])
@@ -146,8 +147,18 @@ def command(
             )  # fmt: skip
         _parse_dialects(options, find(arch).table)
     if save_trace is not None:
-        _record(ctx, arch, left, right, save_trace, {**options, "force": force}, as_json, quiet)
-        return
+        if right is not None:
+            raise click.UsageError("--save-trace records LEFT only: leave RIGHT out")
+        for name in ("dialect", "key", "prefix", "model"):
+            if options.get(f"right_{name}") is not None:
+                raise click.UsageError("--save-trace records LEFT only: leave options of RIGHT out")
+        with progress(quiet or as_json) as move:
+            made, label = record(left, save_trace, force=force, progress=move, **options)
+        if as_json:
+            say_json({"schema": "porter.trace/1", "path": save_trace, **made})
+        elif not quiet:
+            say(f"{save_trace}: {len(made['inputs'])} inputs through {label}")
+        ctx.exit(0)
     if right is None:
         raise click.UsageError("RIGHT is missing; only --save-trace works without it")
     read = files_read((left, right), options["inputs"], options["images"]) if reports else []
@@ -185,7 +196,8 @@ def _refuse_combinations(
 
 _OF_TABLES = {
     "arch", "left", "right", "left_dialect", "right_dialect", "left_key", "right_key", "inputs",
-    "left_model", "right_model", "python", "reports", "force", "as_json", "quiet",
+    "left_model", "right_model", "python", "device", "save_trace", "reports", "force", "as_json",
+    "quiet",
 }  # fmt: skip
 """What `porter verify` takes with a mapping table, or a variant without reference model."""
 
@@ -208,7 +220,7 @@ def _refuse_for_tables(ctx: click.Context, whose: str) -> None:
 
 
 def _by_table(table: str, left: str, right: str, **options: Any) -> Verdict:
-    from porter.commands.live.models import verify_models
+    from porter.commands.live.verify import verify_models
 
     kept = {name: value for name, value in options.items() if name in _OF_TABLES}
     return verify_models(table, left, right, progress=options["progress"], **kept)
@@ -228,25 +240,38 @@ def _by_published(variant: Architecture, left: str, right: str, **options: Any) 
     return verify_published(variant, left, right, progress=options["progress"], **kept)
 
 
-def _record(
-    ctx: click.Context, arch: str, left: str, right: str | None, path: str,
-    options: dict[str, Any], as_json: bool, quiet: bool,
-) -> None:  # fmt: skip
+def _record_variant(arch: str, left: str, path: str, **options: Any) -> tuple[dict[str, Any], str]:
     from porter.commands.verify import record
     from porter.verification.options import RunOptions
 
-    if right is not None:
-        raise click.UsageError("--save-trace records LEFT only: leave RIGHT out")
-    own = {
-        "dialect": options["left_dialect"], "key": options["left_key"], "force": options["force"],
-        "prefix": options["left_prefix"],
-    }  # fmt: skip
-    shared: Any = {n: v for n, v in options.items() if n in RunOptions.__annotations__}
-    with progress(quiet or as_json) as move:
-        made = record(arch, left, path, progress=move, **own, **shared)
-    if as_json:
-        say_json({"schema": "porter.trace/1", "path": path, "architecture": made.architecture,
-                  "inputs": list(made.inputs)})  # fmt: skip
-    elif not quiet:
-        say(f"{path}: {len(made.inputs)} inputs through {made.report.label}")
-    ctx.exit(0)
+    made = record(
+        arch, left, path, dialect=options["left_dialect"], key=options["left_key"],
+        prefix=options["left_prefix"], force=options["force"], progress=options["progress"],
+        **{n: v for n, v in options.items() if n in RunOptions.__annotations__},
+    )  # fmt: skip
+    return {"architecture": made.architecture, "inputs": list(made.inputs)}, made.report.label
+
+
+def _record_table(table: str, left: str, path: str, **options: Any) -> tuple[dict[str, Any], str]:
+    from porter.commands.live.verify import record_model
+
+    made = record_model(
+        table, left, path, model=options["left_model"], dialect=options["left_dialect"],
+        key=options["left_key"], **_of_live(options),
+    )  # fmt: skip
+    return {"architecture": made.name, "inputs": list(made.cases)}, made.report.label
+
+
+def _record_published(
+    variant: Architecture, left: str, path: str, **options: Any
+) -> tuple[dict[str, Any], str]:
+    from porter.commands.live.one import Asked
+    from porter.commands.published.classes import record_class
+
+    asked = Asked(left, options["left_dialect"], options["left_key"], options["left_model"])
+    made = record_class(variant, asked, path, **_of_live(options))
+    return {"architecture": made.name, "inputs": list(made.cases)}, made.report.label
+
+
+def _of_live(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("inputs", "python", "device", "force", "progress")}

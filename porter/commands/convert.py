@@ -293,7 +293,7 @@ def _by_models(
     dtype: FloatType | Literal["int8"] | None,
 ) -> Verdict:
     """Compare the outputs of the user's own models."""
-    from porter.commands.live.models import Side
+    from porter.commands.live.one import Side
 
     left, right = sides
     return session.verdict(

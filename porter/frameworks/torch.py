@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from porter.errors import UsageError
@@ -18,6 +18,7 @@ from porter.frameworks.runner import (
     device_for,
     parts,
 )
+from porter.frameworks.sixths import exact
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture
@@ -149,7 +150,7 @@ class TorchRunner:
             if watch.wants(name)
         ]
         try:
-            with self._torch.no_grad(), self._quick():
+            with self._torch.no_grad(), self._quick(), self._exact():
                 found = self._model(*[self._tensor(argument) for argument in arguments])
         finally:
             for hook in hooks:
@@ -168,9 +169,12 @@ class TorchRunner:
         finally:
             settings.fill_uninitialized_memory = before
 
+    def _exact(self) -> AbstractContextManager[None]:
+        return exact(self._device, self._dtype)
+
     def call(self, module: str, arguments: Sequence[Argument]) -> dict[str, Array]:
         tensors = [self._tensor(a) if hasattr(a, "ndim") else a for a in arguments]
-        with self._torch.no_grad():
+        with self._torch.no_grad(), self._exact():
             return dict(parts(self._modules[module](*tensors), _array))
 
     def attribute(self, module: str, name: str) -> Any:
@@ -196,7 +200,8 @@ class TorchRunner:
 
     def gradients(self, inputs: Array, projection: Array) -> dict[str, Array]:
         self._model.zero_grad()
-        logits = self._model(self._tensor(inputs))
+        with self._exact():
+            logits = self._model(self._tensor(inputs))
         (logits * self._tensor(projection)).sum().backward()
         found = {
             name: _array(parameter.grad)
@@ -212,7 +217,9 @@ class TorchRunner:
             model.parameters(), lr=rate, betas=(0.9, 0.999), eps=STEP_EPS, weight_decay=0.01
         )
         model.train()
-        (model(self._tensor(inputs)) * self._tensor(projection)).sum().backward()
+        with self._exact():
+            logits = model(self._tensor(inputs))
+        (logits * self._tensor(projection)).sum().backward()
         optimiser.step()
         model.zero_grad()
         model.eval()

@@ -15,7 +15,7 @@ import numpy as np
 from porter import codecs
 from porter.errors import InputError
 from porter.frameworks import exchange
-from porter.frameworks.live.cases import GIVEN, varied, write_cases
+from porter.frameworks.live.cases import varied, write_cases
 from porter.frameworks.live.diagnosis import diagnosed, other_eps
 from porter.frameworks.parallel import together
 from porter.frameworks.process import Worker, shared
@@ -36,7 +36,8 @@ COARSE = 5e-3
 """The same on seeded weights in float32, of which nothing says how they enlarge rounding."""
 SLIGHT = 1e-6
 """A difference of two float64 runs above this is not one of rounding: it is reported."""
-_Outputs = dict[str, dict[str, Array]]
+Outputs = dict[str, dict[str, Array]]
+"""{case: {key: array}}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,22 @@ class LiveModel:
     """
 
     def __init__(
-        self, reference: Reference, worker: Worker, folder: Path, *, drawn: bool = True
+        self,
+        reference: Reference,
+        worker: Worker,
+        folder: Path,
+        *,
+        drawn: bool = True,
+        device: str = "cpu",
     ) -> None:
         self.reference, self.worker, self.folder = reference, worker, folder
-        hello = worker.request("hello", device="cpu")
+        hello = worker.request("hello", device=device)
         self.versions: dict[str, str] = hello["versions"]
+        self.device: str = hello["device"]
+        """With the name of the GPU."""
         self._filled: dict[str, Any] = {}
-        about = worker.request("live_open", drawn=drawn, **reference.request)
+        self._open = {**reference.request, "device": self.device.partition(" ")[0]}
+        about = worker.request("live_open", drawn=drawn, **self._open)
         self.trained = set(about["parameters"])
         self.aliases: dict[str, str] = about["aliases"]
         self._precision = SINGLE
@@ -92,7 +102,7 @@ class LiveModel:
         self.worker.request("live_fill", **self._filled)
 
     def _rebuild(self) -> None:
-        self.worker.request("live_open", **self.reference.request)
+        self.worker.request("live_open", **self._open)
         self._precision = SINGLE
 
     def fill_seeded(self, values: Mapping[str, LazyTensor], precision: str) -> None:
@@ -120,7 +130,7 @@ class LiveModel:
             self._rebuild()
         self._precision = ""  # until the cast has succeeded
 
-    def run(self, inputs: str, precision: str) -> _Outputs:
+    def run(self, inputs: str, precision: str) -> Outputs:
         """Return {case: {key: array}}."""
         path = os.fspath(self.folder / f"run-{precision}.safetensors")
         self._precision = ""
@@ -145,25 +155,24 @@ class LivePair:
 
     def outcome(self, plan: Plan) -> Outcome:
         """Run both models, which are filled, and say where they differ."""
-        runs = together([_runs(self.left, self.inputs), _runs(self.right, self.inputs)])
-        left, right = runs
-        checks = tuple(_checks(left, right))
-        notes: list[str] = []
+        left, right = together([
+            partial(runs, self.left, self.inputs), partial(runs, self.right, self.inputs),
+        ])  # fmt: skip
+        found = tuple(checks(left, right))
+        notes = not_exact(left, right)
         findings: tuple[Finding, ...] = ()
         story = ""
-        worst = max((c.right.error for c in checks if c.precision == EXACT), default=0.0)
-        failed = not all(check.passed for check in checks)
+        worst = max((c.right.error for c in found if c.precision == EXACT), default=0.0)
+        failed = not all(check.passed for check in found)
         if failed or worst > SLIGHT:
             story = self._story(plan, failed)
         if failed and story:
             remedy = "make both definitions compute the same there, or correct the table's row"
             findings = (Finding("the model", f"differs first where {story}", remedy),)
         elif worst > SLIGHT:
-            notes.append(f"in float64 the outputs differ by {worst:.1e}" + (story and f": {story}"))
-        for name, outputs in (("left", left), ("right", right)):
-            if EXACT not in outputs:
-                notes.append(f"the {name} model has no run in float64")
-        return Outcome(checks, story if failed else "", findings, tuple(notes))
+            apart = f"in float64 the outputs differ by {worst:.1e}" + (story and f": {story}")
+            notes.insert(0, apart)
+        return Outcome(found, story if failed else "", findings, tuple(notes))
 
     def seeded(
         self, move: Callable[[Mapping[str, LazyTensor]], Mapping[str, LazyTensor]]
@@ -207,7 +216,7 @@ def _calls(model: LiveModel, inputs: str) -> list[dict[str, Any]]:
 
 def _filled_run(
     model: LiveModel, values: Mapping[str, LazyTensor], inputs: str, precision: str
-) -> _Outputs:
+) -> Outputs:
     model.fill_seeded(values, precision)
     return model.run(inputs, precision)
 
@@ -224,17 +233,24 @@ def _modules(plan: Plan) -> dict[str, str]:
     return paths
 
 
-def _runs(model: LiveModel, inputs: str) -> Callable[[], dict[str, _Outputs]]:
-    def run() -> dict[str, _Outputs]:
-        outputs = {SINGLE: model.run(inputs, SINGLE)}
-        with suppress(InputError):  # Its code asks for float32 somewhere; a note says so.
-            outputs[EXACT] = model.run(inputs, EXACT)
-        return outputs
-
-    return run
+def runs(model: LiveModel, inputs: str) -> dict[str, Outputs]:
+    """Return {precision: what a model computes}; float64 is missing where it has no run in it."""
+    outputs = {SINGLE: model.run(inputs, SINGLE)}
+    with suppress(InputError):  # Its code asks for float32 somewhere; a note says so.
+        outputs[EXACT] = model.run(inputs, EXACT)
+    return outputs
 
 
-def _checks(left: Mapping[str, _Outputs], right: Mapping[str, _Outputs]) -> Iterator[Check]:
+def not_exact(left: Mapping[str, Outputs], right: Mapping[str, Outputs]) -> list[str]:
+    """Return a note for each side without a run in float64."""
+    return [
+        f"the {name} model has no run in float64"
+        for name, outputs in (("left", left), ("right", right))
+        if EXACT not in outputs
+    ]
+
+
+def checks(left: Mapping[str, Outputs], right: Mapping[str, Outputs]) -> Iterator[Check]:
     """Yield a check for each output of each case: in float64 where both have it, and in float32."""
     reference = left.get(EXACT, left[SINGLE])
     for case, outputs in reference.items():
@@ -283,7 +299,7 @@ def _check(
 @contextmanager
 def opened(
     left: Reference, right: Reference, inputs: Mapping[str, Array] | None,
-    python: Mapping[str, str] | None, folder: Path, *, others: bool = True,
+    python: Mapping[str, str] | None, folder: Path, *, others: bool = True, device: str = "cpu",
 ) -> Iterator[LivePair]:  # fmt: skip
     """Build both models, each in its process, and write the inputs of both.
 
@@ -295,15 +311,17 @@ def opened(
             pool.worker(left.framework, interpreters[0]) as one,
             pool.worker(right.framework, interpreters[1]) as two,
         ):
-            models = together([_model(left, one, folder / "a"), _model(right, two, folder / "b")])
-            cases = varied(inputs)
-            if not others:
-                cases = {GIVEN: cases[GIVEN]}
+            models = together([
+                _model(left, one, folder / "a", device), _model(right, two, folder / "b", device),
+            ])  # fmt: skip
+            cases = varied(inputs, others=others)
             path = os.fspath(folder / "inputs.safetensors")
             write_cases(path, cases)
             yield LivePair(models[0], models[1], path, tuple(cases))
 
 
-def _model(reference: Reference, worker: Worker, folder: Path) -> Callable[[], LiveModel]:
+def _model(
+    reference: Reference, worker: Worker, folder: Path, device: str
+) -> Callable[[], LiveModel]:
     folder.mkdir(exist_ok=True)
-    return lambda: LiveModel(reference, worker, folder)
+    return lambda: LiveModel(reference, worker, folder, device=device)

@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from porter.mapping.layers import place_of
+from porter.mapping.table import Table
 from porter.tensors.blocks import Array
 from porter.tensors.dtypes import DTYPES
 from porter.tensors.lazy import LazyTensor, Shape
@@ -33,7 +34,8 @@ def seeded(
     """Return a canonical state dict (PyTorch's names), the same on every machine.
 
     `image_size` is in pixels. Values are generated when they are read; they depend
-    only on the seed, a tensor's name and its shape.
+    only on the seed, a tensor's name and its shape; of tensors that a dialect has as one, on the
+    name of that one.
     """
     size = image_size or architecture.image_size
     bound = architecture.skeleton().bind(architecture.symbols(num_classes, size), features)
@@ -44,8 +46,21 @@ def seeded(
             tensors[name] = LazyTensor.of(computed[name])
         elif name in bound:
             dtype, shape = bound[name]
-            tensors[name] = _tensor(architecture, seed, name, dtype, shape)
+            drawn = _shared(architecture.table, name)
+            tensors[name] = _tensor(architecture, seed, drawn, dtype, shape)
     return StateDict(tensors)
+
+
+def _shared(table: Table, name: str) -> str:
+    """Return the tensor that a dialect has in the place of this one, too; the same name for none.
+
+    Models of such a dialect hold one tensor under both names.
+    """
+    for dialect in table.dialects.values():
+        for absent in dialect.absent:
+            if absent.same is not None and (values := absent.path.match(name)) is not None:
+                return absent.same.format(values)
+    return name
 
 
 def _tensor(

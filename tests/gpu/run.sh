@@ -1,28 +1,31 @@
 #!/usr/bin/env bash
 # Run on a GPU machine what needs a GPU, from wheels, without a package index or a network.
 #
-#     tests/gpu/run.sh OUT [--device cpu] [--quick] [--wheels FOLDER]
+#     tests/gpu/run.sh OUT [--device cpu] [--quick] [--no-benchmark] [--wheels FOLDER]
 #
 # OUT gets gpu.md, gpu.json, gpu-good.html, gpu-faulty.html, gpu-faulty.xml, gpu-speed/results.md,
 # gpu-speed/results.json and gpu.log. A step that fails does not stop the next ones; the exit status
 # says whether any failed. The source tree is not imported: what the steps need is copied to a
-# temporary folder, and porter is installed there from its wheel (`make gpu-wheels`).
+# temporary folder, and porter is installed there from its wheel (`make gpu-wheels`, which also
+# records traces of models that other packages define). The benchmark needs 90 s.
 # PYTHON names the interpreter; it has torch, pytest and porter's other requirements.
 set -uo pipefail
 
 out=${1:?usage: run.sh OUT [--device cpu] [--quick] [--wheels FOLDER]}
 shift
 root=$(cd "$(dirname "$0")/../.." && pwd)
-device=cuda variants=() rounds=3 wheels=$root/.whl python=${PYTHON:-python3}
+device=cuda variants=() traces=() rounds=3 benchmark=yes wheels=$root/.whl python=${PYTHON:-python3}
 while (($#)); do
     case $1 in
         --device) device=$2; shift ;;
         --quick) variants=(--variants shunted-t,vit-tiny-p16-224) rounds=1 ;;
+        --no-benchmark) benchmark=no ;;
         --wheels) wheels=$(cd "$2" && pwd); shift ;;
         *) echo "unknown option $1" >&2; exit 2 ;;
     esac
     shift
 done
+if [[ -d $wheels/traces ]] && ((!${#variants[@]})); then traces=(--traces "$wheels/traces"); fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d)
@@ -51,14 +54,16 @@ steps() {
     export PYTHONSAFEPATH=1 PYTHONPATH=$work/site:$work/run PYTHONUNBUFFERED=1
     step "porter is the installed one" 30 "$python" -c \
         "import porter, sys; sys.exit(not porter.__file__.startswith('$work/site/'))"
-    step "reports" 180 "$python" docs/reports/gpu.py --out "$out" --device "$device" \
-        ${variants[@]+"${variants[@]}"}
+    step "reports" 400 "$python" docs/reports/gpu.py --out "$out" --device "$device" \
+        ${variants[@]+"${variants[@]}"} ${traces[@]+"${traces[@]}"}
     local marked=gpu
     if [[ $device == cpu ]]; then marked="not gpu"; else export PORTER_NEEDS_GPU=1; fi
     step "tests" 150 "$python" -m pytest -v --no-header --tb=short -p no:cacheprovider -m "$marked" \
         tests/gpu/test_gpu.py
-    step "load benchmark" 150 "$python" -m benchmarks --groups load --rounds "$rounds" \
-        --out "$out/gpu-speed"
+    if [[ $benchmark == yes ]]; then
+        step "load benchmark" 150 "$python" -m benchmarks --groups load --rounds "$rounds" \
+            --out "$out/gpu-speed"
+    fi
     printf '\n== done in %s s, %s\n' "$SECONDS" "$( ((failed)) && echo "with failures" || echo "all well")"
     return "$failed"
 }

@@ -7,21 +7,28 @@ by `python -m tests.gpu.recorded`) and is compared with torch here.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import porter
+from porter import codecs
+from porter.commands.live.verify import record_model, verify_models
 from porter.commands.verify import record, verify
 from porter.errors import MissingPackage, UsageError
 from porter.frameworks.process import Pool, Worker
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.verification import trace as traces
+from porter.verification.sensitivity.prove import smallest
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import families, find
 from porter.zoo.seeded import seeded
+from tests.gpu import published
 from tests.gpu.recorded import FOLDER, VARIANTS, restore
 
 SHUNTED = find("shunted-t")
@@ -140,6 +147,90 @@ def test_a_layer_by_layer_trace_of_the_cpu_agrees_with_the_gpu(
     assert causes == {FAULT.removesuffix(".weight")}
 
 
+NET = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.Hardswish()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.head = nn.Linear(8, 5)
+"""
+TABLE = """
+[layers]
+"conv" = "conv"
+"norm" = "batchnorm"
+"head" = "linear"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Path]:
+    """A model of a user's own, its table, and its weights: good, and with rows moved by one."""
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.toml").write_text(TABLE)
+    draw = np.random.default_rng(0)
+    shapes = {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "norm.weight": (8,),
+              "norm.bias": (8,), "norm.running_mean": (8,), "norm.running_var": (8,),
+              "head.weight": (5, 8), "head.bias": (5,)}  # fmt: skip
+    arrays = {n: np.abs(draw.standard_normal(s, np.float32)) + 0.1 for n, s in shapes.items()}
+    arrays["norm.num_batches_tracked"] = np.array(3)
+    moved = arrays | {"head.weight": np.roll(arrays["head.weight"], 1, 0)}
+    for name, given in (("good", arrays), ("faulty", moved)):
+        state = StateDict.of(given)
+        codecs.write(state, f"{tmp_path}/{name}.safetensors", format="safetensors", record=False)
+    return {"folder": tmp_path, "table": tmp_path / "net.toml"}
+
+
+def runs_as_recorded(own: dict[str, Path], device: str) -> Verdict:
+    """Record a model on the CPU, and compare it on a device: faulty weights must fail."""
+    folder, model = own["folder"], f"{own['folder'] / 'net.py'}:Net"
+    trace = folder / "trace.safetensors"
+    record_model(own["table"], folder / "good.safetensors", trace, model=model, device="cpu")
+    good, faulty = (
+        verify_models(
+            own["table"], trace, folder / f"{name}.safetensors", right_model=model, device=device
+        )
+        for name in ("good", "faulty")
+    )
+    assert good.passed, good.reason
+    assert faulty.failed
+    assert (good.left.recorded, good.left.device) == (True, "cpu")
+    return good
+
+
+def test_a_model_of_a_users_own_is_recorded_and_compared(own: dict[str, Path]) -> None:
+    """On one machine what another machine has computed is enough."""
+    verdict = runs_as_recorded(own, "cpu")
+    assert verdict.right.device == "cpu"
+    exact = [check.right.error for check in verdict.checks if check.precision == "float64"]
+    assert max(exact) == 0
+
+
+@on_gpu
+def test_a_model_of_a_users_own_runs_on_a_gpu(cuda: str, own: dict[str, Path]) -> None:
+    """In float64 the GPU agrees with the CPU as CPUs do; PyTorch's own Hardswish would not."""
+    verdict = runs_as_recorded(own, cuda)
+    assert verdict.right.device.startswith("cuda (")
+    exact = [check.right.error for check in verdict.checks if check.precision == "float64"]
+    assert 0 < max(exact) < 1e-13
+
+
+@on_gpu
+def test_pytorchs_hardswish_of_a_gpu_is_not_one_of_float64(cuda: str) -> None:
+    """Why porter computes it otherwise: this fails where PyTorch has mended it."""
+    code = (
+        "import torch; x = torch.linspace(-2, 2, 99, dtype=torch.float64)\n"
+        "from torch.nn.functional import hardswish as f\n"
+        "print(float((f(x.cuda()).cpu() - f(x)).abs().max()))"
+    )
+    error = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert 1e-9 < error < 1e-7
+
+
 @on_gpu
 def test_gradients_and_a_step_agree_on_a_gpu(cuda: str, pool: Pool) -> None:
     """Two sides of one framework on the GPU, deterministic: gradients and a step are the same."""
@@ -170,6 +261,13 @@ def test_every_family_has_a_small_trace_of_a_variant() -> None:
     files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
     assert files.keys() == {f"{name}.paddle.safetensors" for name in VARIANTS}
     assert max(files.values()) < 60_000
+    assert not published.lacking()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_inputs_of_a_trace_can_be_drawn_again(name: str, tmp_path: Path) -> None:
+    """Every trace fits its variant as it is now; nothing else notices before a GPU is there."""
+    assert traces.load(restore(name, tmp_path)).image_size == smallest(find(name))
 
 
 def test_inputs_that_are_drawn_otherwise_are_refused(

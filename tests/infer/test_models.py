@@ -12,7 +12,7 @@ import pytest
 from porter import codecs
 from porter.commands.convert import convert
 from porter.commands.live.infer import infer
-from porter.commands.live.models import verify_models
+from porter.commands.live.verify import verify_models
 from porter.errors import MappingError, UsageError
 from porter.infer.propose import Inferred
 from porter.tensors.lazy import LazyTensor

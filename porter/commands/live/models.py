@@ -9,22 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from porter import codecs
-from porter.errors import MappingError, MissingPackage, UsageError
+from porter.commands.live.one import Side, fits
+from porter.errors import MissingPackage, UsageError
 from porter.frameworks.live.cases import read_inputs
 from porter.frameworks.parallel import together
 from porter.frameworks.references import Reference, parse, with_framework
-from porter.mapping.reader import load as load_table
 from porter.mapping.table import Table
-from porter.planning import custom_table, endpoint
-from porter.planning.fit import fit
 from porter.planning.plan import Plan
-from porter.planning.recognise import shapes_of
-from porter.planning.target import completed, mismatches
-from porter.remote import fetch
-from porter.storage.progress import Progress
+from porter.planning.target import completed
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
@@ -32,10 +25,8 @@ from porter.verification import live
 from porter.verification.checks import TensorCheck
 from porter.verification.diagnose.causes import of_tensors
 from porter.verification.diagnose.finding import folded
-from porter.verification.diagnose.tensors import compared
 from porter.verification.judge import concluded
 from porter.verification.sides.report import SideReport
-from porter.verification.stamp import Clock, digest
 from porter.verification.verdict import NOT_MADE, Verdict
 from porter.verification.weights import WeightProof
 
@@ -52,6 +43,7 @@ class Models:
     """Whether a person named them; otherwise their table did."""
     others: bool = True
     """Whether inputs like those given are drawn, and run, too."""
+    device: str = "cpu"
 
     @contextmanager
     def opened(self) -> Iterator[Session]:
@@ -60,7 +52,13 @@ class Models:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="porter-")))
             pair = stack.enter_context(
                 live.opened(
-                    self.left, self.right, self.inputs, self.python, folder, others=self.others
+                    self.left,
+                    self.right,
+                    self.inputs,
+                    self.python,
+                    folder,
+                    others=self.others,
+                    device=self.device,
                 )
             )
             yield Session(pair, folder)
@@ -98,21 +96,11 @@ def models_of(
 
     Each must be of the framework of its dialect. Raises `UsageError` where only one is named.
     """
-    references = []
-    for text, dialect in ((left, dialects[0]), (right, dialects[1])):
-        framework = table.dialect(dialect).convention.framework
-        named = table.models.get(table.dialect(dialect).name)
-        if text is not None:
-            references.append(with_framework(parse(text), python))
-        elif named is not None:
-            references.append(parse(named, code=False))
-        else:
-            continue
-        if references[-1].framework != framework:
-            raise UsageError(
-                f"the model {references[-1].text} is of {references[-1].framework}, and the"
-                f" dialect {dialect} of {table.source} of {framework}"
-            )
+    found = (
+        reference_of(table, dialect, text, python)
+        for text, dialect in ((left, dialects[0]), (right, dialects[1]))
+    )
+    references = [reference for reference in found if reference is not None]
     if not references:
         if inputs is not None:
             raise UsageError("--inputs need --left-model and --right-model")
@@ -122,17 +110,6 @@ def models_of(
     given = None if inputs is None else read_inputs(inputs)
     asked = left is not None or right is not None
     return Models(references[0], references[1], given, python, asked)
-
-
-class Side(NamedTuple):
-    """A checkpoint for one of the models."""
-
-    state: StateDict
-    """Under the model's names."""
-    dialect: str
-    key: str | None = None
-    is_file: bool = True
-    """Whether the file has just these names: the model's process then reads it itself."""
 
 
 class Session:
@@ -148,13 +125,7 @@ class Session:
 
     def check_source(self, state: StateDict) -> None:
         """Raise `MappingError` where a checkpoint is not one of the left model."""
-        target = self.pair.left.target
-        problems = mismatches(state, target)
-        if problems:
-            path = None if state.origin is None else state.origin.shown
-            raise MappingError(
-                f"does not fit {target.name}: {'; '.join(problems[:8])}", path, problems
-            )
+        fits(state, self.pair.left)
 
     def verdict(
         self,
@@ -173,7 +144,7 @@ class Session:
         ])  # fmt: skip
         found = self.pair.outcome(plan)
         fuzzed = self.pair.seeded(lambda values: self._moved(values, plan))
-        reports = [_report(m, s) for m, s in ((self.pair.left, left), (self.pair.right, right))]
+        reports = [left.report(self.pair.left), right.report(self.pair.right)]
         notes = [*found.notes]
         if rounded is not None:
             notes.append(f"the left side's weights were rounded to {rounded}, as the right's are")
@@ -188,108 +159,28 @@ class Session:
         )  # fmt: skip
 
     def _fill(self, model: live.LiveModel, side: Side, rounded: str | None) -> None:
-        model.fill(*self._file(side, model.reference.framework), rounded)
+        model.fill(*side.file(self._folder, model.reference.framework), rounded)
 
     def _moved(self, values: Mapping[str, LazyTensor], plan: Plan) -> Mapping[str, LazyTensor]:
         """Return the right model's tensors for other values of the left's."""
         return self.completed(plan.apply(StateDict(values)), plan)[0]
 
-    def _file(self, side: Side, name: str) -> tuple[str, str | None]:
-        """Return a file with the tensors of a side, and the key in it."""
-        origin = side.state.origin
-        if side.is_file and origin is not None and os.path.isfile(origin.path):
-            return origin.path, side.key
-        path = os.fspath(self._folder / f"{name}-{side.dialect}.safetensors")
-        codecs.write(side.state, path, format="safetensors", read_back=False, record=False)
-        return path, None
 
-
-def _report(model: live.LiveModel, side: Side) -> SideReport:
-    origin, framework = side.state.origin, model.reference.framework
-    return SideReport(
-        label=f"{model.reference.text}", framework=framework, dialect=side.dialect,
-        file="" if origin is None else origin.shown,
-        format="" if origin is None else origin.format,
-        weights=tuple(sorted({t.dtype.name for t in side.state.values() if t.dtype.is_float})),
-        direct=side.is_file, device="cpu", versions=model.versions,
-        key="" if origin is None else origin.wrapper,
-        digest="" if origin is None else digest(origin.files),
-    )  # fmt: skip
-
-
-def verify_models(
-    table: str | os.PathLike[str],
-    left: str | os.PathLike[str],
-    right: str | os.PathLike[str],
-    *,
-    left_model: str | None = None,
-    right_model: str | None = None,
-    inputs: str | os.PathLike[str] | None = None,
-    left_dialect: str | None = None,
-    right_dialect: str | None = None,
-    left_key: str | None = None,
-    right_key: str | None = None,
-    python: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
-) -> Verdict:
-    """Compare two checkpoints by a custom table: every tensor, and the outputs of both models.
-
-    Dialects are `F[:DIALECT]` as `--from` takes them; None for the one that the file fits.
-    Raises `MappingError` where a file does not fit the table or its model, `UsageError` where the
-    table names no models and none are given.
-    """
-    loaded, clock = load_table(Path(table)), Clock()
-    if progress is not None:
-        progress("reading the checkpoints", 0, 0)
-    states = [fetch.read(left, key=left_key), fetch.read(right, key=right_key)]
-    dialects = [
-        _dialect(loaded, state, asked)
-        for state, asked in zip(states, (left_dialect, right_dialect), strict=True)
-    ]
-    models = models_of(loaded, (dialects[0], dialects[1]), left_model, right_model, inputs, python)
-    if models is None:
+def reference_of(
+    table: Table, dialect: str, text: str | None, python: Mapping[str, str] | None
+) -> Reference | None:
+    """Return the model that a person names for a dialect, or else the table's; None for none."""
+    framework = table.dialect(dialect).convention.framework
+    named = table.models.get(table.dialect(dialect).name)
+    if text is not None:
+        reference = with_framework(parse(text), python)
+    elif named is not None:
+        reference = parse(named, code=False)
+    else:
+        return None
+    if reference.framework != framework:
         raise UsageError(
-            "a verdict by a custom table needs the two models: name them by --left-model and"
-            " --right-model, or in [models]", loaded.source,
-        )  # fmt: skip
-    architecture = custom_table.custom_architecture(loaded, shapes_of(states[0]), dialects[0])
-    fitted = fit(architecture, states[0], dialects[0], dialects[1])
-    with models.opened() as session:
-        session.check_source(fitted.state)
-        expected, kept = session.completed(fitted.plan.apply(fitted.state), fitted.plan)
-        found = mismatches(states[1], session.pair.right.target)
-        if found:
-            name = session.pair.right.target.name
-            raise MappingError(f"does not fit {name}: {'; '.join(found[:8])}", right, found)
-        if progress is not None:
-            progress("running both models", 0, 0)
-        verdict = session.verdict(
-            fitted.plan,
-            Side(fitted.state, dialects[0], left_key, fitted.state is states[0]),
-            Side(states[1], dialects[1], right_key),
-            tensors=tuple(_tensors(expected, states[1], fitted.plan, set(kept))),
+            f"the model {reference.text} is of {reference.framework}, and the dialect {dialect} of"
+            f" {table.source} of {framework}"
         )
-        return clock.stamped(verdict)
-
-
-def _dialect(table: Table, state: StateDict, asked: str | None) -> str:
-    if asked is not None:
-        return endpoint.parse(asked, table).dialect
-    container = "" if state.origin is None else state.origin.format
-    return custom_table.fitting(table, shapes_of(state), None, container)[1]
-
-
-def _tensors(
-    expected: Mapping[str, LazyTensor], found: Mapping[str, LazyTensor], plan: Plan, kept: set[str]
-) -> Iterator[TensorCheck]:
-    """Yield a check for each tensor that the table writes."""
-    for name, tensor in expected.items():
-        if name in kept or name not in found:
-            continue
-        link = plan.target.by_dialect.get(name)
-        other = found[name]
-        row = "" if link is None else link.row
-        if other.dtype is not tensor.dtype:
-            yield TensorCheck(name, row, f"is {other.dtype.name}, not {tensor.dtype.name}")
-        else:
-            yield compared(plan, name, row, expected, found)
+    return reference

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
-from porter.commands.live.models import Models, Side
+from porter.commands.live.models import Models
+from porter.commands.live.one import Asked, One, Side, by_traces, traces_of
 from porter.commands.published.limits import judged_closely, judged_exactly
-from porter.frameworks.live.cases import read_inputs
-from porter.frameworks.references import Reference, parse, with_framework
+from porter.commands.verify import files_read
+from porter.errors import UsageError
+from porter.frameworks.live.cases import read_inputs, varied
+from porter.frameworks.references import parse, with_framework
 from porter.mapping.table import CANONICAL, PADDLE
 from porter.onnx.recover.read import read as recover
 from porter.planning.behaviour import behaviour_of, settings
@@ -21,9 +23,12 @@ from porter.planning.locate import option_of
 from porter.planning.pairing import refuse_foreign_layout
 from porter.planning.recognise import best_dialect, shapes_of
 from porter.remote import fetch
+from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.tensors.blocks import Array
 from porter.tensors.state_dict import StateDict
+from porter.verification import live_trace
+from porter.verification.live_trace import LiveTrace
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import Architecture
 from porter.zoo.published import published_path
@@ -36,87 +41,120 @@ _WRITERS = ("slanet", "slanext")
 """Models that feed back what they write: a difference grows with each step."""
 _SLOW = ("pp-formulanet",)
 """Families of which one picture is run: it takes ten seconds."""
+_PROVIDERS = {"paddlex", "transformers"}
+"""Of the references of classes that are known to compute the same."""
 _TOKENS, _VOCABULARY = 8, 50_000
 """Tokens that PP-FormulaNet is given as those before, and how many there are."""
-
-
-class Asked(NamedTuple):
-    """A checkpoint as it is asked for."""
-
-    path: str | os.PathLike[str]
-    dialect: str | None
-    key: str | None
-
-
-class _Given(NamedTuple):
-    state: StateDict
-    """Under the names of its model."""
-    dialect: str
-    key: str | None
-    reference: Reference
-    is_file: bool
 
 
 def by_classes(
     variant: Architecture,
     given: tuple[Asked, Asked],
-    models: tuple[str | None, str | None],
     *,
     inputs: str | os.PathLike[str] | None,
     python: Mapping[str, str] | None,
+    device: str,
     progress: Progress | None,
 ) -> Verdict:
-    """Run the classes of both packages."""
-    (left, left_dialect, left_key), (right, right_dialect, right_key) = given
-    left_model, right_model = models
-    with option_of("left"):
-        one = _given(variant, left, left_dialect, left_key, left_model, python)
-    with option_of("right"):
-        two = _given(variant, right, right_dialect, right_key, right_model, python)
-    arrays = pictures(variant) if inputs is None else read_inputs(inputs)
-    others = inputs is not None or variant.family not in _SLOW
-    both = Models(one.reference, two.reference, arrays, python, others=others)
-    fitted = fit(variant, one.state, one.dialect, two.dialect)
-    with both.opened() as session:
-        session.check_source(one.state)
-        if progress is not None:
-            progress("running both models", 0, 0)
-        sides = [Side(s.state, s.dialect, s.key, s.is_file) for s in (one, two)]
-        verdict = session.verdict(fitted.plan, *sides)
-    if left_model is None and right_model is None:
+    """Run the classes of both packages, or that of one side and compare it with a trace."""
+    traces = traces_of(given, inputs)
+    for trace, asked in zip(traces, given, strict=True):
+        if trace is not None and trace.name != variant.name:
+            raise UsageError(f"is a trace of {trace.name}, not of {variant.name}", asked.path)
+    if any(traces):
+        sides = [
+            trace or _one(variant, asked, place, python, device)
+            for trace, asked, place in zip(traces, given, ("left", "right"), strict=True)
+        ]
+        verdict = by_traces(variant.name, sides, progress)
+    else:
+        verdict = _of_both(variant, given, inputs, python, device, progress)
+    providers = {side.label.partition(":")[0] for side in (verdict.left, verdict.right)}
+    if all(asked.model is None for asked in given) and providers <= _PROVIDERS:
         verdict = judged_closely(verdict)
     return judged_exactly(verdict) if variant.name.startswith(_DETECTORS) else verdict
 
 
-def _given(
+def record_class(
     variant: Architecture,
-    path: str | os.PathLike[str],
-    dialect: str | None,
-    key: str | None,
-    model: str | None,
+    checkpoint: Asked,
+    output: str | os.PathLike[str],
+    *,
+    inputs: str | os.PathLike[str] | None = None,
+    python: Mapping[str, str] | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> LiveTrace:
+    """Run the class of one package and write the trace `output`, to be compared elsewhere.
+
+    The options are those of `verify_published`; with `force` a file at `output` is replaced.
+    """
+    check_outputs([output], files_read((checkpoint.path,), inputs), force)
+    cases = varied(_arrays(variant, inputs), others=_takes_others(variant, inputs))
+    made = _one(variant, checkpoint, "left", python, device).trace(cases, progress)
+    live_trace.save(made, output, force=force)
+    return made
+
+
+def _of_both(
+    variant: Architecture,
+    given: tuple[Asked, Asked],
+    inputs: str | os.PathLike[str] | None,
     python: Mapping[str, str] | None,
-) -> _Given:
+    device: str,
+    progress: Progress | None,
+) -> Verdict:
+    one, two = (
+        _one(variant, asked, place, python, device)
+        for asked, place in zip(given, ("left", "right"), strict=True)
+    )
+    both = Models(
+        one.reference, two.reference, _arrays(variant, inputs), python,
+        others=_takes_others(variant, inputs), device=device,
+    )  # fmt: skip
+    fitted = fit(variant, one.side.state, one.side.dialect, two.side.dialect)
+    with both.opened() as session:
+        session.check_source(one.side.state)
+        if progress is not None:
+            progress("running both models", 0, 0)
+        return session.verdict(fitted.plan, one.side, two.side)
+
+
+def _arrays(variant: Architecture, inputs: str | os.PathLike[str] | None) -> dict[str, Array]:
+    return pictures(variant) if inputs is None else read_inputs(inputs)
+
+
+def _takes_others(variant: Architecture, inputs: str | os.PathLike[str] | None) -> bool:
+    return inputs is not None or variant.family not in _SLOW
+
+
+def _one(
+    variant: Architecture, asked: Asked, place: str, python: Mapping[str, str] | None, device: str
+) -> One:
     """Read a checkpoint, in the names of the class that runs it."""
-    state = fetch.read(path, key=key)
-    container = "" if state.origin is None else state.origin.format
-    if container == PROGRAM:  # Its names are found by its operations; PaddleX's class runs it.
-        state, dialect = recover(variant, path), CANONICAL
-    if dialect is None:
-        refuse_foreign_layout(state, variant)
-        dialect = best_dialect(
-            variant, shapes_of(state), PADDLE if container == PADDLE else CANONICAL
-        )
-    known = variant.table.dialect(dialect)
-    is_paddle = container == PROGRAM or known.convention.framework == PADDLE
-    target = PADDLE if is_paddle else CANONICAL
-    if model is None:
-        reference = parse(published_reference(variant, target))
-    else:
-        reference = with_framework(parse(model), python)
-    fitted = fit(variant, state, known.name, target)
-    mapped = fitted.plan.apply(fitted.state)
-    mapped = StateDict(mapped, state.origin)
-    return _Given(mapped, target, key, reference, known.name == target and fitted.state is state)
+    with option_of(place):
+        state, dialect = fetch.read(asked.path, key=asked.key), asked.dialect
+        container = "" if state.origin is None else state.origin.format
+        if container == PROGRAM:  # Its names are found by its operations; PaddleX's class runs it.
+            state, dialect = recover(variant, asked.path), CANONICAL
+        if dialect is None:
+            refuse_foreign_layout(state, variant)
+            dialect = best_dialect(
+                variant, shapes_of(state), PADDLE if container == PADDLE else CANONICAL
+            )
+        known = variant.table.dialect(dialect)
+        is_paddle = container == PROGRAM or known.convention.framework == PADDLE
+        target = PADDLE if is_paddle else CANONICAL
+        if asked.model is None:
+            reference = parse(published_reference(variant, target))
+        else:
+            reference = with_framework(parse(asked.model), python)
+        fitted = fit(variant, state, known.name, target)
+        mapped = StateDict(fitted.plan.apply(fitted.state), state.origin)
+        is_file = known.name == target and fitted.state is state
+        side = Side(mapped, target, asked.key, is_file)
+        return One(variant.name, reference, side, python, device)
 
 
 def published_reference(variant: Architecture, dialect: str) -> str:

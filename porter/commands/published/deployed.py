@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,7 @@ class Deployed:
     """Canonical."""
     num_classes: int
     path: str
+    device: str = "cpu"
 
     def refusal(self) -> str:
         """Say why the outputs of the program are not those of a class; empty where they may be."""
@@ -77,17 +79,17 @@ class Deployed:
         """
         clock = Clock()
         picture = self._picture()
-        source = Exported(self.variant, self.state, self.num_classes, self.path)
-        classes, versions = source.by_class({_CASE: picture}, SINGLE, python)
-        given, runtime = self._by_paddle(picture, python)
+        source = Exported(self.variant, self.state, self.num_classes, self.path, device=self.device)
+        classes, ran = source.by_class({_CASE: picture}, SINGLE, python)
+        given, own = self._by_paddle(picture, python)
         exact, single = (classes[precision][_CASE] for precision in (EXACT, SINGLE))
         checks = tuple(_checks(exact, single, given))
         if not checks:
             raise InputError("none of its outputs has the shape of one of the class", self.path)
-        left = replace(source.source_report(), versions=versions)
+        left = replace(source.source_report(), **ran)
         right = SideReport(
-            label="the program in Paddle", framework="paddle", dialect=PROGRAM, device="cpu",
-            file=self.path, format=PROGRAM, weights=(SINGLE,), versions=runtime,
+            label="the program in Paddle", framework="paddle", dialect=PROGRAM,
+            file=self.path, format=PROGRAM, weights=(SINGLE,), **own,
             digest=digest(file.path for file in self._files()),
         )  # fmt: skip
         return clock.stamped(
@@ -124,16 +126,17 @@ class Deployed:
 
     def _by_paddle(
         self, picture: Array, python: Mapping[str, str] | None
-    ) -> tuple[dict[str, Array], Mapping[str, str]]:
-        """Return the outputs of the program by name, and the version of Paddle."""
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the outputs of the program by name, and its `versions` and `device`."""
         reference = parse(f"{PROVIDER}:{os.path.abspath(self.path)}")
         with tempfile.TemporaryDirectory(prefix="porter-") as folder:
             inputs = os.path.join(folder, "inputs.safetensors")
             write_cases(inputs, {_CASE: {"x": picture}})
             interpreter = (python or {}).get("paddle")
             with Worker("paddle", python=interpreter, threads=every_core()) as worker:
-                model = LiveModel(reference, worker, Path(folder), drawn=False)
-                return model.run(inputs, SINGLE)[_CASE], model.versions
+                model = LiveModel(reference, worker, Path(folder), drawn=False, device=self.device)
+                outputs = model.run(inputs, SINGLE)[_CASE]
+                return outputs, {"versions": model.versions, "device": model.device}
 
 
 def _checks(

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,8 @@ class Exported:
     num_classes: int
     path: str
     timeout: float | None = None
+    device: str = "cpu"
+    """Where the class runs; the ONNX file runs on the CPU."""
 
     def verdict(
         self,
@@ -86,13 +89,13 @@ class Exported:
         try:
             if progress is not None:
                 progress("running transformers' class", 0, 0)
-            wanted, versions = self.by_class(cases, found.dtype, python)
+            wanted, ran = self.by_class(cases, found.dtype, python)
             if progress is not None:
                 progress("running the ONNX file", 0, 0)
             given, runtime = self._by_runtime(cases)
         except MissingPackage as error:
             return clock.stamped(replace(verdict, reason=str(error)))
-        left = replace(verdict.left, versions=versions)
+        left = replace(verdict.left, **ran)
         right = replace(verdict.right, versions=runtime)
         checks = tuple(_checks(self.variant.graph, wanted, given, found, judge))
         limits = (judge or UNRANKED) if found.quantised or judge else ""
@@ -129,8 +132,8 @@ class Exported:
 
     def by_class(
         self, cases: Mapping[str, Array], dtype: str, python: Mapping[str, str] | None
-    ) -> tuple[dict[str, _Outputs], Mapping[str, str]]:
-        """Return what the class computes in both precisions, and the versions of its packages.
+    ) -> tuple[dict[str, _Outputs], dict[str, Any]]:
+        """Return what the class computes in both precisions, and its `versions` and `device`.
 
         Its weights are rounded to `dtype`.
         """
@@ -145,11 +148,11 @@ class Exported:
             interpreter = (python or {}).get("torch")
             with Worker("torch", python=interpreter, threads=every_core()) as worker:
                 reference = parse(self._class(folder))
-                model = LiveModel(reference, worker, Path(folder), drawn=False)
+                model = LiveModel(reference, worker, Path(folder), drawn=False, device=self.device)
                 model.fill(weights, None, rounded)
                 outputs: dict[str, _Outputs] = {SINGLE: model.run(inputs, SINGLE)}
                 outputs[EXACT] = model.run(inputs, EXACT)
-                return outputs, model.versions
+                return outputs, {"versions": model.versions, "device": model.device}
 
     def _class(self, folder: str) -> str:
         """Return the reference of the class, with the number of classes of the weights."""

@@ -37,8 +37,10 @@ def read_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
     return named
 
 
-def varied(inputs: Mapping[str, Array] | None, seed: int = 7) -> dict[str, dict[str, Array]]:
-    """Return the inputs with others like them: drawn anew, and three times as large.
+def varied(
+    inputs: Mapping[str, Array] | None, seed: int = 7, *, others: bool = True
+) -> dict[str, dict[str, Array]]:
+    """Return the inputs with `others` like them: drawn anew, and three times as large.
 
     Whole numbers are those of the input in another order, so that they stay indices of what they
     were indices of. Without inputs, two random pictures.
@@ -46,6 +48,8 @@ def varied(inputs: Mapping[str, Array] | None, seed: int = 7) -> dict[str, dict[
     draw = np.random.default_rng(seed)
     if inputs is None:
         inputs = {"x": draw.standard_normal((2, 3, _SIDE, _SIDE), np.float32)}
+    if not others:
+        return {GIVEN: dict(inputs)}
 
     def other(array: Array, scale: float) -> Array:
         if array.dtype.kind != "f" or not array.size:

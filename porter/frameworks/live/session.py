@@ -37,18 +37,24 @@ class LiveSession:
         assert self._live is not None
         return self._live
 
-    def live_open(self, *, drawn: bool = True, **reference: Any) -> dict[str, Any]:
+    def live_open(
+        self, *, drawn: bool = True, device: str = "cpu", **reference: Any
+    ) -> dict[str, Any]:
         """Build the model of a reference; return its tensors and what shares them.
 
-        torch leaves weights that are not `drawn` as they are allocated.
+        torch leaves weights that are not `drawn` as they are allocated. `device` is what `hello`
+        has chosen.
         """
         module = importlib.import_module(f"porter.frameworks.live.{self._framework}")
         module.begin()
-        make = module.TorchModel if self._framework == "torch" else module.PaddleModel
         try:
             with nullcontext() if drawn else models.undrawn():
                 model = build_reference.build(**reference)
-            self._live = Live(make(model), module.array)
+            if self._framework == "torch":
+                made = module.TorchModel(model, device)
+            else:
+                made = module.PaddleModel(model)  # it is where `hello` has set Paddle to build
+            self._live = Live(made, module.array)
         except InputError as error:
             raise InputError(error.message, reference["text"]) from error
         live = self._live.model

@@ -9,14 +9,16 @@ from typing import Any
 
 from porter.errors import InputError
 from porter.frameworks.live.hooks import After, Before, is_tensor, takes_one, tensors_of
+from porter.frameworks.sixths import exact
 from porter.tensors.blocks import Array
 
 
 def begin() -> None:
-    """Build models in float32 from now on."""
+    """Build models in float32 from now on, and compute in it without TF32."""
     import torch
 
     torch.set_default_dtype(torch.float32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 class TorchModel:
@@ -24,7 +26,7 @@ class TorchModel:
 
     framework = "torch"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: str) -> None:
         import torch
 
         if not isinstance(model, torch.nn.Module):
@@ -32,7 +34,8 @@ class TorchModel:
         # A fused attention would pass its modules by.
         torch.backends.mha.set_fastpath_enabled(False)
         self._torch = torch
-        self.model = model.eval()
+        self.model = model.eval().to(device)
+        self.device = device
         self.dtype = torch.float32
         self.modules: dict[str, Any] = dict(model.named_modules())
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -91,14 +94,15 @@ class TorchModel:
         """Call the model: by name where `forward` has all names, as one dict, or in order."""
         tensors = {name: self.tensor(value) for name, value in inputs.items()}
         parameters = inspect.signature(self.model.forward).parameters
-        if tensors.keys() <= parameters.keys():
-            return self.model(**tensors)
-        if len(tensors) > 1 and takes_one(parameters.values()):
-            return self.model(tensors)
-        return self.model(*tensors.values())
+        with exact(self.device, self.dtype):
+            if tensors.keys() <= parameters.keys():
+                return self.model(**tensors)
+            if len(tensors) > 1 and takes_one(parameters.values()):
+                return self.model(tensors)
+            return self.model(*tensors.values())
 
     def tensor(self, value: Array) -> Any:
-        made = self._torch.from_numpy(value.copy())
+        made = self._torch.from_numpy(value.copy()).to(self.device)
         return made.to(self.dtype) if made.is_floating_point() else made
 
     def gradients(self, inputs: Mapping[str, Array], weigh: Any) -> dict[str, float]:
