@@ -30,7 +30,7 @@ from porter import codecs
 from porter.commands.published.verify import verify_published
 from porter.commands.verify import record, verify
 from porter.errors import PorterError
-from porter.frameworks.process import Pool, shared
+from porter.frameworks.process import Pool, kept
 from porter.report import write_reports
 from porter.tensors.state_dict import StateDict
 from porter.verification.sensitivity.prove import smallest
@@ -119,6 +119,7 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    start: float = field(default_factory=time.monotonic)
 
     @property
     def tf32(self) -> bool:
@@ -139,7 +140,7 @@ class Run:
     def others(self, traces: Path) -> None:
         """Run the models of other packages whose traces a folder has."""
         start = time.monotonic()
-        with shared():  # one process runs all
+        with kept(self.pool):  # one process runs all
             for trace in sorted(traces.glob("*.trace.safetensors")):
                 with self._noting(trace.name):
                     row = self._published(published.restore(trace, Path.cwd()))
@@ -176,6 +177,29 @@ class Run:
         except PorterError as error:
             self.errors.append(f"{what}: {error}")
             print(self.errors[-1], flush=True)
+        self.write()  # Whatever ends this run later, what is known is kept.
+
+    def write(self) -> None:
+        """Write what has been measured so far."""
+        if not self.about:
+            return
+        about = {
+            "schema": "porter.gpu/1",
+            "date": date.today().isoformat(),
+            "driver": _driver(),
+            "seconds": round(time.monotonic() - self.start, 1),
+            "note": "" if self.tf32 else "No GPU took part, so TF32 was left out.\n",
+            "errors": self.errors,
+            **self.about,
+        }
+        found = {
+            "rows": [asdict(row) for row in self.rows],
+            "published": [asdict(row) for row in self.published],
+        }
+        text = json.dumps({**about, **found}, indent=1, ensure_ascii=False)
+        (self.out / "gpu.json").write_text(text + "\n", encoding="utf-8")
+        page = _markdown(about, self.rows, self.published)
+        (self.out / "gpu.md").write_text(page, encoding="utf-8")
 
     def compare(self, name: str, precision: str) -> Row:
         """Verify a variant at one precision with good and with faulty weights."""
@@ -411,29 +435,13 @@ def main() -> int:
     parser.add_argument("--traces", type=Path, help="folder of tests/gpu/published.py's traces")
     given = parser.parse_args()
     traces = None if given.traces is None else given.traces.resolve()
-    out, start = given.out.resolve(), time.monotonic()
+    out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Pool() as pool:
         run = Run(given.device, out, pool)
         run.every(given.variants.split(","))
         if traces is not None:
             run.others(traces)
-    about = {
-        "schema": "porter.gpu/1",
-        "date": date.today().isoformat(),
-        "driver": _driver(),
-        "seconds": round(time.monotonic() - start, 1),
-        "note": "" if run.tf32 else "No GPU took part, so TF32 was left out.\n",
-        "errors": run.errors,
-        **run.about,
-    }
-    kept = {
-        "rows": [asdict(row) for row in run.rows],
-        "published": [asdict(row) for row in run.published],
-    }
-    text = json.dumps({**about, **kept}, indent=1, ensure_ascii=False)
-    (out / "gpu.json").write_text(text + "\n", encoding="utf-8")
-    (out / "gpu.md").write_text(_markdown(about, run.rows, run.published), encoding="utf-8")
     others = sum(not (row.passed and row.caught) for row in run.published)
     return len(run.errors) + others + sum(not row.as_due for row in run.rows)
 

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 import porter
 from porter.cli import cli
-from porter.commands.published.classes import _given, pictures, published_reference
+from porter.commands.live.one import Asked
+from porter.commands.published.classes import _one, pictures, published_reference
 from porter.commands.published.limits import judged_closely, judged_exactly
 from porter.errors import InputError
 from porter.frameworks.published.paddlex import paddlex as build
@@ -72,9 +73,9 @@ def test_an_inference_model_runs_in_the_class_of_paddlex(tmp_path: Path) -> None
     tensors = dialect_tensors(variant, "paddle")
     arrays = {n: np.full(shape, 0.5, np.float32) for n, (_, shape) in tensors.items()}
     folder = wired.write(tmp_path / "model", variant, arrays)
-    given = _given(variant, folder, None, None, None, None)
-    assert (given.dialect, given.reference.framework) == ("paddle", "paddle")
-    assert given.state.keys() == arrays.keys()
+    given = _one(variant, Asked(folder, None, None), "left", None, "cpu")
+    assert (given.side.dialect, given.reference.framework) == ("paddle", "paddle")
+    assert given.side.state.keys() == arrays.keys()
 
 
 def test_a_detector_is_judged_in_float64() -> None:

@@ -6,6 +6,7 @@ import ast
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from porter.errors import UsageError
@@ -13,6 +14,7 @@ from porter.planning.check import check
 from porter.planning.endpoint import spellings
 from porter.tensors.dtypes import DTYPES
 from porter.zoo.architectures import all_variants, families, find
+from porter.zoo.seeded import seeded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -221,3 +223,15 @@ def test_every_twin_serves_a_family() -> None:
     used = {f"{variant.module}.py" for variant in all_variants().values() if variant.module}
     assert used | {"layers.py"} == set(TWINS)
     assert {p.name for p in (ROOT / "reference_models" / "paddle").glob("[a-z]*.py")} == set(TWINS)
+
+
+def test_tensors_that_a_dialect_has_as_one_are_seeded_alike() -> None:
+    """Otherwise the same seed would be another model in the naming that has only one of them."""
+    state = seeded(find("pp-doclayoutv3"))
+    for one, other in (("decoder.class_embed", "enc_score_head"),
+                       ("decoder.bbox_embed.layers.1", "enc_bbox_head.layers.1")):  # fmt: skip
+        pair = [state[f"model.{name}.weight"].read() for name in (one, other)]
+        assert np.array_equal(*pair)
+    assert not np.array_equal(
+        *(state[f"model.enc_bbox_head.layers.{n}.bias"].read() for n in (0, 1))
+    )
