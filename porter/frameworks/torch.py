@@ -8,6 +8,7 @@ from typing import Any
 
 from porter.errors import UsageError
 from porter.frameworks.models import build, need
+from porter.frameworks.precision.sixths import exact
 from porter.frameworks.runner import (
     STEP_EPS,
     Argument,
@@ -18,7 +19,6 @@ from porter.frameworks.runner import (
     device_for,
     parts,
 )
-from porter.frameworks.sixths import exact
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.zoo.architectures import Architecture

@@ -15,7 +15,7 @@ from porter.cli import cli
 from porter.errors import InputError, UsageError
 from porter.frameworks import exchange
 from porter.tensors.state_dict import StateDict
-from porter.verification import live_trace
+from porter.verification.live import trace as live_trace
 
 
 def run(*arguments: object) -> Result:

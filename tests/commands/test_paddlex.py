@@ -110,7 +110,7 @@ def test_one_tensor_in_another_order_is_caught(name: str, folder: Path) -> None:
 def test_two_tensors_of_the_same_bytes_are_both_loaded(folder: Path) -> None:
     """Seeded weights reach the other class whole, though two of its tensors are zeros."""
     from porter.frameworks.references import parse
-    from porter.verification import live
+    from porter.verification.live import pair as live
 
     zeros = {n: LazyTensor.of(np.zeros((2, 2), np.float32)) for n in ("a.weight", "b.weight")}
     code = folder / "two.py"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from porter.frameworks.sixths import exact
+from porter.frameworks.precision.sixths import exact
 
 torch = pytest.importorskip("torch")
 X = torch.linspace(-5, 5, 101, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_in_place_changes_the_argument() -> None:
 def test_it_takes_the_place_of_a_gpus_kernel_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU and in other precisions PyTorch's own function runs; on a GPU in float64, not."""
     monkeypatch.setattr(
-        "porter.frameworks.sixths._functions",
+        "porter.frameworks.precision.sixths._functions",
         lambda: {torch.nn.functional.hardswish: lambda x, inplace: "ours"},
     )
     for device, dtype, replaced in (

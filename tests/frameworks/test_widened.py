@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from porter.frameworks.precision.widened import widened
 from porter.frameworks.published.paddlex import _exact_slope
-from porter.frameworks.widened import widened
 
 TORCH = """
 import torch

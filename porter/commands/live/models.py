@@ -21,11 +21,11 @@ from porter.planning.target import completed
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.verification import live
 from porter.verification.checks import TensorCheck
 from porter.verification.diagnose.causes import of_tensors
 from porter.verification.diagnose.finding import folded
 from porter.verification.judge import concluded
+from porter.verification.live import pair as live
 from porter.verification.sides.report import SideReport
 from porter.verification.verdict import NOT_MADE, Verdict
 from porter.verification.weights import WeightProof

@@ -18,9 +18,9 @@ from porter.frameworks.references import Reference
 from porter.planning.target import mismatches
 from porter.storage.progress import Progress
 from porter.tensors.state_dict import StateDict
-from porter.verification import live
 from porter.verification.judge import concluded
-from porter.verification.live_trace import LiveTrace, is_live_trace, load
+from porter.verification.live import pair as live
+from porter.verification.live.trace import LiveTrace, is_live_trace, load
 from porter.verification.sides.report import SideReport
 from porter.verification.stamp import digest
 from porter.verification.verdict import NOT_MADE, Verdict

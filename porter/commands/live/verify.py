@@ -24,10 +24,10 @@ from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
-from porter.verification import live_trace
 from porter.verification.checks import TensorCheck
 from porter.verification.diagnose.tensors import compared
-from porter.verification.live_trace import LiveTrace
+from porter.verification.live import trace as live_trace
+from porter.verification.live.trace import LiveTrace
 from porter.verification.stamp import Clock
 from porter.verification.verdict import Verdict
 

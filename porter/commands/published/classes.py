@@ -27,8 +27,8 @@ from porter.storage.outputs import check_outputs
 from porter.storage.progress import Progress
 from porter.tensors.blocks import Array
 from porter.tensors.state_dict import StateDict
-from porter.verification import live_trace
-from porter.verification.live_trace import LiveTrace
+from porter.verification.live import trace as live_trace
+from porter.verification.live.trace import LiveTrace
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import Architecture
 from porter.zoo.published import published_path

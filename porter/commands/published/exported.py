@@ -30,7 +30,7 @@ from porter.verification import tolerance
 from porter.verification.checks import EXACT, SINGLE, Check
 from porter.verification.compare import compare
 from porter.verification.judge import UNRANKED, bounds, concluded
-from porter.verification.live import LiveModel
+from porter.verification.live.pair import LiveModel
 from porter.verification.sides.report import SideReport
 from porter.verification.sides.rows import in_rows_of
 from porter.verification.stamp import Clock, digest

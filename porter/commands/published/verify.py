@@ -23,7 +23,7 @@ from porter.remote import fetch
 from porter.storage.progress import Progress
 from porter.tensors.state_dict import StateDict
 from porter.verification.judge import concluded
-from porter.verification.live_trace import is_live_trace
+from porter.verification.live.trace import is_live_trace
 from porter.verification.verdict import Verdict
 from porter.zoo.architectures import Architecture
 

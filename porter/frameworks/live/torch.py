@@ -9,7 +9,7 @@ from typing import Any
 
 from porter.errors import InputError
 from porter.frameworks.live.hooks import After, Before, is_tensor, takes_one, tensors_of
-from porter.frameworks.sixths import exact
+from porter.frameworks.precision.sixths import exact
 from porter.tensors.blocks import Array
 
 

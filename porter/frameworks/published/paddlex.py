@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from porter.errors import InputError, MissingPackage
+from porter.frameworks.precision.widened import widened
 from porter.frameworks.providers import bare
-from porter.frameworks.widened import widened
 
 CLASSES = {
     "hgnet_v2": "image_classification.modeling.hgnetv2:HGNetV2ForImageClassification",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from porter.errors import InputError
+from porter.frameworks.precision.widened import widened
 from porter.frameworks.providers import named, package
 from porter.frameworks.published.paddlex import CLASSES
-from porter.frameworks.widened import widened
 
 
 def transformers(config: str, **options: Any) -> Any:

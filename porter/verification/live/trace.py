@@ -17,7 +17,7 @@ from porter.frameworks.live.cases import Cases
 from porter.frameworks.runner import PRECISIONS
 from porter.storage.options import WriteOptions
 from porter.tensors.blocks import Array
-from porter.verification.live import Outputs
+from porter.verification.live.pair import Outputs
 from porter.verification.sides.report import SideReport
 
 _MARK, _VERSION = "live_trace", 1

@@ -1,0 +1,1 @@
+"""Models of any origin with their weights: run, judged, recorded."""
