@@ -23,6 +23,8 @@ _MODULE = "porter.frameworks.worker"
 IS_POSSIBLE = sys.platform == "linux"
 _ANEW = "anew"
 """Argument of a server whose children import the framework again."""
+_DEVICES = ("/dev/nvidia", "/dev/dxg")
+"""Of CUDA, the second in Windows' Linux."""
 _WAIT = 5.0
 """Seconds that a server gets to end before it is killed."""
 _MESSAGE = 64
@@ -139,11 +141,11 @@ class Forked:
         return int(text) if text else None
 
 
-def children(channel: int, framework: str, load: Callable[[], T], *, anew: bool) -> T:
+def children(channel: int, framework: str, load: Callable[[], T], *, anew: bool) -> T | None:
     """Fork a child for each request; return in the children only, with what `load` returned.
 
-    A child has the descriptors of its request as standard input, output and error. It is another
-    program, which loads the framework itself, where it is to be started `anew`.
+    A child has the descriptors of its request as standard input, output and error. Where children
+    start `anew`, nothing is loaded here, and none returns.
     """
     requests = socket.socket(fileno=channel)
     ended, wakes = socket.socketpair()
@@ -161,9 +163,7 @@ def children(channel: int, framework: str, load: Callable[[], T], *, anew: bool)
         if requests not in ready:
             continue
         if loaded is None and not anew:
-            loaded = load()
-            if not _is_fit():
-                os.execv(sys.executable, [*command(framework), str(channel), _ANEW])
+            loaded = _loaded(load, [*command(framework), str(channel), _ANEW])
         message, fds, _, _ = socket.recv_fds(requests, 1, 4)
         if not message:
             os._exit(0)
@@ -172,8 +172,9 @@ def children(channel: int, framework: str, load: Callable[[], T], *, anew: bool)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for unused in (requests, ended, wakes, *controls.values()):
                 unused.close()
-            _become(fds, framework, anew=anew)
-            assert loaded is not None
+            _take(fds)
+            if anew:
+                os.execv(sys.executable, command(framework))
             return loaded
         *rest, control = fds
         for fd in rest:
@@ -182,14 +183,24 @@ def children(channel: int, framework: str, load: Callable[[], T], *, anew: bool)
         _tell(controls[pid], pid)
 
 
-def _become(fds: Sequence[int], framework: str, *, anew: bool) -> None:
-    """Use the descriptors of a request; become another program where that is to be."""
+def _loaded(load: Callable[[], T], otherwise: list[str]) -> T:
+    """Load the framework; become another server where this process may not be forked then."""
+    is_fit = False
+    try:
+        loaded = load()
+        is_fit = _is_fit()
+    finally:
+        if not is_fit:  # An import that has failed fails in each child, too, which reports it.
+            os.execv(sys.executable, otherwise)
+    return loaded
+
+
+def _take(fds: Sequence[int]) -> None:
+    """Use the descriptors of a request as standard input, output and error."""
     for number, fd in enumerate(fds[:3]):
         os.dup2(fd, number)
     for fd in fds:
         os.close(fd)
-    if anew:
-        os.execv(sys.executable, command(framework))
 
 
 def _report(controls: dict[int, socket.socket]) -> None:
@@ -208,7 +219,7 @@ def _tell(control: socket.socket, number: int) -> None:
 
 
 def _is_fit() -> bool:
-    """Whether this process may be forked: it has one thread, and no device of NVIDIA's open.
+    """Whether this process may be forked: it has one thread, and CUDA was not used.
 
     OpenBLAS, which NumPy loads, ends its threads before a fork, and starts them when it needs them.
     """
@@ -219,6 +230,6 @@ def _is_fit() -> bool:
         return False
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # That of the listing.
-            if os.readlink(f"/proc/self/fd/{fd}").startswith("/dev/nvidia"):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith(_DEVICES):
                 return False
     return True

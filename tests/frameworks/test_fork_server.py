@@ -51,6 +51,11 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def is_copy(pid: int) -> bool:
+    """Whether a process has the arguments of a server: none was started in it."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[5].isdecimal()
+
+
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
 def test_children_share_one_import(framework: str, tmp_path: Path) -> None:
     """Each child computes what a process that was started anew computes."""
@@ -74,8 +79,7 @@ def test_children_share_one_import(framework: str, tmp_path: Path) -> None:
             assert one.pid != two.pid
             for worker in (one, two):
                 assert parent(worker.pid) == server._process.pid
-                command = Path(f"/proc/{worker.pid}/cmdline").read_text().split("\0")
-                assert command[5].isdecimal(), "is not the server's copy"
+                assert is_copy(worker.pid)
     assert ended(one.pid, two.pid, server._process.pid)
     with Worker(framework) as anew:
         assert made == [outputs(anew)] * 2
@@ -145,19 +149,15 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert ended(*pids)
 
 
-@pytest.mark.parametrize(
-    ("what", "is_forked"),
-    [
-        ("pass", True),
-        ("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()", False),
-    ],
-)
-def test_what_cannot_be_forked_starts_anew(
-    what: str, is_forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("starts_thread", [False, True])
+def test_an_import_that_starts_a_thread_is_repeated_in_each_child(
+    starts_thread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An import that starts a thread is repeated in each child."""
+    """The answer to a request is the same."""
+    thread = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
     (tmp_path / "paddle.py").write_text(
-        f"import threading, time\n{what}\nraise ModuleNotFoundError('hidden', name='paddle')\n"
+        f"import threading, time\n{thread * starts_thread}\n"
+        "raise ModuleNotFoundError('hidden', name='paddle')\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
     with served("paddle") as server:
@@ -165,6 +165,19 @@ def test_what_cannot_be_forked_starts_anew(
             with Worker("paddle", channel=server.channel) as worker:
                 with pytest.raises(MissingPackage, match="pip install paddlepaddle"):
                     worker.request("hello", device="cpu")
-                command = Path(f"/proc/{worker.pid}/cmdline").read_text().split("\0")
-                assert command[3:5] == ["porter.frameworks.worker", "paddle"]
-                assert (len(command) > 6) == is_forked
+                assert is_copy(worker.pid) is not starts_thread
+
+
+def test_an_import_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each child with its last line."""
+    (tmp_path / "paddle.py").write_text("raise OSError('libbroken.so')\n")
+    monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
+    with served("paddle") as server:
+        for _ in range(2):
+            with (
+                Worker("paddle", channel=server.channel) as worker,
+                pytest.raises(
+                    SystemFault, match=r"paddle process ended with OSError: libbroken\.so"
+                ),
+            ):
+                worker.request("hello", device="cpu")
