@@ -3,7 +3,8 @@
 Memory is what the process and its children allocate for themselves: `RssAnon` of
 `/proc/PID/status`, sampled every few milliseconds and summed over the family. Pages of files,
 mapped or cached, belong to the system and are not counted; nor is a peak shorter than the
-interval between two samples.
+interval between two samples. Pages that a fork shares count once in each process: of two workers
+with forked frameworks that is up to 0.6 GB more than there is.
 """
 
 from __future__ import annotations
