@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from porter.fleet.alike.form import LARGEST
-from porter.fleet.alike.learnt import key_of
+from porter.fleet.alike.learnt import Key, key_of
 from porter.fleet.job import Job
 from porter.planning.custom_table import is_table
 
@@ -64,21 +64,21 @@ def _replacing(job: Job) -> Job:
 def batches(jobs: Sequence[Job], workers: int) -> Iterator[Batch]:
     """Yield the jobs in their order, small ones with the same options together."""
     most = max(1, min(_MOST, len(jobs) // (4 * workers)))
-    for kind, group in itertools.groupby(jobs, _kind if most > 1 else lambda job: ""):
+    for kind, group in itertools.groupby(jobs, _kind if most > 1 else lambda job: None):
         while run := [*itertools.islice(group, most if kind else 1)]:
             yield Batch(run)
 
 
-def _kind(job: Job) -> str:
-    """Return the options of a job that takes a moment, without a forward proof; or nothing."""
+def _kind(job: Job) -> Key | None:
+    """Return the options of a job that takes a moment, without a forward proof."""
     arguments = job.arguments
     proven = arguments.get("verify", True) and not is_table(str(arguments.get("architecture")))
     if proven or (kind := key_of(job)) is None:
-        return ""
+        return None
     try:
-        return kind if os.path.getsize(job.sources[0]) <= LARGEST else ""
+        return kind if os.path.getsize(job.sources[0]) <= LARGEST else None
     except OSError:
-        return ""
+        return None
 
 
 _FRAMEWORKS = ("torch", "paddle")

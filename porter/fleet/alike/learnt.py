@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from porter import codecs
 from porter.commands.convert import Conversion
@@ -16,6 +17,7 @@ from porter.remote.address import is_url
 from porter.storage.input_file import Identity, now
 from porter.storage.together import Together
 
+Key = tuple[tuple[str, Any], ...]
 _OPTIONS = {"architecture", "source", "output", "from_", "to", "verify", "force",
             "read_back", "sync", "digests", "digest", "record"}  # fmt: skip
 """Options of conversions that are learnt."""
@@ -38,7 +40,7 @@ class Alike:
     """The conversions that a process has learnt."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[str, Identity | None], Kind] = {}
+        self._kinds: dict[tuple[Key, Identity | None], Kind] = {}
         self._together = Together()
         self._waiting: list[str] = []
         self._has_synced = False
@@ -84,7 +86,7 @@ class Alike:
             kind.forms.append(Form(job, done, result))
 
 
-def key_of(job: Job) -> str | None:
+def key_of(job: Job) -> Key | None:
     """Return what conversions that are alike have in common; None for a job that is never learnt.
 
     Proofs by models and addresses are not learnt.
@@ -96,7 +98,7 @@ def key_of(job: Job) -> str | None:
         return None
     if arguments.get("verify", True) and not arguments.get("read_back", True):
         return None  # What proves the weights is read after the output has its name.
-    return repr([item for item in arguments.items() if item[0] not in _OF_ONE])
+    return tuple([item for item in arguments.items() if item[0] not in _OF_ONE])
 
 
 def _is_plain(done: Conversion) -> bool:
