@@ -28,7 +28,7 @@ from porter.storage.input_file import Identity, now
 from porter.storage.lock import Series
 from porter.storage.positional import read_into, write_at
 
-_MOST_THREADS = 8
+_MOST_THREADS = 4
 """Files that are waited for at a time: the file system takes one turn of the disk for them."""
 
 
