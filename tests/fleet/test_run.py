@@ -172,6 +172,19 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are listed in /proc")
+def test_workers_are_copies_of_the_command(source: Path, tmp_path: Path) -> None:
+    """They have its command line: a new interpreter has another."""
+    process = started(manifest(tmp_path, source, 12))
+    wait_for(tmp_path / ".jobs.toml.fleet/journal.jsonl", 1)
+    pids = [process.pid, *children(process.pid)]
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+    assert len(commands) == 3
+    assert len({*commands}) == 1
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are listed in /proc")
 def test_killed_worker_is_replaced(source: Path, tmp_path: Path) -> None:
     """Its job is begun once more; nothing is wrong or left over."""
     path = manifest(tmp_path, source, 12)
