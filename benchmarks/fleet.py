@@ -128,8 +128,8 @@ def _small_files(setting: Setting) -> Group:
         data.make(shapes, folder / f"{number:05d}.pth", "torch", number * len(shapes))
     paths = {name: setting.folder / f"small-{name}.toml" for name in ("bare", "proven")}
     for name, path in paths.items():
-        options = "verify = false\nsync = false\nread-back = false\ndigests = false\n"
-        options *= name == "bare"  # as `BARE`
+        bare = "verify = false\nsync = false\nread-back = false\ndigests = false\n"  # as `BARE`
+        options = bare if name == "bare" else ""
         path.write_text(
             f'[defaults]\narch = "{table_path("many")}"\nfrom = "torch"\nto = "paddle"\n{options}'
             f'[[jobs]]\ninput = "{folder}/*.pth"\noutput = "{out}/{{stem}}.pdparams"\n'

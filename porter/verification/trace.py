@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from porter.storage.options import WriteOptions
 from porter.tensors.blocks import Array
 from porter.tensors.lazy import Shape
 from porter.verification.inputs import misfit
-from porter.verification.sides.report import SideReport
+from porter.verification.sides.report import SideReport, recorded_side
 from porter.zoo.image_size import Size, as_size, sides_of
 
 VERSION = 1
@@ -150,11 +150,8 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
     for name, array in groups.get("output", {}).items():
         precision, _, rest = name.partition("/")
         outputs.setdefault(precision, {})[rest] = array
-    known = {field.name for field in fields(SideReport)}
-    report = {name: value for name, value in about["report"].items() if name in known}
-    report |= {"weights": tuple(report["weights"]), "recorded": True, "file": path}
     return Trace(
-        report=SideReport(**report),
+        report=recorded_side(about["report"], path),
         architecture=about["architecture"],
         num_classes=about["num_classes"],
         image_size=as_size(about["image_size"]),
@@ -180,14 +177,8 @@ def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) ->
 
 def _problem(trace: Trace, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> str:
     """Return what in a trace is not as `save` writes it; empty if nothing is."""
-    report, texts = (
-        trace.report,
-        ("label", "framework", "dialect", "format", "device", "key", "digest"),
-    )
-    words = [getattr(report, name) for name in texts] + list(report.weights)
-    words += [trace.architecture, *report.versions, *report.versions.values()]
-    if not all(isinstance(word, str) for word in words):
-        return "the description of its side is not text"
+    if not isinstance(trace.architecture, str):
+        return "its architecture is not text"
     if problem := _bad_arguments(trace) if trace.arguments else _bad_pictures(trace):
         return problem
     if not trace.inputs or not trace.outputs:

@@ -17,6 +17,9 @@ from porter.frameworks import exchange
 from porter.tensors.state_dict import StateDict
 from porter.verification.live import trace as live_trace
 
+SIDE = {"label": "x:y", "framework": "torch", "dialect": "torch", "file": "", "format": "",
+        "weights": []}  # fmt: skip
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["verify", *map(str, arguments)])
@@ -118,6 +121,8 @@ def test_traces_of_other_inputs_are_refused(net: Path, recorded: Path) -> None:
         ({"cases": ["given"]}, "damaged"),
         ({"report": None}, "damaged"),
         ({"report": {"weights": []}}, "damaged"),
+        ({"report": SIDE | {"label": 5}}, "not text"),
+        ({"report": SIDE | {"versions": {"torch": 2}}}, "not text"),
     ],
 )
 def test_damaged_traces_are_refused(

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 import porter
 from porter.commands.live.one import Asked
@@ -25,6 +24,7 @@ from porter.tensors.blocks import Array
 from porter.tensors.lazy import LazyTensor
 from porter.tensors.state_dict import StateDict
 from porter.zoo.architectures import families, find
+from tests.gpu.recorded import digest
 
 VARIANTS = (
     "pp-ocrv6-tiny-rec", "pp-ocrv6-small-rec", "pp-ocrv6-tiny-det", "pp-ocrv6-medium-det",
@@ -57,7 +57,7 @@ def restore(trace: Path, folder: Path) -> Path:
     """Write a whole trace, with its picture, to a folder; return the file."""
     arrays, about = exchange.load(trace)
     given = _given(about["name"])
-    if _digest(given) != about.pop("inputs"):
+    if digest(given) != about.pop("inputs"):
         raise ValueError("this NumPy draws other noise than the one that recorded the traces")
     path = folder / trace.name
     exchange.save(path, {**given, **arrays}, about)
@@ -76,7 +76,7 @@ def record_paddle(name: str, folder: Path) -> Path:
     about["cases"] = {GIVEN: about["cases"][GIVEN]}
     about["outputs"] = {p: {GIVEN: found[GIVEN]} for p, found in about["outputs"].items()}
     path = folder / f"{name}.trace.safetensors"
-    exchange.save(path, kept, about | {"inputs": _digest(_given(name))})
+    exchange.save(path, kept, about | {"inputs": digest(_given(name))})
     return path
 
 
@@ -88,13 +88,6 @@ def lacking() -> set[str]:
 
 def _given(name: str) -> dict[str, Array]:
     return {f"input/{GIVEN}/{key}": array for key, array in pictures(find(name)).items()}
-
-
-def _digest(arrays: dict[str, Array]) -> str:
-    hashed = xxhash.xxh3_128()
-    for name, array in arrays.items():
-        hashed.update(name.encode() + array.tobytes())
-    return hashed.hexdigest()
 
 
 if __name__ == "__main__":

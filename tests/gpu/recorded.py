@@ -73,7 +73,7 @@ def restore(name: str, folder: Path) -> Path:
     """Write the whole trace of a variant to a folder, with its inputs; return the file."""
     arrays, about = exchange.load(_trace(name))
     given = _inputs(find(name))
-    if _digest(given) != about["inputs"]:
+    if digest(given) != about["inputs"]:
         raise ValueError("this NumPy draws other noise than the one that recorded the traces")
     path = folder / f"{name}.paddle.safetensors"
     exchange.save(path, {**given, **arrays}, about)
@@ -90,7 +90,7 @@ def record_paddle(name: str) -> None:
                seeds=SEEDS, batch_sizes=(BATCH,))  # fmt: skip
         arrays, about = exchange.load(whole)
     kept = {key: array for key, array in arrays.items() if key.startswith("output/")}
-    about |= {"inputs": _digest(_inputs(variant)), "layers": {}}
+    about |= {"inputs": digest(_inputs(variant)), "layers": {}}
     exchange.save(_trace(name), kept, about)
     print(f"{name}: {_trace(name).stat().st_size} bytes", flush=True)
 
@@ -104,7 +104,7 @@ def _inputs(variant: Architecture) -> dict[str, Array]:
     return {f"input/{case}": array for case, array in drawn.items()}
 
 
-def _digest(arrays: Mapping[str, Array]) -> str:
+def digest(arrays: Mapping[str, Array]) -> str:
     hashed = xxhash.xxh3_128()
     for name, array in arrays.items():
         hashed.update(name.encode() + array.tobytes())

@@ -61,14 +61,15 @@ def by_classes(
     for trace, asked in zip(traces, given, strict=True):
         if trace is not None and trace.name != variant.name:
             raise UsageError(f"is a trace of {trace.name}, not of {variant.name}", asked.path)
-    if any(traces):
-        sides = [
-            trace or _one(variant, asked, place, python, device)
-            for trace, asked, place in zip(traces, given, ("left", "right"), strict=True)
-        ]
-        verdict = by_traces(variant.name, sides, progress)
-    else:
-        verdict = _of_both(variant, given, inputs, python, device, progress)
+    sides = [
+        trace or _one(variant, asked, place, python, device)
+        for trace, asked, place in zip(traces, given, ("left", "right"), strict=True)
+    ]
+    match sides:
+        case [One() as one, One() as two]:
+            verdict = _of_both(variant, one, two, inputs, progress)
+        case _:
+            verdict = by_traces(variant.name, sides, progress)
     providers = {side.label.partition(":")[0] for side in (verdict.left, verdict.right)}
     if all(asked.model is None for asked in given) and providers <= _PROVIDERS:
         verdict = judged_closely(verdict)
@@ -99,19 +100,14 @@ def record_class(
 
 def _of_both(
     variant: Architecture,
-    given: tuple[Asked, Asked],
+    one: One,
+    two: One,
     inputs: str | os.PathLike[str] | None,
-    python: Mapping[str, str] | None,
-    device: str,
     progress: Progress | None,
 ) -> Verdict:
-    one, two = (
-        _one(variant, asked, place, python, device)
-        for asked, place in zip(given, ("left", "right"), strict=True)
-    )
     both = Models(
-        one.reference, two.reference, _arrays(variant, inputs), python,
-        others=_takes_others(variant, inputs), device=device,
+        one.reference, two.reference, _arrays(variant, inputs), one.python,
+        others=_takes_others(variant, inputs), device=one.device,
     )  # fmt: skip
     fitted = fit(variant, one.side.state, one.side.dialect, two.side.dialect)
     with both.opened() as session:

@@ -63,9 +63,15 @@ class Live:
         except Exception as error:
             raise InputError(
                 f"the {self.model.framework} model cannot be run on these inputs:"
-                f" {type(error).__name__}: {printable(error, 300)}"
+                f" {type(error).__name__}: {printable(error, 300)}{self._elsewhere}"
             ) from error
         return {key: self._array(tensor) for key, tensor in tensors_of(output).items()}
+
+    @property
+    def _elsewhere(self) -> str:
+        """What may help a model whose code asks for a CPU."""
+        device = self.model.device
+        return "" if device == "cpu" else f" (on {device}; --device cpu runs it on the CPU)"
 
     def signatures(self, arguments: Any) -> list[Signature]:
         """Return the signatures of the tensors among arguments or outputs."""

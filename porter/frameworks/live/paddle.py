@@ -27,7 +27,7 @@ class PaddleModel:
 
     framework = "paddle"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: str) -> None:
         import paddle
 
         if not isinstance(model, paddle.nn.Layer):
@@ -35,6 +35,7 @@ class PaddleModel:
         self._paddle = paddle
         model.eval()
         self.model = model
+        self.device = device  # `hello` has set Paddle to build there
         self.dtype = "float32"
         self.modules: dict[str, Any] = {"": model, **dict(model.named_sublayers())}
         known = {id(p) for p in model.parameters()}

@@ -47,14 +47,11 @@ class LiveSession:
         """
         module = importlib.import_module(f"porter.frameworks.live.{self._framework}")
         module.begin()
+        make = module.TorchModel if self._framework == "torch" else module.PaddleModel
         try:
             with nullcontext() if drawn else models.undrawn():
                 model = build_reference.build(**reference)
-            if self._framework == "torch":
-                made = module.TorchModel(model, device)
-            else:
-                made = module.PaddleModel(model)  # it is where `hello` has set Paddle to build
-            self._live = Live(made, module.array)
+            self._live = Live(make(model, device), module.array)
         except InputError as error:
             raise InputError(error.message, reference["text"]) from error
         live = self._live.model

@@ -1,1 +1,1 @@
-"""What stands in the way of a run in float64, or in any other precision."""
+"""What a run in float64 needs of models and kernels that are not made for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from porter.errors import InputError, printable
@@ -18,7 +18,7 @@ from porter.frameworks.runner import PRECISIONS
 from porter.storage.options import WriteOptions
 from porter.tensors.blocks import Array
 from porter.verification.live.pair import Outputs
-from porter.verification.sides.report import SideReport
+from porter.verification.sides.report import SideReport, recorded_side
 
 _MARK, _VERSION = "live_trace", 1
 
@@ -82,12 +82,9 @@ def _flat(prefix: str, cases: Cases) -> Mapping[str, Array]:
 
 
 def _parsed(arrays: Mapping[str, Array], about: Mapping[str, Any], path: str) -> LiveTrace:
-    known = {field.name for field in fields(SideReport)}
-    report = {name: value for name, value in about["report"].items() if name in known}
-    report |= {"weights": tuple(report["weights"]), "recorded": True, "file": path}
     made = LiveTrace(
         name=str(about["name"]),
-        report=SideReport(**report),
+        report=recorded_side(about["report"], path),
         cases=_cases(arrays, "input", about["cases"]),
         outputs={
             precision: _cases(arrays, f"output/{precision}", cases)

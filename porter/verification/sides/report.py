@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,20 @@ class SideReport:
     """Of the bytes of the file or files; empty for weights that were given in memory."""
     recorded: bool = False
     """Whether it is a trace, recorded earlier and perhaps elsewhere."""
+
+
+def recorded_side(row: Mapping[str, Any], path: str) -> SideReport:
+    """Return the description of a side that a trace has; `ValueError` for one that is not text.
+
+    Also raises `KeyError`, `TypeError` and `AttributeError` for what is no such description.
+    """
+    known = {field.name for field in fields(SideReport)}
+    values = {name: value for name, value in row.items() if name in known}
+    values |= {"weights": tuple(values["weights"]), "recorded": True, "file": path}
+    report = SideReport(**values)
+    texts = ("label", "framework", "dialect", "format", "device", "key", "digest")
+    words = [*(getattr(report, name) for name in texts), *report.weights]
+    words += [*report.versions, *report.versions.values()]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("the description of its side is not text")
+    return report
